@@ -1,0 +1,41 @@
+"""NNX modules as a graph definition and a plain tree of arrays, the form in which everything outside a model uses them.
+
+A parameter tree is nested dicts with string keys (entries of an `nnx.List` are "0", "1", ...): what jit donates,
+optax updates, Orbax saves and a mesh shards. `merge` inside a jitted function gives the module back.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+Params = dict[str, Any]
+
+
+def split(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
+    """The module's graph definition and its parameters as nested dicts with string keys."""
+    graphdef, state = nnx.split(module)
+    return graphdef, _with_keys(nnx.to_pure_dict(state), str)
+
+
+def merge(graphdef: nnx.GraphDef, params: Params) -> Any:
+    """The module of `graphdef` with `params`, the inverse of `split`; usable under jit, grad and scan."""
+    return nnx.merge(graphdef, _with_keys(params, lambda key: int(key) if key.isdigit() else key))
+
+
+def abstract(make: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
+    """`split(make())` without computing or allocating anything: the leaves are jax.ShapeDtypeStruct."""
+    return split(nnx.eval_shape(make))
+
+
+def count(params: Params) -> int:
+    """Number of parameters of a tree of arrays or ShapeDtypeStructs."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def _with_keys(tree: Any, convert: Callable[[Any], Any]) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {convert(key): _with_keys(value, convert) for key, value in tree.items()}

@@ -1,0 +1,240 @@
+"""The denoiser: an image U-Net applied with the same weights to each plane, with attention across the planes
+(paper section 3.2, figure 3; the image U-Net is that of guided diffusion, Dhariwal and Nichol 2021).
+
+Every stage is a `UNetBlock`: layers that see each plane as an image of its own (residual blocks, attention within
+the plane, down- or upsampling), then one attention over the positions of all three planes together. Blocks of the
+way up take the output of their counterpart on the way down as further channels.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pvdm_jax.config import UNetConfig
+from pvdm_jax.models.attention import attention
+from pvdm_jax.models.layers import convolution, group_norm, linear, silu, zeros
+from pvdm_jax.triplane import Planes, unpack
+
+
+def step_embedding(step: jax.Array, channels: int) -> jax.Array:
+    """Diffusion steps (b,) as (b, channels), channels even: cosines, then sines, of step * 10000^(-i / half)."""
+    half = channels // 2
+    frequencies = np.exp(-math.log(10000) * np.arange(half, dtype=np.float32) / half)
+    angles = step.astype(jnp.float32)[:, None] * frequencies[None]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def _upsample(x: jax.Array) -> jax.Array:
+    """(b, h, w, c) to (b, 2h, 2w, c), nearest neighbour."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def _average_pool(x: jax.Array) -> jax.Array:
+    """(b, h, w, c) to (b, h/2, w/2, c)."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+
+
+def _unchanged(x: jax.Array) -> jax.Array:
+    return x
+
+
+class ResBlock(nnx.Module):
+    """Group norm, SiLU, convolution, twice, plus a shortcut; the step's embedding scales and shifts the second norm
+    (or, without `use_scale_shift_norm`, is added before it). `resample` is applied before the first convolution."""
+
+    def __init__(self, config: UNetConfig, features_in: int, features: int, resample=_unchanged, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        embedded = 4 * config.model_channels
+        self.scale_shift = config.use_scale_shift_norm
+        self.resample = resample
+        self.norm_in = group_norm(features_in, dtype=dtype, rngs=rngs)
+        self.conv_in = convolution(features_in, features, dtype=dtype, rngs=rngs)
+        self.embed = linear(embedded, (1 + self.scale_shift) * features, dtype=dtype, rngs=rngs)
+        self.norm_out = group_norm(features, dtype=dtype, rngs=rngs)
+        self.conv_out = convolution(features, features, init=zeros, dtype=dtype, rngs=rngs)
+        if features_in != features:
+            self.shortcut = linear(features_in, features, dtype=dtype, rngs=rngs)
+        else:
+            self.shortcut = _unchanged
+
+    def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
+        """x (b, h, w, features_in) and SiLU'd embedding (b, 4 * model_channels) to (b, h', w', features)."""
+        y = self.conv_in(self.resample(silu(self.norm_in(x))))
+        x = self.resample(x)
+        embedded = self.embed(embedding)[:, None, None, :]
+        if self.scale_shift:
+            scale, shift = jnp.split(embedded, 2, axis=-1)
+            y = self.norm_out(y) * (1 + scale) + shift
+        else:
+            y = self.norm_out(y + embedded)
+        return self.shortcut(x) + self.conv_out(silu(y))
+
+
+class AttentionBlock(nnx.Module):
+    """Residual self-attention over all positions of (b, ..., features), after a group norm over them."""
+
+    def __init__(self, config: UNetConfig, features: int, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        self.num_heads = config.num_heads
+        self.norm = group_norm(features, dtype=dtype, rngs=rngs)
+        self.query, self.key, self.value = (linear(features, features, dtype=dtype, rngs=rngs) for _ in range(3))
+        self.out = linear(features, features, init=zeros, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, features = x.shape[0], x.shape[-1]
+        y = self.norm(x.reshape(batch, -1, features))
+        heads = (batch, y.shape[1], self.num_heads, features // self.num_heads)
+        y = attention(*(project(y).reshape(heads) for project in (self.query, self.key, self.value)))
+        return x + self.out(y.reshape(batch, -1, features)).reshape(x.shape)
+
+
+class Downsample(nnx.Module):
+    """A convolution of stride 2."""
+
+    def __init__(self, config: UNetConfig, features: int, *, rngs: nnx.Rngs):
+        self.conv = convolution(features, features, stride=2, dtype=jnp.dtype(config.dtype), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Nearest-neighbour upsampling and a convolution."""
+
+    def __init__(self, config: UNetConfig, features: int, *, rngs: nnx.Rngs):
+        self.conv = convolution(features, features, dtype=jnp.dtype(config.dtype), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(_upsample(x))
+
+
+class UNetBlock(nnx.Module):
+    """`layers` on each plane, then attention across the planes."""
+
+    def __init__(self, config: UNetConfig, features: int, layers: list[nnx.Module], *, rngs: nnx.Rngs):
+        self.layers = nnx.List(layers)
+        self.across = AttentionBlock(config, features, rngs=rngs)
+
+    def __call__(self, planes: Planes, embedding: jax.Array) -> Planes:
+        planes = _each_plane(self._in_plane, planes, embedding)
+        return unpack(self.across(planes.pack()), planes.shape)
+
+    def _in_plane(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            x = layer(x, embedding) if isinstance(layer, ResBlock) else layer(x)
+        return x
+
+
+def _each_plane(function, planes: Planes, *batched: jax.Array) -> Planes:
+    """`function` of each plane; the motion planes, where their sizes are equal, as one batch."""
+    yx = function(planes.yx, *batched)
+    if planes.tx.shape == planes.ty.shape:
+        both = function(jnp.concatenate([planes.tx, planes.ty]), *(jnp.concatenate([x, x]) for x in batched))
+        return Planes(yx, *jnp.split(both, 2))
+    return Planes(yx, function(planes.tx, *batched), function(planes.ty, *batched))
+
+
+def _concatenate(first: Planes, second: Planes) -> Planes:
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], axis=-1), first, second)
+
+
+class UNet(nnx.Module):
+    """Predicts the noise in noisy planes, given the diffusion step and, by config, the previous clip and a class."""
+
+    def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width, dtype = config.model_channels, jnp.dtype(config.dtype)
+        planes_in = (1 + config.cond_model) * config.latent_channels
+        self.embed_in = linear(width, 4 * width, dtype=dtype, rngs=rngs)
+        self.embed_out = linear(4 * width, 4 * width, dtype=dtype, rngs=rngs)
+        if config.num_classes:
+            normal = nnx.initializers.normal(1.0)
+            self.classes = nnx.Embed(config.num_classes, 4 * width, embedding_init=normal, dtype=dtype, rngs=rngs)
+        self.conv_in = convolution(planes_in, width, dtype=dtype, rngs=rngs)
+
+        skips, features, factor = [width], width, 1
+        blocks = []
+        for level, multiplier in enumerate(config.channel_mult):
+            for _ in range(config.num_res_blocks):
+                layers = self._layers(features, multiplier * width, factor, rngs)
+                features = multiplier * width
+                blocks.append(UNetBlock(config, features, layers, rngs=rngs))
+                skips.append(features)
+            if level != len(config.channel_mult) - 1:
+                if config.resblock_updown:
+                    down = ResBlock(config, features, features, _average_pool, rngs=rngs)
+                else:
+                    down = Downsample(config, features, rngs=rngs)
+                blocks.append(UNetBlock(config, features, [down], rngs=rngs))
+                skips.append(features)
+                factor *= 2
+        self.input_blocks = nnx.List(blocks)
+
+        layers = [
+            ResBlock(config, features, features, rngs=rngs),
+            AttentionBlock(config, features, rngs=rngs),
+            ResBlock(config, features, features, rngs=rngs),
+        ]
+        self.middle_block = UNetBlock(config, features, layers, rngs=rngs)
+
+        blocks = []
+        for level, multiplier in reversed(list(enumerate(config.channel_mult))):
+            for index in range(config.num_res_blocks + 1):
+                layers = self._layers(features + skips.pop(), multiplier * width, factor, rngs)
+                features = multiplier * width
+                if level and index == config.num_res_blocks:
+                    if config.resblock_updown:
+                        layers.append(ResBlock(config, features, features, _upsample, rngs=rngs))
+                    else:
+                        layers.append(Upsample(config, features, rngs=rngs))
+                    factor //= 2
+                blocks.append(UNetBlock(config, features, layers, rngs=rngs))
+        self.output_blocks = nnx.List(blocks)
+
+        self.norm_out = group_norm(features, dtype=dtype, rngs=rngs)
+        self.conv_out = convolution(features, config.latent_channels, init=zeros, dtype=dtype, rngs=rngs)
+
+    def _layers(self, features_in: int, features: int, factor: int, rngs: nnx.Rngs) -> list[nnx.Module]:
+        layers = [ResBlock(self.config, features_in, features, rngs=rngs)]
+        if factor in self.config.attention_resolutions:
+            layers.append(AttentionBlock(self.config, features, rngs=rngs))
+        return layers
+
+    def __call__(
+        self, planes: Planes, step: jax.Array, context: Planes | None = None, label: jax.Array | None = None
+    ) -> Planes:
+        """Noise of the same shape as `planes`, float32.
+
+        planes: noisy latents. step: (b,), 0 to num_steps - 1. context: latents of the previous clip; None stands for
+        none, which the model sees as zeros. label: (b,) class indices, -1 or None for no class. Raises ValueError
+        for a context or label that the model wasn't built for.
+        """
+        config = self.config
+        if context is not None and not config.cond_model:
+            raise ValueError("context was given, but the model was built with cond_model=False")
+        if label is not None and not config.num_classes:
+            raise ValueError("label was given, but the model was built with num_classes=0")
+        embedding = self.embed_out(silu(self.embed_in(step_embedding(step, config.model_channels))))
+        if label is not None:
+            known = (label >= 0)[:, None]
+            embedding = embedding + jnp.where(known, self.classes(jnp.maximum(label, 0)), 0)
+        embedding = silu(embedding)
+
+        x = planes
+        if config.cond_model:
+            x = _concatenate(x, jax.tree.map(jnp.zeros_like, planes) if context is None else context)
+        x = _each_plane(self.conv_in, jax.tree.map(lambda plane: plane.astype(config.dtype), x))
+        skips = [x]
+        for block in self.input_blocks:
+            x = block(x, embedding)
+            skips.append(x)
+        x = self.middle_block(x, embedding)
+        for block in self.output_blocks:
+            x = block(_concatenate(x, skips.pop()), embedding)
+        x = _each_plane(lambda plane: self.conv_out(silu(self.norm_out(plane))), x)
+        return jax.tree.map(lambda plane: plane.astype(jnp.float32), x)

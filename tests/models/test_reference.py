@@ -1,0 +1,94 @@
+"""Models with converted weights against outputs of the official implementation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pvdm_jax import convert
+from pvdm_jax.models import functional
+from pvdm_jax.triplane import PlaneShape, unpack
+
+SHAPE = PlaneShape(16, 32, 32)
+
+
+def relative_error(found, expected):
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def to_planes(array):
+    """(b, c, positions), the official layout, to Planes."""
+    return unpack(jnp.asarray(array.transpose(0, 2, 1)), SHAPE)
+
+
+def from_planes(planes):
+    return np.asarray(planes.pack()).transpose(0, 2, 1)
+
+
+def call(model, method=None):
+    """The module's function, jitted with its weights as arguments."""
+    graphdef, params = functional.split(model)
+
+    def function(params, *args):
+        merged = functional.merge(graphdef, params)
+        return getattr(merged, method)(*args) if method else merged(*args)
+
+    return lambda *args: jax.jit(function)(params, *args)
+
+
+@pytest.mark.parametrize("name", ["autoencoder_tiny", pytest.param("autoencoder_paper", marks=pytest.mark.slow)])
+def test_autoencoder(reference, recipe, name):
+    info, expected = reference(name)
+    weights = recipe.weights(info["weights"], info["seed"])
+    model = convert.autoencoder_from_torch(weights)
+    video = recipe.video(16, 256, 256, seed=info["seed"])
+    latents = call(model, "encode")(video)
+    assert relative_error(from_planes(latents), expected["latents"]) < 1e-5
+    decode = call(model, "decode")
+    noise = np.tanh(recipe.noise((1, model.config.latent_channels, 2048), info["seed"], "latent"))
+    for planes, key in ((latents, "recon_of_video"), (to_planes(noise), "recon_of_noise")):
+        decoded = np.asarray(decode(planes))[0, [0, 7, 15], ::4, ::4]
+        assert relative_error(decoded, expected[key]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["unet_tiny", "unet_uncond_tiny", pytest.param("unet_paper", marks=pytest.mark.slow)])
+def test_unet(reference, recipe, name):
+    info, expected = reference(name)
+    weights = recipe.weights(info["weights"], info["seed"])
+    model = convert.unet_from_torch(weights)
+    config = info["config"]
+    assert model.config.channel_mult == tuple(config["channel_mult"])
+    assert set(model.config.attention_resolutions) == set(config["attention_resolutions"])
+    assert model.config.num_res_blocks == config["num_res_blocks"]
+    assert model.config.cond_model == config["cond_model"]
+    step = jnp.asarray(expected["timesteps"], jnp.int32)
+    x, cond = (to_planes(recipe.noise((len(step), 4, 2048), info["seed"], key)) for key in ("x", "cond"))
+    predict = call(model)
+    assert relative_error(from_planes(predict(x, step)), expected["eps_uncond"]) < 1e-5
+    if config["cond_model"]:
+        assert relative_error(from_planes(predict(x, step, cond)), expected["eps_cond"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["autoencoder_tiny", "unet_tiny", "unet_uncond_tiny"])
+def test_round_trip(reference, recipe, name):
+    info, expected = reference(name)
+    weights = recipe.weights(info["weights"], info["seed"])
+    load = convert.unet_from_torch if "unet" in name else convert.autoencoder_from_torch
+    official = convert.to_torch(load({f"module.diffusion_model.{key}": value for key, value in weights.items()}))
+    buffers = {key: tuple(shape) for key, shape in info["other_buffers"]}
+    assert {key: value.shape for key, value in official.items() if key not in weights} == buffers
+    for key, value in weights.items():
+        np.testing.assert_array_equal(official[key], value)
+
+
+def test_problems_are_named(reference, recipe):
+    info, _ = reference("unet_tiny")
+    weights = recipe.weights(info["weights"], info["seed"])
+    weights["surplus.weight"] = weights.pop("mid_attn.norm.bias")
+    weights["out.0.bias"] = weights["out.0.bias"][:5]
+    with pytest.raises(ValueError) as caught:
+        convert.unet_from_torch(weights)
+    message = str(caught.value)
+    assert "mid_attn.norm.bias is missing" in message
+    assert "surplus.weight is not a weight" in message
+    assert "out.0.bias has shape (5,); (32,) is needed" in message

@@ -1,0 +1,71 @@
+"""A folder of own videos at 64 x 64 x 16, sized for minutes on a CPU.
+
+    pvdm prepare           --source=my_videos --output=data/videos
+    pvdm train-autoencoder --config=video_folder --config.data.path=data/videos --workdir=runs/videos
+    pvdm encode            --config=video_folder --config.data.path=data/videos --workdir=runs/videos
+    pvdm train-diffusion   --config=video_folder --config.data.path=data/videos --workdir=runs/videos
+    pvdm sample            --model=runs/videos --output=runs/videos/samples
+
+data.path is data/videos unless it is given. With a GPU, raise the sizes: `ucf101.py` has the paper's.
+"""
+
+from ml_collections import ConfigDict
+
+from pvdm_jax.settings import default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+
+    config.data.source = "tfds"
+    config.data.path = "data/videos"
+
+    config.autoencoder.frames = 16
+    config.autoencoder.height = 64
+    config.autoencoder.width = 64
+    config.autoencoder.patch_size = 8
+    config.autoencoder.channels = 128
+    config.autoencoder.depth = 2
+    config.autoencoder.num_heads = 4
+    config.autoencoder.head_dim = 32
+    config.autoencoder.plane_depth = 1
+    config.autoencoder.plane_head_dim = 32
+    config.autoencoder.plane_mlp_dim = 256
+
+    stage = config.train_autoencoder
+    stage.steps = 1000
+    stage.batch_size = 8
+    stage.optimizer.learning_rate = 1e-3
+    stage.optimizer.warmup_steps = 50
+    stage.optimizer.decay = "cosine"
+    stage.optimizer.clip_norm = 1.0
+    stage.ema_decay = 0.99
+    stage.log_every = 20
+    stage.eval_every = 250
+    stage.checkpoint_every = 250
+
+    # A folder holds few videos: many windows of each.
+    config.encode.windows = 32
+
+    config.unet.model_channels = 64
+    config.unet.channel_mult = (1, 2)
+    config.unet.num_res_blocks = 1
+    config.unet.attention_resolutions = (2, 1)
+    config.unet.num_heads = 4
+
+    stage = config.train_diffusion
+    stage.steps = 1000
+    stage.batch_size = 32
+    stage.optimizer.learning_rate = 5e-4
+    stage.optimizer.warmup_steps = 50
+    stage.optimizer.clip_norm = 1.0
+    stage.context_prob = 0.5
+    stage.ema_decay = 0.99
+    stage.log_every = 20
+    stage.eval_every = 250
+    stage.eval_clips = 16
+    stage.checkpoint_every = 250
+
+    config.sample.steps = 50
+    config.sample.later_steps = 25
+    return config

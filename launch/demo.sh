@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# From nothing to generated videos: installs into .venv, trains both stages on synthetic videos, writes a report.
+#   bash launch/demo.sh                                      12 to 25 minutes on a laptop CPU
+#   bash launch/demo.sh --config.train_diffusion.steps=200   arguments go to `pvdm demo`
+#   PYTHON=/path/to/python3 bash launch/demo.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. launch/python.sh
+
+make_environment .venv .
+
+echo "== Running the demo: train, generate, report"
+exec .venv/bin/pvdm demo --workdir=runs/demo "$@"

@@ -1,0 +1,41 @@
+# Sourced by the other scripts here: finds a Python that will do and makes virtual environments.
+
+# Prints the Python to use: $PYTHON if that is set, else the newest that works of those on the PATH.
+# A candidate is run rather than looked up, because version managers leave commands on the PATH that only fail.
+find_python() {
+    local candidate version reason tried="" candidates=(python3.13 python3.12 python3.11 python3)
+    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
+        version=$("$candidate" -c 'import platform; print(platform.python_version())' 2>/dev/null) || version=""
+        if [ -z "$version" ]; then
+            reason="does not run"
+        elif ! "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+            reason="is $version"
+        elif ! "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
+            reason="is $version without venv (Debian: apt-get install python${version%.*}-venv)"
+        else
+            printf '%s\n' "$candidate"
+            return 0
+        fi
+        tried="$tried  $candidate $reason"$'\n'
+    done
+    printf 'error: pvdm_jax needs Python 3.11 or later. Tried:\n%sInstall one, or name it: PYTHON=/path/to/python3 bash %s\n' "$tried" "$0" >&2
+    return 1
+}
+
+# make_environment FOLDER REQUIREMENT: a virtual environment in FOLDER with REQUIREMENT (such as ".[test]") installed
+# editable. It is kept until the requirements, the version or the Python change.
+make_environment() {
+    local folder=$1 requirement=$2 python stamp
+    python=$(find_python)
+    stamp="$requirement $("$python" -V) $(cat setup.py pvdm_jax/__init__.py | cksum)"
+    if [ "$(cat "$folder/installed" 2>/dev/null)" = "$stamp" ]; then
+        echo "== Using the virtual environment in $folder"
+        return 0
+    fi
+    echo "== Making a virtual environment in $folder with $("$python" -V)"
+    "$python" -m venv --clear "$folder"
+    echo "== Installing $requirement into it (about a minute)"
+    "$folder/bin/python" -m pip install -qq --disable-pip-version-check -e "$requirement"
+    printf '%s\n' "$stamp" >"$folder/installed"
+}

@@ -1,0 +1,23 @@
+"""Video generation in JAX with projected latent video diffusion models (PVDM, arXiv 2302.07685).
+
+`pvdm_jax.load(folder)` gives a trained model. Importing this package imports nothing else, so that the command line
+and the core folders can be used without the libraries that only training needs.
+"""
+
+import os
+import typing
+
+if typing.TYPE_CHECKING:
+    from pvdm_jax.pipeline import PVDM
+
+__version__ = "0.1.0"
+
+
+def load(directory: str | os.PathLike) -> "PVDM":
+    """Loads the model that was trained in the run folder `directory`.
+
+    Raises FileNotFoundError where a stage's checkpoint is missing.
+    """
+    from pvdm_jax import pipeline
+
+    return pipeline.load(directory)

@@ -1,0 +1,63 @@
+"""What every test starts from: JAX on the CPU with exact matrix products, and the stored reference numbers.
+
+Settings go through the environment, so that programs started by a test have them too. Tests that need several
+devices start a program of their own: the number of devices is fixed once JAX has begun.
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+from typing import NamedTuple
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Compiled programs are kept from one run of the tests to the next.
+_CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "pvdm_jax_tests"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+# JAX reads its environment when it is imported.
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+REFERENCE = pathlib.Path(__file__).parent / "reference"
+
+# Grain looks at absl's flags, which only absl's own programs parse.
+flags.FLAGS.mark_as_parsed()
+
+
+class Reference(NamedTuple):
+    """Numbers of the official implementation: what was computed (`info`) and the results (`arrays`)."""
+
+    info: dict
+    arrays: dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """reference(NAME) -> Reference of tests/reference/NAME.json and NAME.npz. A missing file fails the test."""
+
+    def load(name: str) -> Reference:
+        missing = [path.name for path in (REFERENCE / f"{name}.json", REFERENCE / f"{name}.npz") if not path.exists()]
+        if missing:
+            pytest.fail(f"{', '.join(missing)} missing in {REFERENCE}")
+        with np.load(REFERENCE / f"{name}.npz") as arrays:
+            return Reference(json.loads((REFERENCE / f"{name}.json").read_text()), dict(arrays))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    """The module tests/reference/recipe.py: weights(spec, seed), noise(shape, seed, name), video(...)."""
+    path = REFERENCE / "recipe.py"
+    if not path.exists():
+        pytest.fail(f"recipe.py missing in {REFERENCE}")
+    spec = importlib.util.spec_from_file_location("recipe", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,1 @@
+"""TFDS builders: they write datasets that train without TensorFlow."""

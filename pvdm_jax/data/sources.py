@@ -1,0 +1,60 @@
+"""Where videos come from: one interface over the synthetic source and the datasets that `pvdm prepare` writes.
+
+A source is a sequence of videos; a video knows its length and hands out frames that are already cropped and resized
+to the model's clips. Every source has two parts without a common frame: "train" and "holdout".
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+from pvdm_jax.config import AutoencoderConfig, DataConfig, require
+from pvdm_jax.data.clips import clip_span
+from pvdm_jax.data.synthetic import SyntheticVideos
+
+SPLITS = ("train", "holdout")
+# Held-out synthetic videos are numbered from here on, far beyond any training set of the same seed.
+FIRST_HELD_OUT_INDEX = 2**30
+
+
+class Video(Protocol):
+    """One video, or the part of it that belongs to the source's split."""
+
+    name: str
+    label: int  # index into the source's class_names, -1: none
+    frames: int
+
+    def read(self, start: int, count: int, stride: int = 1) -> np.ndarray:
+        """Frames start, start + stride, ... as uint8 (count, height, width, 3)."""
+
+
+class VideoSource(Protocol):
+    """A sequence of videos."""
+
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Video: ...
+
+
+def open_source(data: DataConfig, clip: AutoencoderConfig, split: str, seed: int) -> VideoSource:
+    """Opens the `split` ("train" or "holdout") of the source that `data` names, for clips of `clip`'s size.
+
+    Videos shorter than a clip are left out. The held-out part of a prepared dataset is the end of each video of at
+    least two clips, so it can be empty (length 0) where all videos are short or `data.holdout` is 0; of the synthetic
+    source it is as many other videos. `seed` only matters to the synthetic source. Raises ConfigError where the
+    dataset is missing or has no video long enough for a clip.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
+    if data.source == "synthetic":
+        span = clip_span(clip.frames, data.stride)
+        allowed = f"a clip of {clip.frames} frames, every {data.stride}, needs at least {span}"
+        require(data.synthetic_frames >= span, "data.synthetic_frames", data.synthetic_frames, allowed)
+        first = 0 if split == "train" else FIRST_HELD_OUT_INDEX
+        return SyntheticVideos(data.synthetic_videos, data.synthetic_frames, clip.height, clip.width, seed, first)
+    # TFDS takes seconds to import: only those who read a prepared dataset pay for it.
+    from pvdm_jax.data.prepared import PreparedVideos
+
+    return PreparedVideos(data, clip, held_out=split == "holdout")

@@ -1,0 +1,82 @@
+"""Which frames and pixels become a clip, against the official code's numbers and simple cases."""
+
+import numpy as np
+import pytest
+
+from pvdm_jax.data.clips import center_crop_resize, center_window, resize_bilinear, train_range
+
+
+def test_bilinear_agrees_with_the_official_crop_and_resize(reference, recipe):
+    info, expected = reference("resize_crop")
+    assert len(expected) == 4
+    for name, frames in expected.items():
+        source, size = name.removeprefix("crop_").split("_to_")
+        height, width = (int(side) for side in source.split("x"))
+        video = np.rint((recipe.video(4, height, width, info["seed"])[0] + 1) * 127.5).astype(np.float32)
+        rows, columns = center_window(height, width, 1, 1)
+        size = int(size)
+        mine = resize_bilinear(video[:, rows, columns], size, size)
+        step = size // 32
+        np.testing.assert_allclose(mine[[0, 3], ::step, ::step], frames, rtol=1e-5, atol=1e-3)
+        rounded = center_crop_resize(video.astype(np.uint8), size, size, "bilinear")
+        assert rounded.dtype == np.uint8
+        np.testing.assert_allclose(rounded[[0, 3], ::step, ::step], frames, atol=0.501)
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "rows", "columns"),
+    [
+        ((240, 320), (64, 64), (0, 240), (40, 280)),
+        ((320, 240), (64, 64), (40, 280), (0, 240)),
+        ((100, 100), (32, 64), (25, 75), (0, 100)),
+        ((90, 160), (90, 160), (0, 90), (0, 160)),
+        ((101, 100), (50, 50), (0, 100), (0, 100)),
+        ((1, 300), (8, 8), (0, 1), (149, 150)),
+    ],
+)
+def test_window_is_the_largest_centred_one_of_the_aspect_ratio(size, target, rows, columns):
+    assert center_window(*size, *target) == (slice(*rows), slice(*columns))
+
+
+@pytest.mark.parametrize("method", ["antialias", "bilinear"])
+def test_resizing_keeps_flat_colours_and_the_wanted_shape(method):
+    video = np.broadcast_to(np.array([10, 128, 250], np.uint8), (2, 45, 80, 3))
+    made = center_crop_resize(video, 24, 16, method)
+    assert made.shape == (2, 24, 16, 3)
+    np.testing.assert_array_equal(made, np.broadcast_to(video[0, 0, 0], made.shape))
+
+
+def test_only_antialias_averages_over_the_area():
+    stripes = np.zeros((1, 64, 64, 3), np.uint8)
+    stripes[:, :, ::4] = 255
+    stripes[:, :, 3::4] = 255
+    smooth = center_crop_resize(stripes, 8, 8, "antialias")[:, 2:-2, 2:-2].astype(float)
+    np.testing.assert_allclose(smooth, 127.5, atol=8)
+    rough = center_crop_resize(stripes, 8, 8, "bilinear").astype(float)
+    assert np.abs(rough - 127.5).max() > 100
+
+
+def test_a_fitting_video_is_left_as_it_is():
+    video = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    np.testing.assert_array_equal(center_crop_resize(video, 16, 16), video)
+
+
+def test_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="method is 'cubic'; choose one of antialias, bilinear"):
+        center_crop_resize(np.zeros((1, 8, 8, 3), np.uint8), 4, 4, "cubic")
+
+
+@pytest.mark.parametrize(
+    ("frames", "span", "holdout", "expected"),
+    [
+        (100, 16, 0.15, 84),  # the tail is at least one clip
+        (200, 16, 0.15, 170),
+        (201, 16, 0.15, 170),  # 30.15 frames, rounded up
+        (32, 16, 0.15, 16),
+        (31, 16, 0.15, 31),  # shorter than two clips: no tail
+        (100, 16, 0.99, 16),  # one clip stays for training
+        (100, 16, 0.0, 100),
+    ],
+)
+def test_train_range(frames, span, holdout, expected):
+    assert train_range(frames, span, holdout) == expected

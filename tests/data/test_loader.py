@@ -1,0 +1,226 @@
+"""Batches are a function of (seed, step): after a restart, in shares, whatever fails."""
+
+import collections
+import logging
+
+import numpy as np
+import pytest
+
+from pvdm_jax.config import AutoencoderConfig, DataConfig
+from pvdm_jax.data.loader import clip_pairs, fixed_clips, latent_batches, train_batches
+from pvdm_jax.data.sources import open_source
+from pvdm_jax.media import VideoError
+
+CLIP = AutoencoderConfig(frames=4, height=8, width=8)
+DATA = DataConfig()
+
+
+class TellingVideo:
+    """Pixels say which video and frame they are from: red is the video, green the frame, blue the column."""
+
+    def __init__(self, index, frames, broken=False):
+        self.name, self.label, self.frames = f"video{index}", index % 2, frames
+        self.index, self.broken = index, broken
+
+    def read(self, start, count, stride=1):
+        numbers = start + stride * np.arange(count)
+        if start < 0 or numbers[-1] >= self.frames:
+            raise ValueError(f"{self.name} has no frame {numbers[-1]}")
+        if self.broken:
+            raise VideoError(f"{self.name}: it can't be decoded")
+        video = np.zeros((count, 8, 8, 3), np.uint8)
+        video[..., 0], video[..., 1], video[..., 2] = self.index, numbers[:, None, None], np.arange(8)
+        return video
+
+
+class Source(list):
+    class_names = ("even", "odd")
+
+
+def source(lengths, broken=()):
+    return Source(TellingVideo(i, n, i in broken) for i, n in enumerate(lengths))
+
+
+def take(batches, count):
+    return [next(batches) for _ in range(count)]
+
+
+def videos_of(batches):
+    return [int(index) for batch in batches for index in batch["video"][:, 0, 0, 0, 0]]
+
+
+def assert_same(one, other):
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_shapes_types_and_labels():
+    batch = next(train_batches(source([9] * 5), CLIP, DATA, 6, seed=0))
+    assert batch["video"].shape == (6, 4, 8, 8, 3) and batch["video"].dtype == np.uint8
+    assert batch["label"].shape == (6,) and batch["label"].dtype == np.int32
+    np.testing.assert_array_equal(batch["label"], batch["video"][:, 0, 0, 0, 0] % 2)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_windows_are_consecutive_and_reach_both_ends(stride):
+    data = DataConfig(stride=stride)
+    batches = take(train_batches(source([20, 4 * stride]), CLIP, data, 20, seed=0), 10)
+    frames = np.concatenate([batch["video"][..., 0, 0, 1] for batch in batches]).astype(int)
+    assert (np.diff(frames, axis=1) == stride).all()
+    starts = frames[np.array(videos_of(batches)) == 0, 0]
+    assert set(starts) == set(range(20 - 4 * stride + 1))
+
+
+def test_every_epoch_visits_all_videos_in_a_new_order():
+    seen = videos_of(take(train_batches(source([9] * 12), CLIP, DATA, 6, seed=0), 8))
+    epochs = [tuple(seen[i : i + 12]) for i in range(0, 48, 12)]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert len(set(epochs)) == 4
+
+
+def test_windows_of_a_video_differ_between_epochs():
+    batches = take(train_batches(source([100]), CLIP, DATA, 1, seed=0), 20)
+    assert len({int(batch["video"][0, 0, 0, 0, 1]) for batch in batches}) > 10
+
+
+def test_same_seed_same_batches_whatever_the_threads():
+    one = take(train_batches(source([30] * 7), CLIP, DataConfig(threads=1, prefetch=1), 4, seed=5), 6)
+    assert_same(one, take(train_batches(source([30] * 7), CLIP, DataConfig(threads=4, prefetch=3), 4, seed=5), 6))
+    other = take(train_batches(source([30] * 7), CLIP, DATA, 4, seed=6), 6)
+    assert any((a["video"] != b["video"]).any() for a, b in zip(one, other, strict=True))
+
+
+def test_resuming_goes_on_with_the_undisturbed_stream():
+    stream = take(train_batches(source([30] * 7), CLIP, DataConfig(flip=True), 4, seed=1), 9)
+    resumed = train_batches(source([30] * 7), CLIP, DataConfig(flip=True), 4, seed=1, start_step=5)
+    assert_same(stream[5:], take(resumed, 4))
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6])
+def test_shares_of_processes_make_up_the_global_batch(processes):
+    args = (source([30] * 7), CLIP, DataConfig(flip=True), 6, 2, 3)
+    shares = [take(train_batches(*args, p, processes), 3) for p in range(processes)]
+    joined = [{k: np.concatenate([share[i][k] for share in shares]) for k in ("video", "label")} for i in range(3)]
+    assert_same(take(train_batches(*args), 3), joined)
+
+
+def test_uneven_shares_are_refused():
+    with pytest.raises(ValueError, match="batch_size is 6; it must be a multiple of the number of processes"):
+        train_batches(source([9]), CLIP, DATA, 6, seed=0, process_count=4)
+
+
+def test_half_of_the_clips_are_mirrored_if_asked_for():
+    def mirrored(flip):
+        batches = take(train_batches(source([30] * 7), CLIP, DataConfig(flip=flip), 20, seed=0), 10)
+        rows = np.concatenate([batch["video"][:, 0, 0, :, 2] for batch in batches])
+        forward, backward = (rows == np.arange(8)).all(axis=1), (rows == np.arange(8)[::-1]).all(axis=1)
+        assert (forward ^ backward).all()
+        return backward.mean()
+
+    assert mirrored(False) == 0
+    assert 0.35 < mirrored(True) < 0.65
+
+
+def test_a_broken_video_is_replaced_and_reported_once(caplog):
+    with caplog.at_level(logging.WARNING):
+        batches = take(train_batches(source([9] * 5, broken={2}), CLIP, DATA, 5, seed=0), 6)
+    counts = collections.Counter(videos_of(batches))
+    assert counts[2] == 0 and sum(counts.values()) == 30 and min(counts[i] for i in (0, 1, 3, 4)) >= 6
+    assert [record.message for record in caplog.records if "video2" in record.message] == [
+        "replaced by another video from now on: video2: it can't be decoded"
+    ]
+    again = take(train_batches(source([9] * 5, broken={2}), CLIP, DATA, 5, seed=0, start_step=3), 3)
+    assert_same(batches[3:], again)
+
+
+def test_nothing_but_broken_videos_is_an_error():
+    with pytest.raises(VideoError, match="can't be decoded"):
+        next(train_batches(source([9] * 3, broken={0, 1, 2}), CLIP, DATA, 2, seed=0))
+    with pytest.raises(VideoError, match="none of the 3 fixed clips"):
+        fixed_clips(source([9] * 3, broken={0, 1, 2}), CLIP, DATA, 3)
+
+
+def test_empty_source_is_refused():
+    with pytest.raises(ValueError, match="the source is empty"):
+        train_batches(source([]), CLIP, DATA, 2, seed=0)
+    with pytest.raises(ValueError, match="the source is empty"):
+        fixed_clips(source([]), CLIP, DATA, 2)
+
+
+def test_training_batches_of_a_dataset_never_hold_its_held_out_frames(dataset, read_numbers):
+    clip = AutoencoderConfig(frames=8, height=32, width=32)
+    data = DataConfig(source="tfds", path=dataset, holdout=0.3)
+    train = open_source(data, clip, "train", seed=0)
+    limits = {0: 56, 1: 35, 2: 12}  # by the grey level at the bottom: walk/long, walk/middle, run/short
+    seen = {0: [], 1: [], 2: []}
+    for batch in take(train_batches(train, clip, data, 16, seed=0), 12):
+        for video in batch["video"]:
+            numbers = read_numbers(video)
+            assert numbers == list(range(numbers[0], numbers[0] + 8))
+            seen[round(video[:, -4:].mean() / 120)].append(numbers[-1])
+    assert all(max(seen[k]) < limits[k] for k in limits)
+    assert max(seen[2]) == 11  # the last possible window does come
+
+
+@pytest.mark.parametrize(("lengths", "count", "expected"), [([9] * 40, 8, 8), ([9, 30], 10, 10), ([5, 4, 6], 50, 6)])
+def test_fixed_clips_are_different_windows_spread_over_the_videos(lengths, count, expected):
+    clips = fixed_clips(source(lengths), CLIP, DATA, count)
+    assert clips["video"].shape == (expected, 4, 8, 8, 3) and clips["label"].shape == (expected,)
+    windows = [(int(video[0, 0, 0, 0]), int(video[0, 0, 0, 1])) for video in clips["video"]]
+    assert len(set(windows)) == expected
+    assert clips["name"] == [f"video{index}" for index, _ in windows]
+    np.testing.assert_array_equal(clips["label"], [index % 2 for index, _ in windows])
+    visited = sorted({index for index, _ in windows})
+    assert len(visited) == min(len(lengths), expected)
+    assert max(np.diff(visited), default=1) <= max(1, -(-len(lengths) // count))
+    assert_same([clips], [fixed_clips(source(lengths), CLIP, DATA, count)])
+
+
+def test_fixed_clips_leave_out_broken_videos(caplog):
+    clips = fixed_clips(source([9] * 4, broken={1}), CLIP, DATA, 4)
+    assert clips["name"] == ["video0", "video2", "video3"]
+    assert "left out of the fixed clips: video1" in caplog.text
+
+
+def test_pairs_are_two_consecutive_clips():
+    pairs = clip_pairs(source([40, 8, 7]), CLIP, DATA, windows=5, seed=0)
+    assert len(pairs) == 15
+    starts = set()
+    for i in range(15):
+        pair = pairs[i]
+        assert pair["video"].shape == (8, 8, 8, 3) and pair["index"] == i and pair["label"] == i // 5 % 2
+        frames = pair["video"][:, 0, 0, 1].astype(int)
+        if i < 10:
+            assert pair["has_previous"] and (np.diff(frames) == 1).all()
+            assert (pair["video"][..., 0] == i // 5).all()
+            starts.add(int(frames[0]))
+        else:
+            assert not pair["has_previous"] and (pair["video"][:4] == 0).all()
+            assert (np.diff(frames[4:]) == 1).all() and (pair["video"][4:, ..., 0] == 2).all()
+    assert len(starts) > 3
+
+
+def test_pairs_are_a_function_of_seed_and_index():
+    def make(seed):
+        return clip_pairs(source([200] * 3), CLIP, DataConfig(stride=2), windows=4, seed=seed)
+
+    one, again, other = make(0), make(0), make(1)
+    assert_same([one[7], one[2]], [again[7], again[2]])
+    assert any((one[i]["video"] != other[i]["video"]).any() for i in range(12))
+    assert np.diff(one[3]["video"][:, 0, 0, 1].astype(int)).tolist() == [2] * 7
+
+
+def test_latent_batches_are_stacked_shuffled_resumed_and_shared():
+    items = [{"yx": np.full((2, 3), i, np.float32), "label": np.int32(i)} for i in range(10)]
+    stream = take(latent_batches(items, 5, seed=0), 6)
+    assert stream[0]["yx"].shape == (5, 2, 3) and stream[0]["yx"].dtype == np.float32
+    seen = np.concatenate([batch["label"] for batch in stream])
+    np.testing.assert_array_equal(seen, np.concatenate([batch["yx"][:, 0, 0] for batch in stream]))
+    epochs = seen.reshape(3, 10)
+    assert (np.sort(epochs) == np.arange(10)).all() and len({tuple(epoch) for epoch in epochs}) == 3
+    assert_same(stream[4:], take(latent_batches(items, 5, seed=0, start_step=4), 2))
+    shares = [take(latent_batches(items, 6, 0, 1, p, 2), 2) for p in range(2)]
+    joined = [{k: np.concatenate([share[i][k] for share in shares]) for k in items[0]} for i in range(2)]
+    assert_same(take(latent_batches(items, 6, seed=0, start_step=1), 2), joined)

@@ -1,0 +1,99 @@
+"""One interface over both kinds of source; training and held-out frames never meet."""
+
+import numpy as np
+import pytest
+
+from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig
+from pvdm_jax.data import prepared
+from pvdm_jax.data.sources import open_source
+from pvdm_jax.media import VideoError
+
+CLIP = AutoencoderConfig(frames=8, height=32, width=32)
+
+
+def numbers(source, read_numbers):
+    """{name: the numbers of all frames that the source hands out of that video}."""
+    videos = [source[i] for i in range(len(source))]
+    return {video.name: read_numbers(video.read(0, video.frames)) for video in videos}
+
+
+def test_synthetic_splits_share_nothing():
+    data = DataConfig(synthetic_videos=12, synthetic_frames=16)
+    train, held_out = (open_source(data, CLIP, split, seed=0) for split in ("train", "holdout"))
+    assert len(train) == len(held_out) == 12
+    first = {train[i].read(0, 8).tobytes() for i in range(12)}
+    assert len(first) == 12 and not first & {held_out[i].read(0, 8).tobytes() for i in range(12)}
+    again = open_source(data, CLIP, "holdout", seed=0)
+    np.testing.assert_array_equal(again[3].read(0, 8), held_out[3].read(0, 8))
+
+
+@pytest.mark.parametrize(("holdout", "tails"), [(0.15, (8, 12, 8)), (0.5, (10, 40, 25))])
+def test_held_out_end_of_each_video_is_not_in_training(dataset, read_numbers, holdout, tails):
+    data = DataConfig(source="tfds", path=dataset, holdout=holdout)
+    train, held_out = (numbers(open_source(data, CLIP, s, seed=0), read_numbers) for s in ("train", "holdout"))
+    lengths = {"run/short.mp4": 20, "walk/long.mp4": 80, "walk/middle.gif": 50}
+    assert set(train) == set(held_out) == set(lengths)
+    for (name, frames), tail in zip(lengths.items(), tails, strict=True):
+        assert train[name] == list(range(frames - tail))
+        assert held_out[name] == list(range(frames - tail, frames))
+
+
+def test_videos_shorter_than_two_clips_are_for_training_only(dataset):
+    data = DataConfig(source="tfds", path=dataset, stride=2)  # a clip spans 16 frames; run/short has 20
+    train, held_out = (open_source(data, CLIP, split, seed=0) for split in ("train", "holdout"))
+    assert {train[i].name: train[i].frames for i in range(3)}["run/short.mp4"] == 20
+    assert "run/short.mp4" not in {held_out[i].name for i in range(len(held_out))}
+    data = DataConfig(source="tfds", path=dataset, holdout=0.0)
+    assert len(open_source(data, CLIP, "holdout", seed=0)) == 0
+
+
+def test_classes_and_labels_are_the_subfolders(dataset):
+    source = open_source(DataConfig(source="tfds", path=dataset), CLIP, "train", seed=0)
+    assert source.class_names == ("run", "walk")
+    for video in (source[i] for i in range(3)):
+        assert source.class_names[video.label] == video.name.split("/")[0]
+
+
+@pytest.mark.parametrize("resize", ["antialias", "bilinear"])
+def test_kept_and_freshly_decoded_frames_are_the_same(dataset, read_numbers, monkeypatch, resize):
+    data = DataConfig(source="tfds", path=dataset, resize=resize)
+    kept = open_source(data, CLIP, "train", seed=0)
+    monkeypatch.setattr(prepared, "CACHE_BYTES", 0)
+    fresh = open_source(data, CLIP, "train", seed=0)
+    for i in range(3):
+        video = fresh[i].read(5, 3, 2)
+        assert video.shape == (3, 32, 32, 3) and read_numbers(video) == [5, 7, 9]
+        np.testing.assert_array_equal(kept[i].read(5, 3, 2), video)
+
+
+def test_reading_beyond_a_part_is_refused(dataset):
+    """Even where the file goes on: those frames are held out."""
+    video = open_source(DataConfig(source="tfds", path=dataset), CLIP, "train", seed=0)[0]
+    with pytest.raises(ValueError, match=f"has {video.frames} frames here"):
+        video.read(video.frames - 4, 5)
+
+
+def test_damage_is_reported_with_the_video_s_name(dataset):
+    video = open_source(DataConfig(source="tfds", path=dataset), CLIP, "train", seed=0)[0]
+    video.records = {video.record: {"video": b"not a video"}}
+    with pytest.raises(VideoError, match=video.name):
+        video.read(0, 8)
+
+
+def test_missing_dataset_names_the_setting_and_the_remedy(tmp_path):
+    data = DataConfig(source="tfds", path=str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"data.path is '.*none'; .*pvdm prepare"):
+        open_source(data, CLIP, "train", seed=0)
+
+
+def test_too_short_videos_name_the_longest(dataset):
+    data = DataConfig(source="tfds", path=dataset, stride=11)
+    with pytest.raises(ConfigError, match=r"data.path is .* 88 frames .* the longest, walk/long.mp4, has 80"):
+        open_source(data, CLIP, "train", seed=0)
+    with pytest.raises(ConfigError, match="data.synthetic_frames is 10; .* at least 16"):
+        open_source(DataConfig(synthetic_frames=10, stride=2), CLIP, "train", seed=0)
+
+
+def test_unknown_split_is_refused():
+    with pytest.raises(ValueError, match="split is 'test'; choose one of train, holdout"):
+        open_source(DataConfig(), CLIP, "test", seed=0)

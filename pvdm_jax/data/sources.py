@@ -4,6 +4,7 @@ A source is a sequence of videos; a video knows its length and hands out frames 
 to the model's clips. Every source has two parts without a common frame: "train" and "holdout".
 """
 
+import logging
 from typing import Protocol
 
 import numpy as np
@@ -58,3 +59,16 @@ def open_source(data: DataConfig, clip: AutoencoderConfig, split: str, seed: int
     from pvdm_jax.data.prepared import PreparedVideos
 
     return PreparedVideos(data, clip, held_out=split == "holdout")
+
+
+def open_held_out(data: DataConfig, clip: AutoencoderConfig, seed: int) -> VideoSource:
+    """The held-out part of the source; its training part, with a warning, where nothing is held out."""
+    source = open_source(data, clip, "holdout", seed)
+    if len(source):
+        return source
+    logging.warning(
+        "nothing is held out from training (data.holdout is %s, or no video has two clips): "
+        "evaluation uses training clips, and its numbers say nothing of new videos",
+        data.holdout,
+    )
+    return open_source(data, clip, "train", seed)

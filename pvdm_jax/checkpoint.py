@@ -1,0 +1,195 @@
+"""Checkpoints of a training stage, with Orbax.
+
+A checkpoint holds the stage's state and a JSON record. The state is stored as nested dicts named after its fields, so
+files don't depend on class names, and one part of it (the EMA) can be read alone. A step whose files are damaged is
+skipped with a warning and the one before it is used: Orbax by itself only offers the newest.
+"""
+
+import copy
+import fnmatch
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+from jax.experimental import multihost_utils
+from jax.sharding import SingleDeviceSharding
+
+from pvdm_jax.config import ConfigError
+
+FOLDER = "checkpoints"  # within a stage's directory
+# What Orbax and TensorStore raise on missing, truncated or emptied files; JSONDecodeError is a ValueError.
+UNREADABLE = (ValueError, OSError, KeyError)
+
+
+class Checkpoints:
+    """The checkpoints of one stage, in `directory/checkpoints`; the newest `keep` of them stay.
+
+    A context manager: leaving it waits for the save that is under way.
+    """
+
+    def __init__(self, directory: str | pathlib.Path, keep: int):
+        self._folder = pathlib.Path(directory).absolute() / FOLDER
+        policy = ocp.checkpoint_managers.LatestN(keep)
+        # A process killed while it was saving leaves a temporary folder behind.
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def save(self, step: int, state: Any, info: dict[str, Any]) -> None:
+        """Saves in the background. `info` must be JSON. State and info may be donated or changed afterwards."""
+        # Orbax copies the arrays before it returns, but writes the record later, as it is then.
+        record = ocp.args.JsonSave(copy.deepcopy(info))
+        args = ocp.args.Composite(state=ocp.args.StandardSave(_to_dicts(state)), info=record)
+        self._manager.save(step, args=args, force=True)
+
+    def restore(
+        self, abstract: Any, check: Callable[[dict[str, Any]], None] | None = None
+    ) -> tuple[Any, int, dict[str, Any]] | None:
+        """The newest readable checkpoint as (state, step, info), or None where there is none at all.
+
+        `abstract` has the state's structure, of ShapeDtypeStructs with shardings. `check` is called with a checkpoint's
+        info before its arrays are read; what it raises ends the search. Damaged checkpoints that are newer than the one
+        returned are renamed, so that their steps can be saved again. Raises OSError if none can be read.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for index, step in enumerate(steps):
+            info = self._attempt(step, _restore_info)
+            if info is None:
+                continue
+            if check is not None:
+                check(info)
+            state = self._attempt(step, _restore_state, abstract)
+            if state is not None:
+                self._set_aside(steps[:index])
+                return state, step, info
+        if steps:
+            raise OSError(f"none of the checkpoints in {self._folder} can be read (steps {_listing(steps)})")
+        return None
+
+    def _attempt(self, step: int, read: Callable[..., Any], *args: Any) -> Any:
+        """`read`'s result, or None if any process finds the checkpoint damaged: all of them must take the same one."""
+        result = _attempt(self._manager, step, read, *args)
+        everywhere = multihost_utils.process_allgather(np.asarray(result is not None))
+        return result if np.all(everywhere) else None
+
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        if not steps:
+            return
+        if jax.process_index() == 0:
+            for step in steps:
+                (self._folder / str(step)).rename(self._folder / f"unreadable_{step}_{time.time_ns()}")
+        multihost_utils.sync_global_devices("unreadable checkpoints set aside")
+        self._manager.reload()
+
+    def wait(self) -> None:
+        """Returns once every save has finished; raises what went wrong in one."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and frees Orbax's threads."""
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def read_part(directory: str | pathlib.Path, part: str, abstract: Any) -> Any:
+    """One part of the state, such as "ema", of the newest readable checkpoint; the others aren't read.
+
+    `directory` is the stage's. `abstract` has the part's structure, of ShapeDtypeStructs; leaves without a sharding
+    come to this process's first device. Raises FileNotFoundError where there is no checkpoint, OSError where none can
+    be read. Nothing in the directory is changed.
+    """
+    folder = pathlib.Path(directory).absolute() / FOLDER
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there are no checkpoints in {folder}")
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device), abstract)
+    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=False)) as manager:
+        steps = sorted(manager.all_steps(), reverse=True)
+        for step in steps:
+            tree = _attempt(manager, step, _restore_part, {part: placed})
+            if tree is not None:
+                return tree[part]
+    if not steps:
+        raise FileNotFoundError(f"there are no checkpoints in {folder}")
+    raise OSError(f"{part!r} can't be read from any checkpoint in {folder} (steps {_listing(steps)})")
+
+
+def check_settings(saved: dict[str, Any], current: dict[str, Any], free: Sequence[str]) -> None:
+    """Raises ConfigError, naming the fields, where settings differ from those a checkpoint was made with.
+
+    Both are nested dicts. Fields that match one of the patterns of `free` ("sample.*") may differ.
+    """
+    old, new = (traverse_util.flatten_dict(json.loads(json.dumps(tree)), sep=".") for tree in (saved, current))
+    differing = [
+        f"{field} is {new.get(field, 'absent')!r} (it was {old.get(field, 'absent')!r})"
+        for field in sorted(old.keys() | new.keys())
+        if old.get(field) != new.get(field) and not any(fnmatch.fnmatch(field, pattern) for pattern in free)
+    ]
+    if differing:
+        raise ConfigError(
+            f"these settings differ from the ones this run was started with: {', '.join(differing)}; "
+            "go on with the old ones, or start anew in another folder"
+        )
+
+
+def _attempt(manager: ocp.CheckpointManager, step: int, read: Callable[..., Any], *args: Any) -> Any:
+    """`read(manager, step, *args)`, or None and a warning where the checkpoint is damaged."""
+    try:
+        return read(manager, step, *args)
+    except UNREADABLE as error:
+        path, reason = manager.directory / str(step), " ".join(str(error).split())[:300]
+        logging.warning("checkpoint %s can't be read (%s: %s)", path, type(error).__name__, reason)
+        return None
+
+
+def _restore_info(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    return manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
+
+
+def _restore_state(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(_to_dicts(abstract)))
+    return _from_dicts(manager.restore(step, args=args)["state"], abstract)
+
+
+def _restore_part(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
+    item = _to_dicts(abstract)
+    # A PyTreeRestore takes shardings from its restore_args alone.
+    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+    args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
+    tree = _from_dicts(manager.restore(step, args=ocp.args.Composite(state=args))["state"], abstract)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        # Orbax hands back the request for what the checkpoint doesn't hold.
+        if not isinstance(leaf, jax.Array):
+            raise KeyError(f"it holds no {jax.tree_util.keystr(path, simple=True, separator='.')}")
+    return tree
+
+
+def _names(tree: Any) -> tuple[list[tuple[str, ...]], Any]:
+    """Each leaf's path as a tuple of field names, keys and indices, and the tree's structure."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    return [tuple(jax.tree_util.keystr((key,), simple=True) for key in path) for path, _ in leaves], structure
+
+
+def _to_dicts(tree: Any) -> dict[str, Any]:
+    return traverse_util.unflatten_dict(dict(zip(_names(tree)[0], jax.tree.leaves(tree), strict=True)))
+
+
+def _from_dicts(tree: dict[str, Any], abstract: Any) -> Any:
+    names, structure = _names(abstract)
+    leaves = traverse_util.flatten_dict(tree)
+    return jax.tree.unflatten(structure, [leaves[name] for name in names])
+
+
+def _listing(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps))

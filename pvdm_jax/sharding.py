@@ -1,0 +1,122 @@
+"""The device mesh, and how parameters and batches lie on it. The only file that names mesh axes.
+
+Two axes: `data` holds copies of the parameters, `fsdp` shares them out (fully sharded data parallelism: each device
+keeps a slice of every large array, and XLA gathers it where a layer needs it). Batches are split over both.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from pvdm_jax.config import MeshConfig, require
+
+AXES = ("data", "fsdp")
+SMALL = 2**14  # arrays with fewer elements are copied to every device: gathering them costs more than it saves
+
+
+def start_distributed() -> None:
+    """Connects this process to the others of a multi-host run; does nothing where there is only one.
+
+    A run of several processes is told by JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES and JAX_PROCESS_ID, where the
+    cluster doesn't know them), by Slurm or Open MPI with more than one task, or by a TPU pod with more than one worker.
+    Call it before anything else of JAX.
+    """
+    environment = os.environ
+    number = {name: environment.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")}
+    tasks = (environment.get("SLURM_STEP_NUM_TASKS", "1"), environment.get("OMPI_COMM_WORLD_SIZE", "1"))
+    workers = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    several = any(task != "1" for task in tasks) or len(workers) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in environment
+    if not several and "JAX_COORDINATOR_ADDRESS" not in environment:
+        return
+    jax.distributed.initialize(
+        coordinator_address=environment.get("JAX_COORDINATOR_ADDRESS"),
+        num_processes=int(number["JAX_NUM_PROCESSES"]) if number["JAX_NUM_PROCESSES"] else None,
+        process_id=int(number["JAX_PROCESS_ID"]) if number["JAX_PROCESS_ID"] else None,
+    )
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A (data, fsdp) mesh of all `devices` (default: every device of every process).
+
+    Raises ConfigError where the two sizes don't multiply to the number of devices.
+    """
+    count = jax.device_count() if devices is None else len(devices)
+    sizes = {axis: getattr(config, axis) for axis in AXES}
+    for axis, other in (AXES, AXES[::-1]):
+        if sizes[axis] == -1:
+            allowed = f"it must divide the number of devices ({count})"
+            require(count % sizes[other] == 0, f"mesh.{other}", sizes[other], allowed)
+            sizes[axis] = count // sizes[other]
+    allowed = f"mesh.data x mesh.fsdp must be the number of devices ({count}); mesh.fsdp is {sizes['fsdp']}"
+    require(sizes["data"] * sizes["fsdp"] == count, "mesh.data", sizes["data"], allowed)
+    shape = tuple(sizes[axis] for axis in AXES)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def check_batch(mesh: Mesh, batch_size: int, field: str, accumulate: int = 1) -> None:
+    """Raises ConfigError, naming sizes that would work, unless every micro-batch splits evenly over the mesh."""
+    unit = mesh.size * accumulate
+    below = batch_size // unit * unit
+    sizes = f"{below} or {below + unit}" if below else f"{unit} or {2 * unit}"
+    parts = f"{mesh.size} devices" if accumulate == 1 else f"{mesh.size} devices times {accumulate} micro-batches"
+    require(batch_size % unit == 0, field, batch_size, f"it must be a multiple of {unit} ({parts}): {sizes} would work")
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis split over all devices."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def parameter_shardings(mesh: Mesh, abstract: Any) -> Any:
+    """A sharding for every array of a tree (parameters, or a whole training state), in the tree's structure.
+
+    The largest dimension that `fsdp` divides is split over it. Scalars, arrays below 2**14 elements, and arrays
+    without such a dimension are copied to every device.
+    """
+    parts = mesh.shape["fsdp"]
+
+    def rule(array):
+        divisible = [axis for axis, size in enumerate(array.shape) if size % parts == 0]
+        if parts == 1 or array.size < SMALL or not divisible:
+            return replicated(mesh)
+        split = max(divisible, key=lambda axis: array.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*(None,) * split, "fsdp"))
+
+    return jax.tree.map(rule, abstract)
+
+
+def global_batch(mesh: Mesh, local: Any) -> Any:
+    """This process's share of a batch (numpy, (local batch, ...)) as part of one array over all devices."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local)
+
+
+def map_batches(mesh: Mesh, function: Callable[[Any], Any], items: Any, batch_size: int) -> Any:
+    """`function` over numpy arrays (n, ...) that every process holds, in batches split over the mesh.
+
+    `function` takes and returns trees of arrays with the same leading axis. Batches have `batch_size` items, rounded
+    up to a multiple of the number of devices; the last is filled up with repetitions. Returns numpy arrays (n, ...).
+    """
+    size = -(-batch_size // mesh.size) * mesh.size
+    count = len(jax.tree.leaves(items)[0])
+    sharding, results = batch_sharding(mesh), []
+    for start in range(0, count, size):
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        batch = jax.tree.map(lambda x, rows=rows: jax.device_put(x[rows], sharding), items)
+        results.append(to_numpy(function(batch)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *results)
+
+
+def to_numpy(tree: Any) -> Any:
+    """Arrays over all devices as whole numpy arrays, on every process."""
+    return multihost_utils.process_allgather(tree, tiled=True)

@@ -1,0 +1,76 @@
+"""Numbers of a run, written as JSON lines and as TensorBoard events.
+
+`metrics.jsonl` has one line {"step": n, name: value, ...} per report, in the order of steps and without duplicates:
+a resumed run first drops the lines that lie beyond the checkpoint it resumes from.
+"""
+
+import json
+import logging
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+FILE = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Writes the metrics of a run that goes on after update `step` (0: from the beginning).
+
+    Only process 0 writes; on the others every method does nothing. A context manager.
+    """
+
+    def __init__(self, directory: str | pathlib.Path, step: int):
+        self._path = pathlib.Path(directory) / FILE
+        self._lines: list[dict[str, Any]] = []
+        self._file = self._events = None
+        if jax.process_index() != 0:
+            return
+        from tensorboardX import SummaryWriter
+
+        self._lines = [line for line in _read(self._path) if line["step"] <= step]
+        # Replaced in one go: a process killed here leaves the old file or the new one.
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
+        os.replace(temporary, self._path)
+        self._file = self._path.open("a")
+        self._events = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds one report. Values that aren't finite are left out, with a warning: JSON has no words for them."""
+        if self._file is None:
+            return
+        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+        for name in values.keys() - finite.keys():
+            logging.warning("%s is %s at step %d; it is left out of %s", name, values[name], step, self._path.name)
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.flush()
+        for name, value in finite.items():
+            self._events.add_scalar(name, value, step)
+
+    def resumed_with(self, step: int, prefix: str) -> bool:
+        """Whether a report of `step` with a name that begins with `prefix` was there when this run went on."""
+        found = (name for line in self._lines if line["step"] == step for name in line)
+        return any(name.startswith(prefix) for name in found)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._events.close()
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The file's reports. A last line that was cut off by a kill is dropped."""
+    if not path.exists():
+        return []
+    complete = path.read_text().rpartition("\n")[0]
+    return [json.loads(line) for line in complete.splitlines()]

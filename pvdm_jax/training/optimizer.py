@@ -1,0 +1,107 @@
+"""The optimizer, the state that both stages train, and gradient accumulation.
+
+AdamW with a warmed-up learning rate; an exponential moving average (EMA) of the parameters whose decay is ramped
+up as min(ema_decay, (1 + n) / (10 + n)) at the n-th EMA update, so that the first averages forget the
+initialisation quickly (the ramp of the official code and of most diffusion models).
+
+Parameters are nested dicts of arrays (`nnx.to_pure_dict`). Nothing here knows of devices.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pvdm_jax.config import OptimizerConfig
+
+LossFn = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate after a number of updates: warmup times decay.
+
+    The warmup is linear from 0 over `warmup_steps`; the decay is none, or half a cosine that reaches 0 at `steps`.
+    As they are multiplied, a run that is shorter than its warmup works too.
+    """
+    rate = config.learning_rate
+    decay = optax.cosine_decay_schedule(rate, steps) if config.decay == "cosine" else optax.constant_schedule(rate)
+    if config.warmup_steps == 0:
+        return decay
+    warmup = optax.linear_schedule(0.0, 1.0, config.warmup_steps)
+    return lambda count: warmup(count) * decay(count)
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """AdamW for a run of `steps` updates, after clipping by the global norm where `clip_norm` is positive."""
+    schedule = learning_rate_schedule(config, steps)
+    adamw = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
+    if config.clip_norm == 0:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a stage trains: updates done (int32 scalar), parameters, their EMA, the optimizer's moments."""
+
+    step: jax.Array
+    params: Any
+    ema: Any
+    opt_state: optax.OptState
+
+
+def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first update. The EMA starts as a copy of the parameters, in buffers of its own."""
+    ema = jax.tree.map(jnp.copy, params)
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=ema, opt_state=optimizer.init(params))
+
+
+def update(
+    state: TrainState,
+    grads: Any,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    ema_every: int = 1,
+) -> TrainState:
+    """One update of parameters and EMA. `grads` has the parameters' structure."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    count = (step // ema_every).astype(jnp.float32)
+    decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
+    # Between two EMA updates the weight of the new parameters is 0, which leaves the average as it is.
+    weight = jnp.where(step % ema_every == 0, 1 - decay, 0.0)
+    ema = optax.incremental_update(params, state.ema, weight)
+    return TrainState(step=step, params=params, ema=ema, opt_state=opt_state)
+
+
+def accumulate_gradients(
+    loss_fn: LossFn, params: Any, batch: Any, key: jax.Array, accumulate: int
+) -> tuple[Any, dict[str, jax.Array]]:
+    """Gradients and metrics of a batch, computed in `accumulate` micro-batches one after the other.
+
+    `loss_fn(params, batch, key) -> (loss, metrics)`, the loss being a mean over the batch; metrics are scalars. Every
+    leaf of `batch` is (batch, ...), and `accumulate` must divide that batch. Returns the means over the micro-batches
+    of the gradients and the metrics. Each micro-batch gets its own key; with `accumulate` 1, `key` itself.
+    """
+    gradient = jax.grad(loss_fn, has_aux=True)
+    if accumulate == 1:
+        return gradient(params, batch, key)
+
+    def split(x):
+        # Micro-batch m takes rows m, m + accumulate, ...: a batch that is spread over devices in blocks of consecutive
+        # rows gives every device its share of each micro-batch, and no row has to move.
+        return jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
+
+    def add(total, micro):
+        grads, metrics = gradient(params, *micro)
+        return jax.tree.map(jnp.add, total, grads), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    micros = jax.tree.map(split, batch), jax.random.split(key, accumulate)
+    total, metrics = jax.lax.scan(add, zeros, micros)
+    return jax.tree.map(lambda x: x / accumulate, total), jax.tree.map(lambda x: x.mean(axis=0), metrics)

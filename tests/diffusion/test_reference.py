@@ -1,0 +1,102 @@
+"""Process and samplers against outputs of the official implementation, with its random denoiser."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pvdm_jax import convert
+from pvdm_jax.config import ProcessConfig
+from pvdm_jax.diffusion.process import Process, noise_prediction_loss
+from pvdm_jax.diffusion.samplers import ddim_step, ddpm_step, time_grid
+from pvdm_jax.diffusion.sampling import guide
+from pvdm_jax.models import functional
+from pvdm_jax.triplane import PlaneShape, unpack
+
+SHAPE = (2, 4, 2048)
+
+
+def relative_error(found, expected):
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def official(array):
+    """(b, positions, c) to (b, c, positions), or back."""
+    return jnp.swapaxes(jnp.asarray(array), 1, 2)
+
+
+@pytest.fixture(scope="module")
+def case(reference, recipe):
+    """The reference's numbers, its inputs by name, and its denoiser on packed latents."""
+    info, expected = reference("diffusion_tiny")
+    seed = info["seed"]
+    graphdef, params = functional.split(convert.unet_from_torch(recipe.weights(info["weights"], seed)))
+
+    @jax.jit
+    def denoiser(x, step, context):
+        planes, previous = (unpack(latents, PlaneShape(16, 32, 32)) for latents in (x, context))
+        return functional.merge(graphdef, params)(planes, step, previous).pack()
+
+    def noise(name):
+        return official(recipe.noise(SHAPE, seed, name))
+
+    inputs = {"x0": jnp.tanh(noise("x0")), "cond": jnp.tanh(noise("cond")), "noise": noise("noise")}
+    inputs["nothing"] = jnp.zeros_like(inputs["cond"])
+    return expected, inputs, denoiser, noise
+
+
+@pytest.fixture(scope="module")
+def process():
+    return Process(ProcessConfig())
+
+
+def test_schedule(case, process):
+    expected = case[0]
+    for name, ours in (
+        ("betas", process.betas),
+        ("alphas_cumprod", process.alphas_cumprod),
+        ("posterior_variance", process.posterior_variance),
+        ("posterior_log_variance_clipped", process.posterior_log_variance),
+        ("posterior_mean_coef1", process.posterior_mean_x0),
+        ("posterior_mean_coef2", process.posterior_mean_xt),
+    ):
+        assert relative_error(ours, expected[name]) < 1e-6, name
+
+
+def test_forward_process_and_loss(case, process):
+    expected, inputs, denoiser, _ = case
+    step = jnp.array([13, 742])
+    x = process.diffuse(inputs["x0"], step, inputs["noise"])
+    assert relative_error(official(x), expected["q_sample"]) < 1e-5
+    for context, name in (("cond", "loss_cond"), ("nothing", "loss_uncond")):
+        loss = jnp.mean(noise_prediction_loss(denoiser(x, step, inputs[context]), inputs["noise"]))
+        assert relative_error(loss, expected[name]) < 1e-5
+
+
+@pytest.mark.parametrize("t", [999, 500, 1, 0])
+def test_ancestral_step(case, process, t):
+    expected, inputs, denoiser, noise = case
+    predicted = denoiser(inputs["noise"], jnp.full(2, t), inputs["cond"])
+    found = ddpm_step(process, inputs["noise"], predicted, jnp.int32(t), noise(f"p_sample{t}_0"))
+    assert relative_error(official(found), expected[f"p_sample_{t}"]) < 1e-5
+
+
+@pytest.mark.parametrize("t, s", [(999, 899), (599, 499), (299, 199), (99, -1)])
+@pytest.mark.parametrize("guided", [False, True])
+def test_ddim_step(case, process, t, s, guided):
+    expected, inputs, denoiser, noise = case
+    predict = guide(denoiser, inputs["cond" if guided else "nothing"], 0.5 if guided else None)
+    x = noise(f"ddim_step_{t}")
+    found = ddim_step(process, x, predict(x, jnp.full(2, t)), jnp.int32(t), jnp.int32(s), jnp.zeros_like(x), 0.0)
+    name = f"ddim_step_{t}_" + ("cond_w0.5" if guided else "uncond")
+    assert relative_error(official(found), expected[name]) < 1e-5
+
+
+@pytest.mark.parametrize("name, context", [("ddim_eta1_uncond", "nothing"), ("ddim_eta1_cond", "cond")])
+def test_ddim_run(case, process, name, context):
+    expected, inputs, denoiser, noise = case
+    times, x = time_grid(1000, 10), noise(f"{name}_0")
+    for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True), start=1):
+        fresh = noise(f"{name}_{k}") if s >= 0 else jnp.zeros_like(x)
+        x = ddim_step(process, x, denoiser(x, jnp.full(2, t), inputs[context]), t, s, fresh, 1.0)
+    assert relative_error(official(x), expected[name]) < 1e-4

@@ -1,0 +1,107 @@
+"""The mesh and the rules of sharding; the toy stage on eight devices against one (in a program of its own)."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from pvdm_jax import sharding
+from pvdm_jax.config import ConfigError, MeshConfig
+
+SCRIPT = pathlib.Path(__file__).parent / "training" / "toy_devices.py"
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory):
+    root = pathlib.Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path_factory.mktemp("devices")],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mesh", ["8x1", "2x4", "1x8"])
+def test_eight_devices_train_like_one(devices, mesh):
+    assert devices[mesh]["difference"] < 1e-5
+
+
+def test_fsdp_shares_out_the_state(devices):
+    whole = devices["8x1"]["bytes"]
+    for fsdp, mesh in ((4, "2x4"), (8, "1x8")):
+        # Two kernels dominate; biases and scalars stay whole.
+        assert whole / fsdp < devices[mesh]["bytes"] < 1.1 * whole / fsdp
+
+
+def test_accumulation_moves_no_rows_between_devices(devices):
+    assert devices["moves"] == [0, 0]
+
+
+def test_run_goes_on_with_another_mesh(devices):
+    assert devices["resumed"]["step"] == 9
+    assert devices["resumed"]["difference"] < 1e-5
+
+
+def test_largest_divisible_dimension_is_split():
+    mesh = AbstractMesh((2, 4), ("data", "fsdp"))
+    shapes = {"kernel": (3, 3, 64, 128), "odd": (130, 256, 131), "none": (129, 131), "bias": (4096,), "step": ()}
+    abstract = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    found = {name: placed.spec for name, placed in sharding.parameter_shardings(mesh, abstract).items()}
+    assert found == {
+        "kernel": PartitionSpec(None, None, None, "fsdp"),
+        "odd": PartitionSpec(None, "fsdp"),
+        "none": PartitionSpec(),
+        "bias": PartitionSpec(),
+        "step": PartitionSpec(),
+    }
+
+
+def test_nothing_is_split_without_fsdp():
+    mesh = AbstractMesh((8, 1), ("data", "fsdp"))
+    placed = sharding.parameter_shardings(mesh, jax.ShapeDtypeStruct((1024, 1024), jnp.float32))
+    assert placed.spec == PartitionSpec()
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (MeshConfig(data=-1, fsdp=3), r"mesh\.fsdp is 3; it must divide the number of devices \(8\)"),
+        (MeshConfig(data=5, fsdp=-1), r"mesh\.data is 5; it must divide the number of devices \(8\)"),
+        (MeshConfig(data=2, fsdp=2), r"mesh\.data is 2; .*number of devices \(8\); mesh\.fsdp is 2"),
+    ],
+)
+def test_mesh_that_does_not_fit_is_refused(config, message):
+    with pytest.raises(ConfigError, match=message):
+        sharding.make_mesh(config, devices=jax.devices() * 8)
+
+
+@pytest.mark.parametrize(
+    "batch_size, accumulate, message",
+    [
+        (20, 1, r"train\.batch_size is 20; .* multiple of 8 \(8 devices\): 16 or 24 would work"),
+        (4, 1, r"8 or 16 would work"),
+        (40, 2, r"multiple of 16 \(8 devices times 2 micro-batches\): 32 or 48 would work"),
+    ],
+)
+def test_batch_that_does_not_split_is_refused(batch_size, accumulate, message):
+    mesh = AbstractMesh((2, 4), ("data", "fsdp"))
+    sharding.check_batch(mesh, 48, "train.batch_size", accumulate)
+    with pytest.raises(ConfigError, match=message):
+        sharding.check_batch(mesh, batch_size, "train.batch_size", accumulate)
+
+
+def test_one_process_starts_without_a_cluster(monkeypatch):
+    for name in ("JAX_COORDINATOR_ADDRESS", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    sharding.start_distributed()
+    assert jax.process_count() == 1

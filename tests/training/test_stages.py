@@ -1,0 +1,208 @@
+"""Both stages on a tiny model, from videos to a loaded PVDM that samples: one run serves all tests here."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import pvdm_jax
+from pvdm_jax.config import (
+    AutoencoderConfig,
+    AutoencoderTrainingConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    DiffusionTrainingConfig,
+    EncodeConfig,
+    SampleConfig,
+    UNetConfig,
+)
+from pvdm_jax.training import autoencoder, diffusion, latents
+
+STAGE = dict(steps=6, batch_size=4, log_every=2, eval_every=3, eval_clips=4, checkpoint_every=4, ema_decay=0.9)
+CONFIG = Config(
+    data=DataConfig(synthetic_videos=6, synthetic_frames=12),
+    autoencoder=AutoencoderConfig(
+        frames=4,
+        height=16,
+        width=24,
+        patch_size=4,
+        channels=32,
+        depth=2,
+        num_heads=2,
+        head_dim=16,
+        mlp_ratio=2,
+        plane_depth=1,
+        plane_num_heads=2,
+        plane_head_dim=16,
+        plane_mlp_dim=32,
+    ),
+    unet=UNetConfig(
+        model_channels=32,
+        channel_mult=(1,),
+        num_res_blocks=1,
+        attention_resolutions=(1,),
+        num_heads=2,
+        num_classes=3,
+    ),
+    train_autoencoder=AutoencoderTrainingConfig(**STAGE, l2_weight=1.0),
+    encode=EncodeConfig(windows=2, batch_size=4),
+    train_diffusion=DiffusionTrainingConfig(**STAGE),
+    sample=SampleConfig(steps=4, later_steps=2),
+)
+
+
+def train_both(config, workdir):
+    autoencoder.train(config, workdir)
+    latents.encode(config, workdir)
+    return diffusion.train(config, workdir)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, train_both(CONFIG, workdir)
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return pvdm_jax.load(run[0])
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_numbers_and_pictures(run):
+    workdir, state = run
+    assert int(state.step) == 6
+    names = {name for line in metrics(workdir / "autoencoder") for name in line}
+    assert {"train/loss", "train/l1", "train/l2", "eval/psnr", "eval/still_psnr"} <= names
+    names = {name for line in metrics(workdir / "diffusion") for name in line}
+    assert {"train/loss", "eval/loss_alone", "eval/loss_given_previous"} <= names
+    assert (workdir / "autoencoder" / "evaluation" / "step_0000006" / "reconstruction.gif").stat().st_size > 0
+
+
+def test_both_stages_learn(run):
+    losses = [line["train/loss"] for line in metrics(run[0] / "autoencoder") if "train/loss" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_a_stopped_run_goes_on_with_the_same_numbers(run, tmp_path):
+    """Stopped after 4 of 6 steps in both stages: the last state is the undisturbed run's, bit for bit."""
+    stages = {
+        name: dataclasses.replace(getattr(CONFIG, name), steps=4) for name in ("train_autoencoder", "train_diffusion")
+    }
+    short = dataclasses.replace(CONFIG, train_autoencoder=stages["train_autoencoder"])
+    autoencoder.train(short, tmp_path)
+    autoencoder.train(CONFIG, tmp_path)
+    latents.encode(CONFIG, tmp_path)
+    diffusion.train(dataclasses.replace(CONFIG, train_diffusion=stages["train_diffusion"]), tmp_path)
+    state = diffusion.train(CONFIG, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, state, run[1])
+
+
+def test_latents_are_those_of_the_autoencoder(run, model):
+    cache = latents.open_latents(CONFIG, run[0], "train")
+    assert len(cache) == 6 * 2
+    assert cache.class_names == ("bounce", "orbit", "spin") == model.class_names
+    from pvdm_jax.data.loader import clip_pairs
+    from pvdm_jax.data.sources import open_source
+
+    source = open_source(CONFIG.data, CONFIG.autoencoder, "train", CONFIG.seed)
+    pair = clip_pairs(source, CONFIG.autoencoder, CONFIG.data, 2, CONFIG.seed)[5]
+    expected = model.encode(pair["video"].reshape(2, 4, 16, 24, 3)).pack()
+    found = cache[5]
+    assert found["has_previous"] and found["label"] == pair["label"]
+    np.testing.assert_allclose(np.stack([found["previous"], found["clip"]]), expected, atol=1e-5)
+
+
+def test_encoding_again_keeps_the_cache_and_other_settings_are_refused(run):
+    index = run[0] / "latents" / "index.json"
+    before = index.stat().st_mtime_ns
+    latents.encode(CONFIG, run[0])
+    assert index.stat().st_mtime_ns == before
+    other = dataclasses.replace(CONFIG, encode=EncodeConfig(windows=3))
+    with pytest.raises(ConfigError, match="encode.windows is 3"):
+        latents.encode(other, run[0])
+    with pytest.raises(ConfigError, match="encode.windows is 3"):
+        diffusion.train(other, run[0])
+
+
+def test_latents_of_another_autoencoder_are_refused(run):
+    index = run[0] / "latents" / "index.json"
+    text = index.read_text()
+    content = json.loads(text)
+    content["made_by"]["autoencoder"] = "0" * 64
+    index.write_text(json.dumps(content))
+    try:
+        with pytest.raises(ConfigError, match="another autoencoder"):
+            latents.encode(CONFIG, run[0])
+    finally:
+        index.write_text(text)
+
+
+def test_stage_two_needs_latents(tmp_path):
+    with pytest.raises(ConfigError, match="pvdm encode"):
+        diffusion.train(CONFIG, tmp_path)
+
+
+def test_wrong_number_of_classes_is_refused(run):
+    unet = dataclasses.replace(CONFIG.unet, num_classes=5)
+    with pytest.raises(ConfigError, match="unet.num_classes is 5; the data has 3 classes"):
+        diffusion.train(dataclasses.replace(CONFIG, unet=unet), run[0])
+
+
+def test_samples_depend_on_key_and_index_alone(model):
+    key = jax.random.key(3)
+    videos = model.sample(key, 3, num_frames=10)
+    assert videos.shape == (3, 10, 16, 24, 3) and videos.dtype == np.uint8
+    np.testing.assert_array_equal(videos, model.sample(key, 3, num_frames=10))
+    fewer = model.sample(key, 2, num_frames=10)
+    assert np.abs(videos[:2].astype(int) - fewer).max() <= 1
+    assert not np.array_equal(videos[0], videos[1])
+    assert not np.array_equal(videos, model.sample(jax.random.key(4), 3, num_frames=10))
+
+
+def test_options_of_sampling_matter(model):
+    key = jax.random.key(0)
+    plain = model.sample(key, 1, num_frames=8)
+    for options in ({"steps": 3}, {"later_steps": 3}, {"eta": 0.0}, {"guidance": 2.0}, {"labels": [1]}):
+        assert not np.array_equal(plain, model.sample(key, 1, num_frames=8, **options)), options
+
+
+def test_a_second_call_compiles_nothing(model):
+    model.sample(jax.random.key(0), 2, guidance=1.0, eta=0.5)
+    compiled = model._generate._cache_size()
+    model.sample(jax.random.key(1), 2, guidance=3.0, eta=0.1)
+    assert model._generate._cache_size() == compiled
+
+
+def test_extend_goes_on_from_the_given_clip(model):
+    rng = np.random.default_rng(0)
+    video = rng.integers(0, 256, (2, 6, 16, 24, 3), np.uint8)
+    key = jax.random.key(0)
+    found = model.extend(video, 5, key)
+    assert found.shape == (2, 5, 16, 24, 3)
+    other = video.copy()
+    other[:, :2] = 0  # before the last clip
+    np.testing.assert_array_equal(found, model.extend(other, 5, key))
+    with pytest.raises(ValueError, match="3 frames; going on"):
+        model.extend(video[:, :3], 5, key)
+
+
+def test_reconstruction_goes_clip_by_clip(model):
+    video = np.random.default_rng(0).integers(0, 256, (1, 8, 16, 24, 3), np.uint8)
+    found = model.reconstruct(video)
+    np.testing.assert_array_equal(found[:, 4:], model.decode(model.encode(video[:, 4:])))
+    with pytest.raises(ValueError, match="multiple of a clip's 4"):
+        model.reconstruct(video[:, :6])
+    with pytest.raises(ValueError, match=r"video has shape \(1, 8, 8, 24, 3\)"):
+        model.reconstruct(video[:, :, :8])
+
+
+def test_loading_needs_a_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not a run's folder"):
+        pvdm_jax.load(tmp_path)

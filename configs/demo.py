@@ -19,52 +19,62 @@ def get_config() -> ConfigDict:
     config = default_config()
 
     config.data.source = "synthetic"
+    config.data.synthetic_videos = 1024
 
     config.autoencoder.frames = 16
     config.autoencoder.height = 32
     config.autoencoder.width = 32
     config.autoencoder.patch_size = 4
-    config.autoencoder.channels = 96
+    config.autoencoder.channels = 64
     config.autoencoder.depth = 2
-    config.autoencoder.num_heads = 4
-    config.autoencoder.head_dim = 24
+    config.autoencoder.num_heads = 2
+    config.autoencoder.head_dim = 32
+    config.autoencoder.mlp_ratio = 2
     config.autoencoder.plane_depth = 1
-    config.autoencoder.plane_head_dim = 24
-    config.autoencoder.plane_mlp_dim = 192
+    config.autoencoder.plane_num_heads = 2
+    config.autoencoder.plane_head_dim = 32
+    config.autoencoder.plane_mlp_dim = 128
 
+    # On clips that are mostly background, L1 alone first learns to draw nothing: its best guess is the median.
     stage = config.train_autoencoder
-    stage.steps = 600
-    stage.batch_size = 16
-    stage.optimizer.learning_rate = 1e-3
+    stage.l1_weight = 0.0
+    stage.l2_weight = 1.0
+    stage.steps = 2600
+    stage.batch_size = 4
+    stage.optimizer.learning_rate = 2e-3
+    stage.optimizer.b2 = 0.95
     stage.optimizer.warmup_steps = 50
     stage.optimizer.decay = "cosine"
     stage.optimizer.clip_norm = 1.0
     stage.ema_decay = 0.99
-    stage.log_every = 20
-    stage.eval_every = 200
-    stage.checkpoint_every = 200
+    stage.log_every = 50
+    stage.eval_every = 650
+    stage.checkpoint_every = 650
 
-    config.encode.windows = 4
+    config.encode.windows = 2
 
     config.unet.model_channels = 64
-    config.unet.channel_mult = (1, 2)
+    config.unet.channel_mult = (1, 1)
     config.unet.num_res_blocks = 1
     config.unet.attention_resolutions = (2, 1)
-    config.unet.num_heads = 4
+    config.unet.num_heads = 2
+    config.unet.num_classes = 3
 
     stage = config.train_diffusion
-    stage.steps = 600
-    stage.batch_size = 32
-    stage.optimizer.learning_rate = 5e-4
+    stage.steps = 2000
+    stage.batch_size = 16
+    stage.optimizer.learning_rate = 1e-3
+    stage.optimizer.b2 = 0.99
     stage.optimizer.warmup_steps = 50
+    stage.optimizer.decay = "cosine"
     stage.optimizer.clip_norm = 1.0
     stage.context_prob = 0.5
-    stage.ema_decay = 0.99
-    stage.log_every = 20
-    stage.eval_every = 200
-    stage.eval_clips = 16
-    stage.checkpoint_every = 200
+    stage.ema_decay = 0.995
+    stage.log_every = 50
+    stage.eval_every = 500
+    stage.eval_clips = 64
+    stage.checkpoint_every = 500
 
     config.sample.steps = 50
-    config.sample.later_steps = 25
+    config.sample.later_steps = 50
     return config

@@ -120,6 +120,9 @@ def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
         else:
             source = open_held_out(config.data, config.autoencoder, config.seed)
         pairs = clip_pairs(source, config.autoencoder, config.data, config.encode.windows, config.seed)
+        if split == "holdout":
+            # Only the evaluation reads them: as many as it uses, spread over the videos.
+            pairs = pairs[:: max(1, len(pairs) // config.train_diffusion.eval_clips)]
         counts[split], moments = _encode_split(
             pairs, folder / f"{split}.array_record", lambda v: encode_video(params, v), mesh, config, writing
         )

@@ -40,15 +40,15 @@ def test_find_shapes_agrees_with_the_truth():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("split", ["train", "holdout"])
 def test_real_clips_pass(real_clips, size, split):
-    assert rate(real_clips(80, size, split)) >= 0.95  # measured: 0.967 to 0.99
+    assert rate(real_clips(80, size, split)) >= 0.95  # measured: 0.97 to 0.99
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_soft_and_noisy_clips_pass(real_clips, soften, size):
     clips = real_clips(40, size)
-    assert rate(soften(clips, blur=0.7)) >= 0.95  # measured: 0.96 to 0.995
+    assert rate(soften(clips, blur=0.7)) >= 0.95  # measured: 0.975 to 0.995
     assert rate(soften(clips, noise=6)) >= 0.95  # 0.97 to 0.99
-    assert rate(soften(clips, blur=0.7, noise=6)) >= 0.93  # 0.97 to 0.995
+    assert rate(soften(clips, blur=0.7, noise=6)) >= 0.95  # 0.98 to 0.995
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -72,8 +72,8 @@ def test_wrong_motion_fails(real_clips, size):
     clips, rng = real_clips(40, size), np.random.default_rng(0)
     shuffled = np.stack([clip[rng.permutation(16)] for clip in clips])
     spliced = np.concatenate([clips[:, :8], np.roll(clips, 1, axis=0)[:, 8:]], axis=1)
-    assert rate(shuffled) <= 0.05  # measured: 0.003 to 0.015
-    assert rate(spliced) <= 0.08  # 0.005 to 0.033
+    assert rate(shuffled) <= 0.05  # measured: 0 to 0.015
+    assert rate(spliced) <= 0.08  # 0.005 to 0.03
     assert rate(clips[:, :1].repeat(16, 1)) == 0
     assert rate(clips.mean(1, keepdims=True).astype(np.uint8).repeat(16, 1)) == 0
 
@@ -91,7 +91,9 @@ def test_lost_bodies_fail(size):
         half.append(np.concatenate([source[i].read(0, 8), without_first[8:]]))
         if len(shapes) == 2:
             whole.append(without_first)
-    assert rate(half) <= 0.1  # measured: 0.013 to 0.055, clips in which that body was hidden anyway
+    assert (
+        rate(half) <= 0.1
+    )  # measured: 0.035 to 0.055, clips in which that body was hidden or disappearing behind another
     assert len(whole) > 5 and rate(whole) == 0
 
 

@@ -1,0 +1,217 @@
+"""Finds the moving shapes of the synthetic source in a clip, and judges whether the clip shows them.
+
+The judge knows what it looks for (the colours of `data.synthetic.PALETTE` on a dark ground), and asks of nearly every
+frame what a person asks of the clip: two or three bodies, each in one piece of one colour, compact, of the right size
+and with an edge; an even dark ground; the same bodies from frame to frame, moving on smooth paths. Clips as soft and
+noisy as an autoencoder's output pass.
+
+A pixel p that mixes the ground g and a colour c is g + a (c - g). Its coverage is the a of the colour that is nearest
+in direction, a = (p - g) . (c - g) / |c - g|^2; a body is where one colour's coverage is above one half.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy import ndimage
+
+from pvdm_jax.data.synthetic import PALETTE
+
+NEARLY_ALL = 0.85  # share of the frames that must be in order
+COUNTS = (2, 3)  # bodies in a clip
+RADII = (0.09, 0.24)  # of the disc of a body's area, in shorter sides of the frame
+MIN_COMPACTNESS = 0.6  # 1 for a disc, 0.95 for a square, 0.83 for a triangle, near 0 for scattered pixels
+MIN_SHARPNESS = 0.5  # share of the bodies' reach that is well covered
+MAX_SPREAD = 35.0  # grey levels, within a body
+MAX_GROUND = 60.0  # grey levels
+MAX_UNEVENNESS = 15.0  # grey levels, standard deviation of the ground
+MIN_MOTION = 0.004  # standard deviation of a body's place over time, in shorter sides of the frame
+MAX_STEP = 0.06  # from one frame to the next, in shorter sides of the frame; the source's largest is 0.025
+MAX_ROUGHNESS = 0.5  # 1 for places in random order, 0.02 for a straight path through 16 frames
+SLIVER = 0.4  # a body that disappears behind another was last seen with at most this share of its size
+_IN_FRAME = np.array([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))], bool)  # pixels of two frames don't touch
+_CROSS = _IN_FRAME & ndimage.generate_binary_structure(3, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+    """One body in one frame."""
+
+    colour: int  # index into PALETTE
+    mean: np.ndarray  # (3,) mean colour, 0..255
+    centre: np.ndarray  # (2,) row and column in pixels, weighted by coverage
+    area: int  # pixels
+    compactness: float  # of its outline: area / (4 pi sqrt(det(covariance of its pixels)))
+    spread: float  # grey levels, standard deviation of the colour away from its edge
+    whole: bool  # one piece, but for crumbs
+
+
+def find_shapes(clip: np.ndarray) -> list[list[Detection]]:
+    """The bodies in each frame of clip, uint8 (frames, height, width, 3): at most one for each colour of the palette.
+
+    Raises ValueError for other types.
+    """
+    coverage, colours, _ = _coverage(clip)
+    return _find(clip, coverage, colours)
+
+
+def shows_shapes(clip: np.ndarray) -> bool:
+    """Whether clip, uint8 (frames, height, width, 3), shows two or three of the synthetic source's moving shapes.
+
+    Raises ValueError for other types.
+    """
+    return judge(clip) == ""
+
+
+def judge(clip: np.ndarray) -> str:
+    """Why `shows_shapes` says no to the clip, or "" where it says yes."""
+    coverage, colours, ground = _coverage(clip)
+    if np.mean(_even_ground(clip, coverage, ground)) < NEARLY_ALL:
+        return "the ground is not dark and even"
+    if np.mean(_sharpness(coverage) > MIN_SHARPNESS) < NEARLY_ALL:
+        return "the bodies have no edges"
+    frames = _find(clip, coverage, colours)
+    seen = np.bincount([d.colour for found in frames for d in found], minlength=len(PALETTE))
+    bodies = np.flatnonzero(seen > (1 - NEARLY_ALL) * len(clip)).tolist()
+    if len(bodies) not in COUNTS:
+        return f"it has {len(bodies)} bodies"
+    tracks = {body: [next((d for d in found if d.colour == body), None) for found in frames] for body in bodies}
+    side = min(clip.shape[1:3])
+    in_order = [_in_order(found, bodies, side) and _all_there(i, tracks, side) for i, found in enumerate(frames)]
+    if np.mean(in_order) < NEARLY_ALL:
+        return "bodies come and go, or are not whole, even and compact"
+    return _judge_motion(tracks, frames, side)
+
+
+def _coverage(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coverage (frames, height, width), the index of its colour in the palette, and the ground's colour (frames, 3)."""
+    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or not clip.size:
+        raise ValueError(f"clip is {clip.dtype} {clip.shape}; uint8 (frames, height, width, 3) is needed")
+    pixels = clip.reshape(len(clip), -1, 3).astype(np.float32)
+    # Shapes cover less than half of the picture.
+    ground = np.median(pixels, axis=1)
+    directions = PALETTE - ground[:, None]
+    lengths = np.maximum(np.linalg.norm(directions, axis=-1), 1)
+    along = (pixels - ground[:, None]) @ (directions / lengths[..., None]).transpose(0, 2, 1)
+    colours = along.argmax(-1)
+    coverage = along.max(-1) / np.take_along_axis(lengths, colours, axis=1)
+    return coverage.reshape(clip.shape[:3]), colours.reshape(clip.shape[:3]), ground
+
+
+def _even_ground(clip: np.ndarray, coverage: np.ndarray, ground: np.ndarray) -> np.ndarray:
+    """For each frame, whether what lies off the bodies and their edges is dark and of one colour."""
+    around = ndimage.binary_dilation(coverage > 0.5, _IN_FRAME, iterations=3)
+    dark = ground.max(-1) < MAX_GROUND
+    even = [
+        free.mean() > 0.1 and frame[free].std(0).max() < MAX_UNEVENNESS
+        for frame, free in zip(clip, ~around, strict=True)
+    ]
+    return dark & np.array(even)
+
+
+def _sharpness(coverage: np.ndarray) -> np.ndarray:
+    """For each frame, the area that is covered by more than 3/4 of the bodies' own strength over that by 1/4."""
+    sharpness = np.zeros(len(coverage))
+    for i, frame in enumerate(coverage):
+        bodies = frame[frame > 0.5]
+        if bodies.size:
+            strength = np.median(bodies)
+            sharpness[i] = np.sum(frame > 0.75 * strength) / np.sum(frame > 0.25 * strength)
+    return sharpness
+
+
+def _find(clip: np.ndarray, coverage: np.ndarray, colours: np.ndarray) -> list[list[Detection]]:
+    """The largest piece of each colour in each frame, if it is more than a crumb."""
+    found = [[] for _ in clip]
+    crumb = max(4, 0.004 * clip.shape[1] * clip.shape[2])
+    for colour in range(len(PALETTE)):
+        mask = (coverage > 0.5) & (colours == colour)
+        if mask.sum((1, 2)).max() < crumb:
+            continue
+        # Where two bodies meet, mixtures can look like a third colour, along a line.
+        inner = ndimage.binary_erosion(mask, _CROSS)
+        mask = ndimage.binary_dilation(inner, _CROSS) & mask
+        labels, _ = ndimage.label(mask, _IN_FRAME)
+        for i in np.flatnonzero(mask.any((1, 2))):
+            numbers, areas = np.unique(labels[i][mask[i]], return_counts=True)
+            body = labels[i] == numbers[areas.argmax()]
+            if areas.max() < crumb:
+                continue
+            whole = np.sum(areas) - areas.max() <= 0.25 * areas.max()
+            found[i].append(_describe(clip[i], coverage[i], colour, body, body & inner[i], bool(whole)))
+    return found
+
+
+def _describe(
+    frame: np.ndarray, coverage: np.ndarray, colour: int, body: np.ndarray, inner: np.ndarray, whole: bool
+) -> Detection:
+    places = np.argwhere(body)
+    centre = np.average(places, axis=0, weights=coverage[body])
+    # Each pixel is a unit square, whose own variance is 1/12.
+    covariance = np.cov(places.T, bias=True) + np.eye(2) / 12
+    compactness = len(places) / (4 * np.pi * np.sqrt(np.linalg.det(covariance)))
+    pixels = frame[inner].astype(np.float64)
+    return Detection(colour, pixels.mean(0), centre, len(places), compactness, pixels.std(0).max(), whole)
+
+
+def _in_order(found: list[Detection], bodies: list[int], side: int) -> bool:
+    """Whether all that a frame shows is bodies of the clip, each whole, compact and of the right size."""
+    for d in found:
+        if d.colour not in bodies or d.spread > MAX_SPREAD or d.area > np.pi * (RADII[1] * side) ** 2:
+            return False
+        small = d.area < np.pi * (RADII[0] * side) ** 2
+        if _alone(d, found) and (small or d.compactness < MIN_COMPACTNESS or not d.whole):
+            return False
+    return True
+
+
+def _all_there(frame: int, tracks: dict[int, list[Detection | None]], side: int) -> bool:
+    """Whether each body is seen in the frame, or hidden: when last and next seen, it was a sliver beside another."""
+    for body, track in tracks.items():
+        if track[frame] is None:
+            sliver = SLIVER * max(np.pi * (RADII[0] * side) ** 2, *(d.area for d in track if d))
+            last = [i for i in range(frame) if track[i]][-1:]
+            following = [i for i in range(frame, len(track)) if track[i]][:1]
+            for i in last + following:
+                others = [other[i] for colour, other in tracks.items() if colour != body and other[i]]
+                if track[i].area > sliver or not any(_meet(track[i], other) for other in others):
+                    return False
+    return True
+
+
+def _alone(d: Detection, found: list[Detection]) -> bool:
+    """Whether no other of the frame's bodies is near enough to cover part of this one."""
+    return not any(_meet(d, other) for other in found if other is not d)
+
+
+def _meet(a: Detection, b: Detection) -> bool:
+    """Whether one of two bodies may cover part of the other."""
+    reach = 1.3 * (np.sqrt(a.area / np.pi) + np.sqrt(b.area / np.pi)) + 2
+    return bool(np.linalg.norm(a.centre - b.centre) < reach)
+
+
+def _judge_motion(tracks: dict[int, list[Detection | None]], frames: list[list[Detection]], side: int) -> str:
+    """What is wrong with the bodies' paths, or "".
+
+    A path is rough by von Neumann's ratio: its mean squared step over twice the variance of its places. What is seen
+    of a partly hidden body wobbles, so bodies that stand alone in most frames are judged where there are any.
+    """
+    paths, free_paths = [], []
+    for track in tracks.values():
+        path = np.array([d.centre if d else (np.nan, np.nan) for d in track]) / side
+        free = np.array([bool(d) and _alone(d, found) for d, found in zip(track, frames, strict=True)])
+        free_path = np.where(free[:, None], path, np.nan)
+        steps = np.linalg.norm(np.diff(free_path, axis=0), axis=-1)
+        if np.any(steps > MAX_STEP):
+            return "a body jumps"
+        paths.append(path)
+        if np.mean(free) > 0.5:
+            free_paths.append(free_path)
+    paths = free_paths or paths
+    squared_steps = [np.sum(np.diff(path, axis=0) ** 2, axis=-1) for path in paths]
+    if any(np.isnan(steps).all() for steps in squared_steps):
+        return "a body is never seen in two frames that follow each other"
+    squared_step = sum(np.nanmean(steps) for steps in squared_steps)
+    variance = sum(np.nanvar(path, axis=0).sum() for path in paths)
+    if variance < len(paths) * MIN_MOTION**2:
+        return "nothing moves"
+    return "" if squared_step < 2 * MAX_ROUGHNESS * variance else "the bodies' paths are not smooth"

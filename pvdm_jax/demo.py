@@ -106,7 +106,7 @@ def _collect(model: PVDM, config: Config) -> Clips:
     training = open_source(config.data, config.autoencoder, "train", config.seed)
     # Clips of the fixed evaluation are spread over all held-out videos; halves of them come from different videos.
     real = fixed_clips(held_out, config.autoencoder, config.data, 2 * JUDGED)["video"]
-    stored = fixed_clips(training, config.autoencoder, config.data, 4 * len(training))["video"]
+    stored = fixed_clips(training, config.autoencoder, config.data, 2 * len(training))["video"]
     key = jax.random.key(SEED)
     labels = _labels(held_out, config)
     generated = model.sample(key, JUDGED, labels=labels)
@@ -149,49 +149,38 @@ def _sections(
     for stage in (autoencoder.FOLDER, diffusion.FOLDER):
         metrics = read_metrics(workdir / stage / "metrics.jsonl")
         losses = {name: values for name, values in metrics.items() if "loss" in name}
-        curves.append(Curves(f"Loss of the {stage} stage against training step", losses, log_y=True))
+        curves.append(Curves(f"Loss of the {stage} stage", losses, log_y=True, y_label="loss"))
     n = numbers
-    gain = n["psnr"] - n["still_psnr"]
     return [
         Text(
             f"A triplane autoencoder and a latent denoiser, trained on {config.data.synthetic_videos} synthetic videos "
             f"of {config.autoencoder.height} x {config.autoencoder.width} pixels in clips of "
             f"{config.autoencoder.frames} frames. All numbers are of clips that training never saw."
         ),
+        Text(heading="Generated videos"),
         Videos("Generated clips", list(zip(classes, clips.generated[:SHOWN], strict=True)), FPS),
         Videos(
             f"Long videos: {LONG_CLIPS} clips, each generated given the one before",
             [(f"{clips.long.shape[1]} frames", video) for video in clips.long],
             FPS,
         ),
-        Videos("Real clips", [("", video) for video in clips.others[:8]], FPS),
-        Videos("Reconstructions of held-out clips", pairs, FPS),
+        Videos("Real clips, for comparison", [("", video) for video in clips.others[:8]], FPS),
         Table(
-            ("Reconstruction of held-out clips", "PSNR, dB"),
+            (f"Frechet distance to {len(clips.held_out)} real clips", "lower is better"),
             [
-                ("autoencoder", f"{n['psnr']:.2f}"),
-                ("each clip's own mean over time, as a still", f"{n['still_psnr']:.2f}"),
-                ("gain", f"{gain:+.2f}"),
+                ("other real clips (as near as it gets)", n["frechet_real"]),
+                ("reconstructed clips", n["frechet_reconstructed"]),
+                ("generated clips", n["frechet_generated"]),
+                ("noise", n["frechet_noise"]),
+                ("the training set's mean clip", n["frechet_mean"]),
             ],
+            f"Each set has {len(clips.generated)} clips. The distance compares means and covariances of 66 features: "
+            "responses of fixed random space-time filters at three scales, in octaves, and the mean colours of the "
+            "picture's quarters. Nothing in them is trained, and they react to blur, noise, wrong colours, and frozen "
+            "or shuffled frames. Distances in this space can't be compared with FVD.",
         ),
         Table(
-            (f"Frechet distance to {len(clips.held_out)} held-out real clips", "lower is better"),
-            [
-                ("other real clips (as near as it gets)", f"{n['frechet_real']:.2f}"),
-                ("reconstructed clips", f"{n['frechet_reconstructed']:.2f}"),
-                ("generated clips", f"{n['frechet_generated']:.2f}"),
-                ("the training set's mean clip", f"{n['frechet_mean']:.2f}"),
-                ("noise", f"{n['frechet_noise']:.2f}"),
-            ],
-        ),
-        Text(
-            "The distance compares means and covariances of 66 features: responses of fixed random space-time filters "
-            "at three scales, in octaves, and the mean colours of the picture's quarters. They react to blur, noise, "
-            "wrong colours, and frozen or shuffled frames, and nothing in them was trained. Distances in this space "
-            "can't be compared with FVD."
-        ),
-        Table(
-            ("Clips in which a detector finds and tracks two or three shapes", "rate"),
+            ("Clips in which a detector finds two or three shapes and tracks them", "rate"),
             [
                 ("real", f"{n['shapes_real']:.0%}"),
                 ("reconstructed", f"{n['shapes_reconstructed']:.0%}"),
@@ -199,15 +188,24 @@ def _sections(
             ],
         ),
         Table(
-            ("RMS distance to the nearest training clip (0 to 255)", "mean"),
+            ("RMS distance to the nearest training clip, on 0 to 255", "mean"),
+            [("held-out clips", n["nearest_held_out"]), ("generated clips", n["nearest_generated"])],
+            "A generated clip much nearer than held-out ones would be a copy.",
+        ),
+        Text(heading="Reconstructions"),
+        Videos("Held-out clips and their reconstructions", pairs, FPS),
+        Table(
+            ("Reconstruction of held-out clips", "PSNR, dB"),
             [
-                ("held-out clips", f"{n['nearest_held_out']:.1f}"),
-                ("generated clips (much lower would mean copies)", f"{n['nearest_generated']:.1f}"),
+                ("autoencoder", n["psnr"]),
+                ("each clip's own mean over time, as a still", n["still_psnr"]),
+                ("difference", n["psnr"] - n["still_psnr"]),
             ],
         ),
+        Text(heading="Training"),
         *curves,
         Table(("Phase", "seconds"), [(name, f"{value:.0f}") for name, value in seconds.items()]),
-        Text("The commands that made it, one by one:"),
+        Text("The commands that make it, one by one:"),
         Code(
             [
                 f"pvdm train-autoencoder --config=demo --workdir={workdir}",

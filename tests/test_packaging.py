@@ -20,7 +20,6 @@ ROOMS = (
     "triplane",
     "models",
     "diffusion",
-    "losses",
     "media",
     "data",
     "sharding",
@@ -36,7 +35,7 @@ ROOMS = (
     "pvdm_jax",  # its `load` calls pipeline
     "cli",
 )
-CORE = ("config", "triplane", "models", "diffusion", "losses")
+CORE = ("config", "triplane", "models", "diffusion")
 CORE_REQUIREMENTS = {"jax", "flax", "optax", "einops", "numpy"}
 # Libraries that the core does without; those of them that are slow to import are not for the package's top either.
 DATA_STACK = (

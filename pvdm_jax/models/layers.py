@@ -29,9 +29,7 @@ class Linear(nnx.Linear):
 def linear(features_in: int, features_out: int, *, bias=True, init=None, dtype, rngs: nnx.Rngs) -> Linear:
     """A linear layer over the last axis; `init` replaces the initializer of kernel and bias."""
     init = init or uniform(features_in)
-    return Linear(
-        features_in, features_out, use_bias=bias, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs
-    )
+    return Linear(features_in, features_out, use_bias=bias, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs)
 
 
 def convolution(features_in: int, features_out: int, *, stride=1, init=None, dtype, rngs: nnx.Rngs) -> nnx.Conv:

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 import optax
+from clu.parameter_overview import get_parameter_overview
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -68,9 +69,9 @@ def train(
     """Trains `stage` up to `config.steps` updates and returns its state, resuming from what is in `directory`.
 
     `batches(start)` yields this process's share of batch `start` and the following ones, nested dicts of numpy arrays
-    (batch, ...). `settings` is the whole configuration: it is written to config.json and stored with checkpoints, and
-    resuming with others is refused, except for FREE_SETTINGS and fields that match a pattern of `unrelated`, which
-    this stage's numbers don't depend on.
+    (batch, ...). `settings` is the whole configuration: it is written to config.json, beside the shapes of all
+    parameters in parameters.txt, and stored with checkpoints. Resuming with others is refused, except for
+    FREE_SETTINGS and fields that match a pattern of `unrelated`, which this stage's numbers don't depend on.
 
     Raises ConfigError for a batch that doesn't split over the mesh or for other settings, FloatingPointError at a
     metric that isn't finite (nothing is saved then), OSError where no checkpoint can be read, and SystemExit(143)
@@ -90,7 +91,9 @@ def train(
             state, start, window = jax.jit(stage.init, out_shardings=shardings)(_keys(seed)[0]), 0, []
         else:
             state, start, window = restored[0], restored[1], restored[2]["window"]
-        _write_settings(directory, settings)
+        if jax.process_index() == 0:
+            _write(directory / "config.json", json.dumps(settings, indent=2) + "\n")
+            _write(directory / "parameters.txt", get_parameter_overview(abstract.params, include_stats=False) + "\n")
         with (
             MetricWriter(directory, start) as writer,
             Progress(stage.name, start, config.steps, config.batch_size) as progress,
@@ -243,11 +246,10 @@ def _compile(stage: Stage, state: Any, batch: Any, shardings: Any, mesh: Mesh, s
     return jitted.lower(state, batch).compile()
 
 
-def _write_settings(directory: pathlib.Path, settings: dict[str, Any]) -> None:
-    if jax.process_index() == 0:
-        temporary = directory / "config.json.tmp"
-        temporary.write_text(json.dumps(settings, indent=2) + "\n")
-        os.replace(temporary, directory / "config.json")
+def _write(path: pathlib.Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 @contextlib.contextmanager

@@ -82,7 +82,8 @@ def test_a_run_leaves_numbers_and_pictures(run):
     assert {"train/loss", "train/l1", "train/l2", "eval/psnr", "eval/still_psnr"} <= names
     names = {name for line in metrics(workdir / "diffusion") for name in line}
     assert {"train/loss", "eval/loss_alone", "eval/loss_given_previous"} <= names
-    assert (workdir / "autoencoder" / "evaluation" / "step_0000006" / "reconstruction.gif").stat().st_size > 0
+    for stage, picture in (("autoencoder", "reconstruction.gif"), ("diffusion", "samples.gif")):
+        assert (workdir / stage / "evaluation" / "step_0000006" / picture).stat().st_size > 0
 
 
 def test_both_stages_learn(run):

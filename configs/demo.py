@@ -57,11 +57,12 @@ def get_config() -> ConfigDict:
     config.unet.channel_mult = (1, 1)
     config.unet.num_res_blocks = 1
     config.unet.attention_resolutions = (2, 1)
-    config.unet.num_heads = 2
+    config.unet.num_heads = 1
+    config.unet.plane_embedding = True
     config.unet.num_classes = 3
 
     stage = config.train_diffusion
-    stage.steps = 2000
+    stage.steps = 1500
     stage.batch_size = 16
     stage.optimizer.learning_rate = 1e-3
     stage.optimizer.b2 = 0.99

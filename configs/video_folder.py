@@ -19,53 +19,65 @@ def get_config() -> ConfigDict:
 
     config.data.source = "tfds"
     config.data.path = "data/videos"
+    config.data.stride = 2  # 16 frames then span a second or more of most videos
+    config.data.flip = True
 
     config.autoencoder.frames = 16
     config.autoencoder.height = 64
     config.autoencoder.width = 64
     config.autoencoder.patch_size = 8
     config.autoencoder.channels = 128
+    config.autoencoder.latent_channels = 8
     config.autoencoder.depth = 2
-    config.autoencoder.num_heads = 4
-    config.autoencoder.head_dim = 32
+    config.autoencoder.num_heads = 2
+    config.autoencoder.head_dim = 64
+    config.autoencoder.mlp_ratio = 2
     config.autoencoder.plane_depth = 1
-    config.autoencoder.plane_head_dim = 32
+    config.autoencoder.plane_num_heads = 2
+    config.autoencoder.plane_head_dim = 64
     config.autoencoder.plane_mlp_dim = 256
 
     stage = config.train_autoencoder
-    stage.steps = 1000
-    stage.batch_size = 8
-    stage.optimizer.learning_rate = 1e-3
+    stage.l1_weight = 0.0
+    stage.l2_weight = 1.0
+    stage.steps = 2500
+    stage.batch_size = 4
+    stage.optimizer.learning_rate = 1.5e-3
+    stage.optimizer.b2 = 0.95
     stage.optimizer.warmup_steps = 50
     stage.optimizer.decay = "cosine"
     stage.optimizer.clip_norm = 1.0
     stage.ema_decay = 0.99
-    stage.log_every = 20
-    stage.eval_every = 250
-    stage.checkpoint_every = 250
+    stage.log_every = 50
+    stage.eval_every = 500
+    stage.checkpoint_every = 500
 
     # A folder holds few videos: many windows of each.
     config.encode.windows = 32
 
+    config.unet.latent_channels = 8
     config.unet.model_channels = 64
-    config.unet.channel_mult = (1, 2)
+    config.unet.channel_mult = (1, 1)
     config.unet.num_res_blocks = 1
     config.unet.attention_resolutions = (2, 1)
-    config.unet.num_heads = 4
+    config.unet.num_heads = 1
+    config.unet.plane_embedding = True
 
     stage = config.train_diffusion
-    stage.steps = 1000
-    stage.batch_size = 32
-    stage.optimizer.learning_rate = 5e-4
+    stage.steps = 1500
+    stage.batch_size = 16
+    stage.optimizer.learning_rate = 1e-3
+    stage.optimizer.b2 = 0.99
     stage.optimizer.warmup_steps = 50
+    stage.optimizer.decay = "cosine"
     stage.optimizer.clip_norm = 1.0
     stage.context_prob = 0.5
-    stage.ema_decay = 0.99
-    stage.log_every = 20
-    stage.eval_every = 250
-    stage.eval_clips = 16
-    stage.checkpoint_every = 250
+    stage.ema_decay = 0.995
+    stage.log_every = 50
+    stage.eval_every = 500
+    stage.eval_clips = 32
+    stage.checkpoint_every = 500
 
     config.sample.steps = 50
-    config.sample.later_steps = 25
+    config.sample.later_steps = 50
     return config

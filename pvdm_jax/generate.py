@@ -152,20 +152,17 @@ def find_videos(sources: Sequence[Path]) -> list[Path]:
     Below folders, hidden files and those of other suffixes than `pvdm prepare` takes are left out. Raises
     FileNotFoundError where a source doesn't exist, VideoError where there is no video file at all.
     """
-    # TFDS, which comes with this, takes seconds to import.
-    from pvdm_jax.data.builders.folder import SUFFIXES
-
     paths: list[Path] = []
     for source in sources:
         if source.is_dir():
-            videos = (path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            videos = (path for path in source.rglob("*") if path.suffix.lower() in media.SUFFIXES and path.is_file())
             paths += sorted(path for path in videos if not _is_hidden(path.relative_to(source)))
         elif source.exists():
             paths.append(source)
         else:
             raise FileNotFoundError(f"there is no file or folder {source}")
     if not paths:
-        raise media.VideoError(f"{', '.join(map(str, sources))}: no video file ({', '.join(SUFFIXES)}) in it")
+        raise media.VideoError(f"{', '.join(map(str, sources))}: no video file ({', '.join(media.SUFFIXES)}) in it")
     return paths
 
 

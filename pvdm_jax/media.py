@@ -18,6 +18,8 @@ import numpy as np
 # One per thread: making one per frame halves the speed, sharing one between threads mixes up their pictures.
 _local = threading.local()
 
+SUFFIXES = (".avi", ".gif", ".mkv", ".mov", ".mp4", ".webm")  # of the video files that are looked for in folders
+
 
 class VideoError(ValueError):
     """A video that can't be read or written: the message names it and says what is wrong."""

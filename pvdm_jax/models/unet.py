@@ -4,6 +4,11 @@
 Every stage is a `UNetBlock`: layers that see each plane as an image of its own (residual blocks, attention within
 the plane, down- or upsampling), then one attention over the positions of all three planes together. Blocks of the
 way up take the output of their counterpart on the way down as further channels.
+
+Shared weights and attention cannot tell one motion plane from the other where they have the same size: exchanging
+them in the input exchanges them in the output. Without a previous clip, half of all samples therefore have them the
+wrong way round, which the autoencoder decodes to rubbish. `plane_embedding` gives each plane a learned vector; the
+official code has none.
 """
 
 import math
@@ -157,6 +162,9 @@ class UNet(nnx.Module):
             self.classes = nnx.Embed(config.num_classes, 4 * width, embedding_init=normal, dtype=dtype, rngs=rngs)
         self.conv_in = convolution(planes_in, width, dtype=dtype, rngs=rngs)
 
+        if config.plane_embedding:
+            self.plane_embedding = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), (3, width), jnp.float32))
+
         skips, features, factor = [width], width, 1
         blocks = []
         for level, multiplier in enumerate(config.channel_mult):
@@ -229,6 +237,9 @@ class UNet(nnx.Module):
         if config.cond_model:
             x = _concatenate(x, jax.tree.map(jnp.zeros_like, planes) if context is None else context)
         x = _each_plane(self.conv_in, jax.tree.map(lambda plane: plane.astype(config.dtype), x))
+        if config.plane_embedding:
+            vectors = self.plane_embedding[...].astype(config.dtype)
+            x = Planes(*(plane + vectors[i, None, None, None] for i, plane in enumerate((x.yx, x.tx, x.ty))))
         skips = [x]
         for block in self.input_blocks:
             x = block(x, embedding)

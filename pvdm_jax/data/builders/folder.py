@@ -19,9 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from pvdm_jax.media import VideoError, VideoInfo, probe_video
-
-SUFFIXES = (".avi", ".gif", ".mkv", ".mov", ".mp4", ".webm")
+from pvdm_jax.media import SUFFIXES, VideoError, VideoInfo, probe_video
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,58 @@
+"""Every refusal names the field, its value and what is allowed."""
+
+import dataclasses
+import json
+
+import pytest
+
+from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_from_dict, config_to_dict
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"sede": 1}, "sede is 1; there is no such field; the config has seed, data, "),
+        ({"data": {"frames": 3}}, "data.frames is 3; there is no such field; data has source, "),
+        ({"data": {"source": "folder"}}, "data.source is 'folder'; choose one of synthetic, tfds"),
+        ({"data": {"source": "tfds"}}, "data.path is ''; data.source=tfds needs the folder"),
+        ({"data": {"flip": 1}}, "data.flip is 1; bool is needed here, not int"),
+        ({"data": 3}, "data is 3; a group of fields is needed here"),
+        (
+            {"autoencoder": {"height": 60}},
+            "autoencoder.height is 60; it must be a multiple of autoencoder.patch_size (8)",
+        ),
+        ({"autoencoder": {"frames": 12}}, "autoencoder.frames is 12; it must be a multiple of 8: the U-Net shrinks"),
+        ({"autoencoder": {"dtype": "float16"}}, "autoencoder.dtype is 'float16'; choose one of float32, bfloat16"),
+        ({"autoencoder": {"depth": 2.0}}, "autoencoder.depth is 2.0; int is needed here, not float"),
+        (
+            {"autoencoder": {"latent_channels": 8}},
+            "unet.latent_channels is 4; it must equal autoencoder.latent_channels (8)",
+        ),
+        ({"unet": {"channel_mult": [1, "2"]}}, "unet.channel_mult is '2'; int is needed here, not str"),
+        ({"unet": {"model_channels": 48}}, "unet.model_channels is 48; 1 x model_channels must be a multiple of 32"),
+        ({"train_diffusion": {"accumulate": 3}}, "train_diffusion.accumulate is 3; it must divide batch_size (64)"),
+        ({"train_autoencoder": {"steps": 0}}, "train_autoencoder.steps is 0; it must be positive"),
+        ({"train_diffusion": {"optimizer": {"learning_rate": float("inf")}}}, "a finite number is needed here"),
+        ({"sample": {"steps": 2000}}, "sample.steps is 2000; at most process.num_steps (1000)"),
+        ({"mesh": {"data": -1, "fsdp": -1}}, "only one of mesh.data and mesh.fsdp can be -1"),
+    ],
+)
+def test_refusals(values, message):
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict(Config, values)
+    assert message in str(caught.value)
+
+
+def test_a_config_survives_json():
+    config = Config(seed=3, autoencoder=AutoencoderConfig(height=128))
+    assert config_from_dict(Config, json.loads(json.dumps(config_to_dict(config)))) == config
+
+
+def test_integers_are_taken_for_floats():
+    config = config_from_dict(Config, {"sample": {"guidance": 1}})
+    assert config.sample.guidance == 1.0 and isinstance(config.sample.guidance, float)
+
+
+def test_configs_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 1

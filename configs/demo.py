@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     stage = config.train_autoencoder
     stage.l1_weight = 0.0
     stage.l2_weight = 1.0
-    stage.steps = 2600
+    stage.steps = 2400
     stage.batch_size = 4
     stage.optimizer.learning_rate = 2e-3
     stage.optimizer.b2 = 0.95
@@ -48,8 +48,8 @@ def get_config() -> ConfigDict:
     stage.optimizer.clip_norm = 1.0
     stage.ema_decay = 0.99
     stage.log_every = 50
-    stage.eval_every = 650
-    stage.checkpoint_every = 650
+    stage.eval_every = 600
+    stage.checkpoint_every = 600
 
     config.encode.windows = 2
 
@@ -58,7 +58,7 @@ def get_config() -> ConfigDict:
     config.unet.num_res_blocks = 1
     config.unet.attention_resolutions = (2, 1)
     config.unet.num_heads = 1
-    config.unet.plane_embedding = True
+    config.unet.position_embedding = True
     config.unet.num_classes = 3
 
     stage = config.train_diffusion
@@ -78,4 +78,5 @@ def get_config() -> ConfigDict:
 
     config.sample.steps = 50
     config.sample.later_steps = 50
+    config.sample.eta = 0.5
     return config

@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
     config.unet.num_res_blocks = 1
     config.unet.attention_resolutions = (2, 1)
     config.unet.num_heads = 1
-    config.unet.plane_embedding = True
+    config.unet.position_embedding = True
 
     stage = config.train_diffusion
     stage.steps = 1500

@@ -98,7 +98,7 @@ class UNetConfig:
     use_scale_shift_norm: bool = True
     resblock_updown: bool = True
     cond_model: bool = True  # takes the previous clip's planes, concatenated on channels
-    plane_embedding: bool = False  # a learned vector tells the planes apart; the official code has none
+    position_embedding: bool = False  # tells planes and positions apart; the official code has none
     num_classes: int = 0  # 0: no class input
     dtype: str = "float32"
 

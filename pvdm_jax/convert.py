@@ -67,10 +67,10 @@ def unet_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -> UNet:
 def to_torch(model: Autoencoder | UNet) -> dict[str, np.ndarray]:
     """The model's weights under the official names and layouts, buffers included: the inverse of the two above.
 
-    Raises ValueError for a denoiser with plane embeddings, which the official code has no place for.
+    Raises ValueError for a denoiser with position embeddings, which the official code has no place for.
     """
-    if isinstance(model, UNet) and model.config.plane_embedding:
-        raise ValueError("unet.plane_embedding is True; the official code has no such weights")
+    if isinstance(model, UNet) and model.config.position_embedding:
+        raise ValueError("unet.position_embedding is True; the official code has no such weights")
     rules, buffers = {
         Autoencoder: (_autoencoder_weights, _autoencoder_buffers),
         UNet: (_unet_weights, _unet_buffers),

@@ -7,8 +7,8 @@ way up take the output of their counterpart on the way down as further channels.
 
 Shared weights and attention cannot tell one motion plane from the other where they have the same size: exchanging
 them in the input exchanges them in the output. Without a previous clip, half of all samples therefore have them the
-wrong way round, which the autoencoder decodes to rubbish. `plane_embedding` gives each plane a learned vector; the
-official code has none.
+wrong way round, which the autoencoder decodes to rubbish. Nor does attention across the planes know which of their
+positions belong together. `position_embedding` says both; the official code has none.
 """
 
 import math
@@ -21,7 +21,7 @@ from flax import nnx
 from pvdm_jax.config import UNetConfig
 from pvdm_jax.models.attention import attention
 from pvdm_jax.models.layers import convolution, group_norm, linear, silu, zeros
-from pvdm_jax.triplane import Planes, unpack
+from pvdm_jax.triplane import Planes, PlaneShape, unpack
 
 
 def step_embedding(step: jax.Array, channels: int) -> jax.Array:
@@ -30,6 +30,30 @@ def step_embedding(step: jax.Array, channels: int) -> jax.Array:
     frequencies = np.exp(-math.log(10000) * np.arange(half, dtype=np.float32) / half)
     angles = step.astype(jnp.float32)[:, None] * frequencies[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+AXES = ("t", "y", "x")
+POSITION_FEATURES = 9  # of each axis: 1, and half waves cos(k pi (i + 1/2) / size), k = 1 .. 8
+
+
+def positions(shape: PlaneShape) -> Planes:
+    """Where each position of the planes lies: (1, rows, columns, 27), 9 features for each of the axes t, y, x.
+
+    A position has the same features of an axis in both planes that share it, and zeros for the axis that its plane
+    lacks.
+    """
+    half_waves = np.arange(POSITION_FEATURES)
+    sizes = dict(zip(AXES, shape, strict=True))
+
+    def plane(rows: str, columns: str) -> jax.Array:
+        features = np.zeros((1, sizes[rows], sizes[columns], len(AXES), POSITION_FEATURES), np.float32)
+        for name, spread in ((rows, (1, -1, 1)), (columns, (1, 1, -1))):
+            place = (np.arange(sizes[name]) + 0.5) / sizes[name]
+            waves = np.cos(np.pi * place[:, None] * half_waves)
+            features[..., AXES.index(name), :] = waves.reshape(*spread, POSITION_FEATURES)
+        return jnp.asarray(features.reshape(*features.shape[:3], -1))
+
+    return Planes(yx=plane("y", "x"), tx=plane("t", "x"), ty=plane("t", "y"))
 
 
 def _upsample(x: jax.Array) -> jax.Array:
@@ -162,8 +186,11 @@ class UNet(nnx.Module):
             self.classes = nnx.Embed(config.num_classes, 4 * width, embedding_init=normal, dtype=dtype, rngs=rngs)
         self.conv_in = convolution(planes_in, width, dtype=dtype, rngs=rngs)
 
-        if config.plane_embedding:
-            self.plane_embedding = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), (3, width), jnp.float32))
+        if config.position_embedding:
+            size = len(AXES) * POSITION_FEATURES
+            self.embed_position = linear(
+                size, width, bias=False, init=nnx.initializers.normal(0.5), dtype=dtype, rngs=rngs
+            )
 
         skips, features, factor = [width], width, 1
         blocks = []
@@ -237,9 +264,8 @@ class UNet(nnx.Module):
         if config.cond_model:
             x = _concatenate(x, jax.tree.map(jnp.zeros_like, planes) if context is None else context)
         x = _each_plane(self.conv_in, jax.tree.map(lambda plane: plane.astype(config.dtype), x))
-        if config.plane_embedding:
-            vectors = self.plane_embedding[...].astype(config.dtype)
-            x = Planes(*(plane + vectors[i, None, None, None] for i, plane in enumerate((x.yx, x.tx, x.ty))))
+        if config.position_embedding:
+            x = jax.tree.map(lambda plane, position: plane + self.embed_position(position), x, positions(x.shape))
         skips = [x]
         for block in self.input_blocks:
             x = block(x, embedding)

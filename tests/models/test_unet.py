@@ -8,7 +8,7 @@ from flax import nnx
 
 from pvdm_jax.config import UNetConfig
 from pvdm_jax.models import functional
-from pvdm_jax.models.unet import UNet, step_embedding
+from pvdm_jax.models.unet import UNet, positions, step_embedding
 from pvdm_jax.triplane import Planes, PlaneShape, unpack
 
 SHAPE = PlaneShape(4, 2, 6)  # height and width differ
@@ -86,7 +86,18 @@ def test_only_an_embedding_tells_the_motion_planes_apart():
     shape = PlaneShape(4, 2, 2)
     x = unpack(jax.random.normal(jax.random.key(0), (2, shape.positions, 4)), shape)
     for embedded in (False, True):
-        unet = make(plane_embedding=embedded)
+        unet = make(position_embedding=embedded)
         plain, exchanged = unet(x, STEP), unet(Planes(x.yx, x.ty, x.tx), STEP)
         same = np.allclose(plain.pack(), Planes(exchanged.yx, exchanged.ty, exchanged.tx).pack(), atol=1e-4)
         assert same != embedded
+
+
+def test_positions_agree_where_planes_share_an_axis():
+    found = jax.tree.map(lambda plane: np.asarray(plane[0]).reshape(*plane.shape[1:3], 3, -1), positions(SHAPE))
+    t, y, x = range(3)
+    np.testing.assert_array_equal(found.yx[0, :, x], found.tx[0, :, x])
+    np.testing.assert_array_equal(found.yx[:, 0, y], found.ty[0, :, y])
+    np.testing.assert_array_equal(found.tx[:, 0, t], found.ty[:, 0, t])
+    assert not found.yx[..., t, :].any() and not found.tx[..., y, :].any() and not found.ty[..., x, :].any()
+    places = found.tx[:, 0, t]
+    assert len({tuple(place) for place in places}) == SHAPE.frames

@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     stage = config.train_autoencoder
     stage.l1_weight = 0.0
     stage.l2_weight = 1.0
-    stage.steps = 2500
+    stage.steps = 2000
     stage.batch_size = 4
     stage.optimizer.learning_rate = 1.5e-3
     stage.optimizer.b2 = 0.95

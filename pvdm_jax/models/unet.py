@@ -189,7 +189,7 @@ class UNet(nnx.Module):
         if config.position_embedding:
             size = len(AXES) * POSITION_FEATURES
             self.embed_position = linear(
-                size, width, bias=False, init=nnx.initializers.normal(0.5), dtype=dtype, rngs=rngs
+                size, width, bias=False, init=nnx.initializers.normal(0.1), dtype=dtype, rngs=rngs
             )
 
         skips, features, factor = [width], width, 1

@@ -14,9 +14,9 @@ __version__ = "0.1.0"
 
 
 def load(directory: str | os.PathLike) -> "PVDM":
-    """Loads the model that was trained in the run folder `directory`.
+    """Loads the model that was trained in the run folder `directory`, on all devices; see `pipeline.load`.
 
-    Raises FileNotFoundError where a stage's checkpoint is missing.
+    Raises FileNotFoundError where the folder holds no trained autoencoder.
     """
     from pvdm_jax import pipeline
 

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pvdm_jax import sharding
-from pvdm_jax.config import Config, config_from_dict
+from pvdm_jax.config import Config, MeshConfig, config_from_dict
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.sampling import sample_video
 from pvdm_jax.models import functional
@@ -27,9 +27,10 @@ from pvdm_jax.training.autoencoder import to_float, to_uint8
 from pvdm_jax.triplane import Planes, PlaneShape, unpack
 
 
-def load(directory: str | pathlib.Path) -> "PVDM":
-    """The model of a run's folder. Without stage 2, the model can encode, decode and reconstruct.
+def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
+    """The model of a run's folder. Before stage 2's first checkpoint, it can encode, decode and reconstruct.
 
+    mesh: the devices to use (None: all of them, each with a copy of the weights), whatever the run was trained on.
     Raises FileNotFoundError where the folder holds no trained autoencoder.
     """
     from pvdm_jax.checkpoint import read_part
@@ -45,11 +46,12 @@ def load(directory: str | pathlib.Path) -> "PVDM":
     fields = {field.name for field in dataclasses.fields(Config)}
     config = config_from_dict(Config, {name: value for name, value in settings.items() if name in fields})
     _, weights = latents.load_autoencoder(config.autoencoder, directory)
-    denoiser = None
-    if (later / "config.json").exists():
-        _, abstract = functional.abstract(lambda: UNet(config.unet, rngs=nnx.Rngs(0)))
+    _, abstract = functional.abstract(lambda: UNet(config.unet, rngs=nnx.Rngs(0)))
+    try:
         denoiser = read_part(later, "ema", abstract)
-    return PVDM(config, weights, denoiser, tuple(settings.get("class_names", ())))
+    except FileNotFoundError:
+        denoiser = None
+    return PVDM(config, weights, denoiser, tuple(settings.get("class_names", ())), mesh)
 
 
 class PVDM:
@@ -68,7 +70,7 @@ class PVDM:
         mesh: Mesh | None = None,
     ):
         self.config, self.class_names = config, class_names
-        self.mesh = mesh or sharding.make_mesh(config.mesh)
+        self.mesh = mesh or sharding.make_mesh(MeshConfig())
         weights = {"autoencoder": autoencoder} | ({} if denoiser is None else {"denoiser": denoiser})
         self.weights = jax.device_put(weights, sharding.parameter_shardings(self.mesh, weights))
         self._autoencoder, _ = functional.abstract(lambda: Autoencoder(config.autoencoder, rngs=nnx.Rngs(0)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -202,6 +203,15 @@ def test_reconstruction_goes_clip_by_clip(model):
         model.reconstruct(video[:, :6])
     with pytest.raises(ValueError, match=r"video has shape \(1, 8, 8, 24, 3\)"):
         model.reconstruct(video[:, :, :8])
+
+
+def test_a_run_without_stage_two_can_reconstruct(run, tmp_path):
+    shutil.copytree(run[0] / "autoencoder", tmp_path / "autoencoder")
+    model = pvdm_jax.load(tmp_path)
+    video = np.zeros((1, 4, 16, 24, 3), np.uint8)
+    assert model.reconstruct(video).shape == video.shape
+    with pytest.raises(ValueError, match="stage 2 has not been trained"):
+        model.sample(jax.random.key(0), 1)
 
 
 def test_loading_needs_a_run(tmp_path):

@@ -5,7 +5,6 @@ one compiled call: all clips of all videos, all steps, decoding and conversion t
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 from typing import Any
@@ -21,10 +20,10 @@ from pvdm_jax.config import Config, MeshConfig, config_from_dict
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.sampling import sample_video
 from pvdm_jax.models import functional
-from pvdm_jax.models.autoencoder import Autoencoder
+from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
 from pvdm_jax.models.unet import UNet
 from pvdm_jax.training.autoencoder import to_float, to_uint8
-from pvdm_jax.triplane import Planes, PlaneShape, unpack
+from pvdm_jax.triplane import Planes, unpack
 
 
 def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
@@ -70,6 +69,7 @@ class PVDM:
         mesh: Mesh | None = None,
     ):
         self.config, self.class_names = config, class_names
+        self.plane_shape = plane_shape(config.autoencoder)
         self.mesh = mesh or sharding.make_mesh(MeshConfig())
         weights = {"autoencoder": autoencoder} | ({} if denoiser is None else {"denoiser": denoiser})
         self.weights = jax.device_put(weights, sharding.parameter_shardings(self.mesh, weights))
@@ -79,12 +79,6 @@ class PVDM:
         self._encode = jax.jit(self._encode_video)
         self._decode = jax.jit(self._decode_latents)
         self._generate = jax.jit(self._generate_videos, static_argnames=("clips", "given", "guided", "options"))
-
-    @functools.cached_property
-    def plane_shape(self) -> PlaneShape:
-        """Size of a clip's latent grid."""
-        model = self.config.autoencoder
-        return PlaneShape(model.frames, model.height // model.patch_size, model.width // model.patch_size)
 
     def encode(self, video: np.ndarray | jax.Array) -> Planes:
         """The latents of clips: uint8, or float in [-1, 1], (b, frames, height, width, 3)."""

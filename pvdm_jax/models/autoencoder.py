@@ -16,6 +16,11 @@ from pvdm_jax.models.transformer import DividedBlock, PlaneBlock, scan, scan_to_
 from pvdm_jax.triplane import Planes, PlaneShape
 
 
+def plane_shape(config: AutoencoderConfig) -> PlaneShape:
+    """The latent grid of a clip."""
+    return PlaneShape(config.frames, config.height // config.patch_size, config.width // config.patch_size)
+
+
 class PlaneProjection(nnx.Module):
     """Tokens along the reduced axis, a learned token after them and learned positions go through a transformer; the
     output at index 0 is read, mapped to the latent's channels and bounded by tanh."""
@@ -47,7 +52,7 @@ class Autoencoder(nnx.Module):
         self.config = config
         channels, dtype = config.channels, jnp.dtype(config.dtype)
         pixels = 3 * config.patch_size**2
-        shape = self.plane_shape
+        shape = plane_shape(config)
 
         def block(rngs):
             return DividedBlock(channels, config.num_heads, config.head_dim, config.mlp_ratio, dtype=dtype, rngs=rngs)
@@ -64,12 +69,6 @@ class Autoencoder(nnx.Module):
         # A transposed convolution of stride patch_size: one bias for each colour, and the initial values of its fan-in.
         self.to_pixels = linear(channels, pixels, bias=False, init=uniform(pixels), dtype=dtype, rngs=rngs)
         self.colour_bias = nnx.Param(uniform(pixels)(rngs.params(), (3,)))
-
-    @property
-    def plane_shape(self) -> PlaneShape:
-        """The latent grid of a clip."""
-        config = self.config
-        return PlaneShape(config.frames, config.height // config.patch_size, config.width // config.patch_size)
 
     def encode(self, video: jax.Array) -> Planes:
         """Video (b, frames, height, width, 3), float in [-1, 1], to Planes in (-1, 1), float32.

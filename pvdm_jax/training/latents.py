@@ -24,7 +24,7 @@ from flax import nnx
 from pvdm_jax import sharding
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_to_dict
 from pvdm_jax.models import functional
-from pvdm_jax.models.autoencoder import Autoencoder
+from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
 from pvdm_jax.training.autoencoder import FOLDER as AUTOENCODER_FOLDER
 from pvdm_jax.training.autoencoder import to_float
 from pvdm_jax.triplane import PlaneShape
@@ -109,7 +109,7 @@ def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
     mesh = sharding.make_mesh(config.mesh)
     params = jax.device_put(params, sharding.parameter_shardings(mesh, params))
     encode_video = jax.jit(lambda params, video: functional.merge(graphdef, params).encode(to_float(video)).pack())
-    shape = _plane_shape(config.autoencoder)
+    shape = plane_shape(config.autoencoder)
     writing = jax.process_index() == 0
     if writing:
         folder.mkdir(parents=True, exist_ok=True)
@@ -186,10 +186,6 @@ def _encode_split(pairs: Any, path: pathlib.Path, encode_video: Any, mesh: Any, 
         writer.close()
     mean = total / values
     return count, (float(mean), float(np.sqrt(squares / values - mean**2)))
-
-
-def _plane_shape(model: AutoencoderConfig) -> PlaneShape:
-    return PlaneShape(model.frames, model.height // model.patch_size, model.width // model.patch_size)
 
 
 def _decisive(config: Config) -> dict[str, Any]:

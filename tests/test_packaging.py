@@ -140,7 +140,7 @@ print("imported")
     "statement",
     [
         "import pvdm_jax",
-        "from pvdm_jax import cli; cli._parser().format_help()",
+        "from pvdm_jax import cli; cli.make_parser().format_help()",
         "from pvdm_jax import cli\ntry: cli.main(['sample', '--help'])\nexcept SystemExit: pass",
     ],
 )

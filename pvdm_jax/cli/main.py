@@ -1,0 +1,67 @@
+"""The whole command line: one parser of all commands, and how a command's errors end."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pvdm_jax
+from pvdm_jax.cli import data, train, use
+from pvdm_jax.cli.arguments import command_adder
+from pvdm_jax.config import ConfigError
+
+# What a user can put right; anything else keeps its trace.
+EXPECTED_ERRORS = (
+    ConfigError,
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code: 0, or 2 after an error that the user can put right."""
+    parser = make_parser()
+    args, overrides = parser.parse_known_args(argv)
+    if overrides and not ("config" in args and all(_is_override(text) for text in overrides)):
+        hint = " (fields are set by --config.some.field=value)" if "config" in args else ""
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}{hint}")
+    args.overrides = overrides
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compilation_cache()))  # read when jax is first imported
+
+    from pvdm_jax.media import VideoError
+
+    try:
+        args.run(args)
+    except (*EXPECTED_ERRORS, VideoError) as error:
+        print(f"pvdm: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _is_override(text: str) -> bool:
+    return text.startswith(("--config.", "--noconfig."))
+
+
+def _compilation_cache() -> Path:
+    """Where compiled programs are kept from run to run."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache) / "pvdm_jax" / "compiled"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `pvdm`; each command's arguments carry its function as `run`."""
+    parser = argparse.ArgumentParser(
+        prog="pvdm",
+        description="Video generation in JAX with projected latent video diffusion models.",
+        epilog="pvdm COMMAND --help has an example of each command. Start with: pvdm demo",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"pvdm_jax {pvdm_jax.__version__}")
+    add = command_adder(parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
+    for group in (train, data, use):
+        group.add_commands(add)
+    return parser

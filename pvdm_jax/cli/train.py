@@ -1,0 +1,55 @@
+"""Commands that train: the demo, and the stages one by one."""
+
+import argparse
+
+from pvdm_jax.cli.arguments import AddCommand, add_config, load_config, load_distributed_config
+
+
+def _demo(args: argparse.Namespace) -> None:
+    config = load_config(args)
+
+    from pvdm_jax import demo
+
+    demo.run(config, args.workdir)
+
+
+def _train_autoencoder(args: argparse.Namespace) -> None:
+    config = load_distributed_config(args)
+
+    from pvdm_jax.training import autoencoder
+
+    autoencoder.train(config, args.workdir)
+
+
+def _encode(args: argparse.Namespace) -> None:
+    config = load_distributed_config(args)
+
+    from pvdm_jax.training import latents
+
+    latents.encode(config, args.workdir)
+
+
+def _train_diffusion(args: argparse.Namespace) -> None:
+    config = load_distributed_config(args)
+
+    from pvdm_jax.training import diffusion
+
+    diffusion.train(config, args.workdir)
+
+
+def add_commands(add: AddCommand) -> None:
+    command = add(
+        "demo",
+        _demo,
+        "train on synthetic videos, generate, write a report",
+        "pvdm demo --workdir=runs/demo --config.seed=1",
+    )
+    add_config(command, config="demo", workdir="runs/demo")
+
+    for name, run, help in (
+        ("train-autoencoder", _train_autoencoder, "train stage 1, from clips to latent planes and back"),
+        ("encode", _encode, "encode the training videos to the latents that stage 2 trains from"),
+        ("train-diffusion", _train_diffusion, "train stage 2, the denoiser of the latents"),
+    ):
+        example = f"pvdm {name} --config=ucf101:s --config.data.path=data/ucf101 --workdir=runs/ucf101"
+        add_config(add(name, run, help, example))

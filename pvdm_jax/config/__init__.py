@@ -1,0 +1,34 @@
+"""Settings as frozen dataclasses, checked when they are made.
+
+A configuration file (`configs/*.py`, ml_collections) becomes one `Config` at the edge of the program, through
+`config_from_dict`; whoever builds an object afterwards takes its own part and nothing larger. Every refusal is a
+`ConfigError` that names the field, its value and what is allowed.
+"""
+
+from pvdm_jax.config.checks import ConfigError, require
+from pvdm_jax.config.data import DataConfig, EncodeConfig
+from pvdm_jax.config.diffusion import ProcessConfig, SampleConfig
+from pvdm_jax.config.mapping import config_from_dict, config_to_dict
+from pvdm_jax.config.models import DTYPES, AutoencoderConfig, UNetConfig
+from pvdm_jax.config.run import Config, MeshConfig
+from pvdm_jax.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig, OptimizerConfig, StageConfig
+
+__all__ = [
+    "AutoencoderConfig",
+    "AutoencoderTrainingConfig",
+    "Config",
+    "ConfigError",
+    "DTYPES",
+    "DataConfig",
+    "DiffusionTrainingConfig",
+    "EncodeConfig",
+    "MeshConfig",
+    "OptimizerConfig",
+    "ProcessConfig",
+    "SampleConfig",
+    "StageConfig",
+    "UNetConfig",
+    "config_from_dict",
+    "config_to_dict",
+    "require",
+]

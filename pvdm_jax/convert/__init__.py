@@ -1,0 +1,31 @@
+"""Weights of the official PyTorch code (github.com/sihyun-yu/PVDM) to our modules, and back.
+
+A state dict is a mapping from official names to arrays; no PyTorch is needed. What the two sides store differently:
+
+- linear and 1 x 1 convolution weights are transposed, 3 x 3 convolutions have their features last;
+- queries, keys and values (and the values and gates of GEGLU) are one array there and separate kernels here, and the
+  U-Net's qkv channels lie there as [q, k, v] for each head;
+- components of the video transformer's queries and keys are reordered, even ones first, because our rotary embedding
+  rotates halves where theirs rotates neighbours;
+- blocks of a stack are numbered there and stacked on a leading axis here;
+- the official "yt" plane is our tx, (frame, column), and its "xt" our ty, (frame, row).
+"""
+
+import numpy as np
+
+from pvdm_jax.convert.autoencoder import autoencoder_from_torch, autoencoder_to_torch
+from pvdm_jax.convert.unet import unet_from_torch, unet_to_torch
+from pvdm_jax.models.autoencoder import Autoencoder
+from pvdm_jax.models.unet import UNet
+
+__all__ = ["autoencoder_from_torch", "to_torch", "unet_from_torch"]
+
+_TO_TORCH = {Autoencoder: autoencoder_to_torch, UNet: unet_to_torch}
+
+
+def to_torch(model: Autoencoder | UNet) -> dict[str, np.ndarray]:
+    """The model's weights under the official names and layouts, buffers included: the inverse of `*_from_torch`.
+
+    Raises ValueError for a denoiser with position embeddings, which the official code has no place for.
+    """
+    return _TO_TORCH[type(model)](model)

@@ -1,0 +1,151 @@
+"""One official array in its layout there and in ours, and whole models from tables of such pairs."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pvdm_jax.models import functional
+
+PREFIXES = ("module.", "diffusion_model.")
+BUFFERS = ("coords", "zeros", "inv_freqs", "scales", "num_batches_tracked")  # hold no learned weight
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One official array and the leaves that it becomes: `split` makes them, `join` is its inverse."""
+
+    name: str
+    paths: tuple[str, ...]  # "encoder/mlp/down/kernel"
+    split: Callable[[np.ndarray], tuple[np.ndarray, ...]]
+    join: Callable[..., np.ndarray]
+    layer: int | None = None  # index on the leading axis of stacked leaves
+
+
+def clean(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    weights = {}
+    for name, array in state_dict.items():
+        while name.startswith(PREFIXES):
+            name = name.removeprefix("module.").removeprefix("diffusion_model.")
+        if name.rsplit(".", 1)[-1] not in BUFFERS:
+            weights[name] = np.asarray(array)
+    return weights
+
+
+def build(make: Callable[[nnx.Rngs], Any], rules: Callable[[Any], Iterator[Weight]], weights: dict[str, np.ndarray]):
+    model = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    graphdef, expected = functional.split(model)
+    expected = flatten(expected)
+    leaves: dict[str, np.ndarray] = {}
+    problems, used = [], set()
+    for weight in rules(model):
+        used.add(weight.name)
+        shapes = [expected[path].shape[weight.layer is not None :] for path in weight.paths]
+        shape = weight.join(*(np.broadcast_to(False, shape) for shape in shapes)).shape
+        if weight.name not in weights:
+            problems.append(f"{weight.name} is missing, shape {shape}")
+        elif weights[weight.name].shape != shape:
+            problems.append(f"{weight.name} has shape {weights[weight.name].shape}; {shape} is needed")
+        else:
+            for path, part in zip(weight.paths, weight.split(weights[weight.name]), strict=True):
+                if weight.layer is None:
+                    leaves[path] = part
+                else:
+                    leaves.setdefault(path, np.empty(expected[path].shape, np.float32))[weight.layer] = part
+    problems += [f"{name} is not a weight of this model" for name in sorted(weights.keys() - used)]
+    if problems:
+        raise ValueError("the weights don't fit:\n  " + "\n  ".join(problems))
+    params = unflatten({path: jnp.asarray(array, jnp.float32) for path, array in leaves.items()})
+    return functional.merge(graphdef, params)
+
+
+def flatten(tree: functional.Params) -> dict[str, Any]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(entry.key for entry in path): leaf for path, leaf in flat}
+
+
+def unflatten(leaves: dict[str, Any]) -> functional.Params:
+    tree: functional.Params = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def official_weights(rules: Iterator[Weight], model: nnx.Module) -> dict[str, np.ndarray]:
+    """The model's weights under the official names and layouts that `rules` give."""
+    leaves = flatten(functional.split(model)[1])
+    official = {}
+    for weight in rules:
+        arrays = [leaves[path] if weight.layer is None else leaves[path][weight.layer] for path in weight.paths]
+        official[weight.name] = np.ascontiguousarray(weight.join(*(np.asarray(array) for array in arrays)))
+    return official
+
+
+def names(overrides: dict[str, Any]) -> dict[str, Any]:
+    """dtype may be given as a type."""
+    return {key: jnp.dtype(value).name if key == "dtype" else value for key, value in overrides.items()}
+
+
+def shapes(weights: dict[str, np.ndarray]) -> Callable[[str], tuple[int, ...]]:
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in weights:
+            raise ValueError(f"the weights don't fit: {name} is missing, by which sizes are read")
+        return weights[name].shape
+
+    return shape
+
+
+def count(weights: dict[str, np.ndarray], prefix: str) -> int:
+    """How many numbered entries follow `prefix`."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})
+
+
+def vector(name: str, path: str, ones: int = 0, layer: int | None = None) -> Weight:
+    """Unchanged but for `ones` leading axes of length 1 that the official array has."""
+
+    def split(x):
+        return (x.reshape(x.shape[ones:]),)
+
+    return Weight(name, (path,), split, lambda x: x.reshape((1,) * ones + x.shape), layer)
+
+
+def matrix(name: str, path: str, ones: int = 0, layer: int | None = None) -> Weight:
+    """Linear layers, and 1 x 1 convolutions with `ones` trailing axes of length 1."""
+
+    def split(x):
+        return (x.reshape(x.shape[:2]).T,)
+
+    return Weight(name, (path,), split, lambda x: x.T.reshape(x.shape[::-1] + (1,) * ones), layer)
+
+
+def linear(name: str, path: str, ones: int = 0, layer: int | None = None) -> list[Weight]:
+    """A linear layer or 1 x 1 convolution with bias."""
+    return [
+        matrix(f"{name}.weight", f"{path}/kernel", ones, layer),
+        vector(f"{name}.bias", f"{path}/bias", layer=layer),
+    ]
+
+
+def norm(name: str, path: str, layer: int | None = None) -> list[Weight]:
+    return [
+        vector(f"{name}.weight", f"{path}/scale", layer=layer),
+        vector(f"{name}.bias", f"{path}/bias", layer=layer),
+    ]
+
+
+def convolution(name: str, path: str) -> list[Weight]:
+    kernel = Weight(
+        f"{name}.weight",
+        (f"{path}/kernel",),
+        lambda x: (x.transpose(2, 3, 1, 0),),
+        lambda x: x.transpose(3, 2, 0, 1),
+    )
+    return [kernel, vector(f"{name}.bias", f"{path}/bias")]

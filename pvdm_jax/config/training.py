@@ -73,12 +73,13 @@ class AutoencoderTrainingConfig(StageConfig):
 
     l1_weight: float = 4.0
     l2_weight: float = 0.0
+    latent_noise: float = 0.0  # standard deviation, added to the latents so that the decoder forgives stage 2 its errors
 
     section = "train_autoencoder"
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_zero(self.section, self, "l1_weight", "l2_weight")
+        at_least_zero(self.section, self, "l1_weight", "l2_weight", "latent_noise")
         require(
             self.l1_weight + self.l2_weight > 0,
             "train_autoencoder.l1_weight",

@@ -14,6 +14,7 @@ from pvdm_jax.config import AutoencoderConfig, AutoencoderTrainingConfig, Config
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
+from pvdm_jax.triplane import Planes
 
 FOLDER = "autoencoder"  # of the stage, in a run's folder
 # Parts of the configuration that this stage's numbers don't depend on.
@@ -29,6 +30,16 @@ def to_float(video: jax.Array) -> jax.Array:
 def to_uint8(video: jax.Array) -> jax.Array:
     """float video in [-1, 1] to uint8, rounded."""
     return jnp.round((jnp.clip(video, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+
+
+def add_noise(planes: Planes, scale: float, key: jax.Array) -> Planes:
+    """The planes with normal noise of standard deviation `scale`; with 0 as they are."""
+    if scale == 0:
+        return planes
+    leaves, structure = jax.tree.flatten(planes)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [leaf + scale * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, noisy)
 
 
 class AutoencoderStage:
@@ -59,7 +70,8 @@ class AutoencoderStage:
     def loss(self, params: functional.Params, batch: dict[str, jax.Array], key: jax.Array):
         """The weighted sum of the pixel losses, and each of them."""
         video = to_float(batch["video"])
-        error = self._apply(params, video) - video
+        model = functional.merge(self.graphdef, params)
+        error = model.decode(add_noise(model.encode(video), self.config.latent_noise, key)) - video
         l1, l2 = jnp.mean(jnp.abs(error)), jnp.mean(jnp.square(error))
         loss = self.config.l1_weight * l1 + self.config.l2_weight * l2
         return loss, {"loss": loss, "l1": l1, "l2": l2}

@@ -21,6 +21,7 @@ from pvdm_jax.config import (
     UNetConfig,
 )
 from pvdm_jax.training import autoencoder, diffusion, latents
+from pvdm_jax.triplane import Planes
 
 STAGE = dict(steps=6, batch_size=4, log_every=2, eval_every=3, eval_clips=4, checkpoint_every=4, ema_decay=0.9)
 CONFIG = Config(
@@ -217,3 +218,10 @@ def test_a_run_without_stage_two_can_reconstruct(run, tmp_path):
 def test_loading_needs_a_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="not a run's folder"):
         pvdm_jax.load(tmp_path)
+
+
+def test_latent_noise_has_its_deviation():
+    planes = Planes(*(np.zeros((2, 16, 32, 4), np.float32) for _ in range(3)))
+    noisy = autoencoder.add_noise(planes, 0.3, jax.random.key(0)).pack()
+    assert float(noisy.std()) == pytest.approx(0.3, rel=0.05)
+    assert autoencoder.add_noise(planes, 0.0, jax.random.key(0)) is planes

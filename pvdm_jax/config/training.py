@@ -73,7 +73,7 @@ class AutoencoderTrainingConfig(StageConfig):
 
     l1_weight: float = 4.0
     l2_weight: float = 0.0
-    latent_noise: float = 0.0  # standard deviation, added to the latents so that the decoder forgives stage 2 its errors
+    latent_noise: float = 0.0  # deviation of noise on the latents, for a decoder that forgives stage 2 its errors
 
     section = "train_autoencoder"
 

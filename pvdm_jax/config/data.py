@@ -14,6 +14,7 @@ class DataConfig:
     stride: int = 1  # take every stride-th frame
     resize: str = "antialias"  # antialias, or bilinear (without antialiasing, as the official code)
     flip: bool = False  # mirror half of the training clips
+    crop_scale: float = 1.0  # training clips are random windows of at least this part of the largest one's side; 1: off
     holdout: float = 0.15  # tfds: this last part of each video is kept out of training
     synthetic_videos: int = 1024  # training videos of the synthetic source
     synthetic_frames: int = 48  # frames of each
@@ -25,6 +26,8 @@ class DataConfig:
         one_of("data", self, "resize", ("antialias", "bilinear"))
         positive("data", self, "stride", "synthetic_videos", "synthetic_frames", "threads", "prefetch")
         require(0 <= self.holdout < 1, "data.holdout", self.holdout, "a fraction of each video, at least 0 and below 1")
+        allowed = "a part of the largest window's side, above 0 and at most 1 (no random crops)"
+        require(0 < self.crop_scale <= 1, "data.crop_scale", self.crop_scale, allowed)
         require(
             self.source != "tfds" or self.path != "",
             "data.path",

@@ -2,14 +2,29 @@
 
 Time: a clip of n frames, every stride-th, stands for a span of n * stride frames, so that the next clip starts just
 where it ends. The end of each video can be kept out of training. Space: the largest centred window with the clip's
-aspect ratio, resized.
+aspect ratio, resized; or, to make much of few videos, a random smaller one.
 """
 
+import dataclasses
 import math
 
 import numpy as np
 
 METHODS = ("antialias", "bilinear")
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """A window that isn't the largest centred one, the same for all frames of a clip."""
+
+    scale: float  # its side, as a part of the largest window's
+    row: float  # where it lies in the room that is left: 0 at the top, 1 at the bottom
+    column: float  # 0 at the left, 1 at the right
+
+
+def random_crop(rng: np.random.Generator, smallest: float) -> Crop | None:
+    """A crop of at least `smallest` of the largest window's side, anywhere in the frame; None where `smallest` is 1."""
+    return Crop(float(rng.uniform(smallest, 1)), *rng.random(2).tolist()) if smallest < 1 else None
 
 
 def clip_span(clip_frames: int, stride: int) -> int:
@@ -38,16 +53,39 @@ def center_window(height: int, width: int, target_height: int, target_width: int
     return slice(top, top + rows), slice(left, left + columns)
 
 
-def center_crop_resize(video: np.ndarray, height: int, width: int, method: str = "antialias") -> np.ndarray:
+def crop_window(height: int, width: int, target_height: int, target_width: int, crop: Crop) -> tuple[slice, slice]:
+    """Rows and columns of `crop`, a window with the target's aspect ratio, to the nearest pixel."""
+    largest = center_window(height, width, target_height, target_width)
+    rows, columns = (max(1, round(crop.scale * (side.stop - side.start))) for side in largest)
+    top, left = round(crop.row * (height - rows)), round(crop.column * (width - columns))
+    return slice(top, top + rows), slice(left, left + columns)
+
+
+def center_crop_resize(
+    video: np.ndarray, height: int, width: int, method: str = "antialias", crop: Crop | None = None
+) -> np.ndarray:
     """Crops uint8 (t, h, w, 3) to the largest centred window of the target's aspect ratio and resizes it.
 
     "antialias" averages over the area that a target pixel covers (Pillow's bilinear filter), "bilinear" takes the four
-    nearest pixels whatever the scale, as the official code does. Returns uint8 (t, height, width, 3).
+    nearest pixels whatever the scale, as the official code does. With `crop` the window is that one. Returns uint8
+    (t, height, width, 3).
     """
+    size = video.shape[1:3]
+    window = crop_window(*size, height, width, crop) if crop else center_window(*size, height, width)
+    return resize(video[:, window[0], window[1]], height, width, method)
+
+
+def shrunk_size(height: int, width: int, target_height: int, target_width: int, smallest: float) -> tuple[int, int]:
+    """The size of whole frames in which a crop of scale `smallest` just has the target's size; never a larger one."""
+    rows, columns = center_window(height, width, target_height, target_width)
+    factor = max(target_height / (rows.stop - rows.start), target_width / (columns.stop - columns.start)) / smallest
+    return (height, width) if factor >= 1 else (math.ceil(factor * height), math.ceil(factor * width))
+
+
+def resize(video: np.ndarray, height: int, width: int, method: str = "antialias") -> np.ndarray:
+    """uint8 (t, h, w, 3) to (t, height, width, 3); the methods are those of `center_crop_resize`."""
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
-    rows, columns = center_window(*video.shape[1:3], height, width)
-    video = video[:, rows, columns]
     if video.shape[1:3] == (height, width):
         return np.ascontiguousarray(video)
     if method == "bilinear":

@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 from pvdm_jax.config import AutoencoderConfig, DataConfig
-from pvdm_jax.data.clips import clip_span
+from pvdm_jax.data.clips import clip_span, random_crop
 from pvdm_jax.data.sources import Video, VideoSource
 from pvdm_jax.media import VideoError
 
@@ -48,7 +48,9 @@ def train_batches(
 
         def window(video: Video) -> np.ndarray:
             start = int(rng.integers(video.frames - span + 1))
-            return _maybe_flip(video.read(start, clip.frames, data.stride), data.flip, rng)
+            mirrored = data.flip and rng.random() < 0.5
+            frames = video.read(start, clip.frames, data.stride, random_crop(rng, data.crop_scale))
+            return _mirror(frames) if mirrored else frames
 
         video, frames = read(index, rng, window)
         return {"video": frames, "label": np.int32(video.label)}
@@ -107,14 +109,14 @@ def fixed_clips(source: VideoSource, clip: AutoencoderConfig, data: DataConfig, 
 
 
 def clip_pairs(
-    source: VideoSource, clip: AutoencoderConfig, data: DataConfig, windows: int, seed: int
+    source: VideoSource, clip: AutoencoderConfig, data: DataConfig, windows: int, seed: int, augment: bool = True
 ) -> grain.MapDataset:
     """`windows` random windows of two consecutive clips from every video, as a sequence; decoded when asked for.
 
     Item i is {"video": uint8 (2 * frames, height, width, 3), "has_previous": bool, "label": int, "index": i}, a
     function of (seed, i); i // windows is the video. A video too short for two clips gives one clip, in the second
-    half, after zeros, and has_previous is False. Videos that can't be decoded are replaced as in `train_batches`.
-    `.to_iter_dataset(grain.ReadOptions(threads, buffer))` reads ahead.
+    half, after zeros, and has_previous is False. `augment` allows `data.flip` and `data.crop_scale`. Videos that can't
+    be decoded are replaced as in `train_batches`. `.to_iter_dataset(grain.ReadOptions(threads, buffer))` reads ahead.
     """
     _check_not_empty(len(source))
     span = clip_span(clip.frames, data.stride)
@@ -126,7 +128,10 @@ def clip_pairs(
         def window(video: Video) -> np.ndarray:
             clips = 2 if video.frames >= 2 * span else 1
             start = int(rng.integers(video.frames - clips * span + 1))
-            frames = _maybe_flip(video.read(start, clips * clip.frames, data.stride), data.flip, rng)
+            mirrored = augment and data.flip and rng.random() < 0.5
+            crop = random_crop(rng, data.crop_scale if augment else 1.0)
+            frames = video.read(start, clips * clip.frames, data.stride, crop)
+            frames = _mirror(frames) if mirrored else frames
             return frames if clips == 2 else np.concatenate([np.zeros_like(frames), frames])
 
         video, frames = read(index // windows, rng, window)
@@ -212,6 +217,6 @@ def _check_not_empty(size: int) -> None:
         raise ValueError("the source is empty: there is nothing to read")
 
 
-def _maybe_flip(frames: np.ndarray, flip: bool, rng: np.random.Generator) -> np.ndarray:
-    """Mirrors left and right in half of all cases."""
-    return np.ascontiguousarray(frames[:, :, ::-1]) if flip and rng.random() < 0.5 else frames
+def _mirror(frames: np.ndarray) -> np.ndarray:
+    """Left and right exchanged."""
+    return np.ascontiguousarray(frames[:, :, ::-1])

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
 from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig, require
-from pvdm_jax.data.clips import center_crop_resize, clip_span, train_range
+from pvdm_jax.data.clips import Crop, center_crop_resize, clip_span, resize, shrunk_size, train_range
 from pvdm_jax.media import decode_video
 
 # A split whose frames, cropped and resized, fit in here is decoded once and kept in memory.
@@ -28,11 +28,12 @@ class PreparedVideo:
     height: int
     width: int
     resize: str
+    crop_scale: float  # of the smallest crop that is asked for
     keep: bool  # the decoded frames, all of them, from the first read on
     _kept: np.ndarray | None = dataclasses.field(default=None, init=False, repr=False)
 
-    def read(self, start: int, count: int, stride: int = 1) -> np.ndarray:
-        """Frames start, start + stride, ... as uint8 (count, height, width, 3).
+    def read(self, start: int, count: int, stride: int = 1, crop: Crop | None = None) -> np.ndarray:
+        """Frames start, start + stride, ... as uint8 (count, height, width, 3), of the centred window or of `crop`.
 
         Raises ValueError beyond the part's end, VideoError where the file can't be decoded.
         """
@@ -40,6 +41,11 @@ class PreparedVideo:
             raise ValueError(
                 f"{self.name} has {self.frames} frames here; {count} from {start} on, every {stride}, aren't there"
             )
+        frames = self._frames(start, count, stride)
+        return center_crop_resize(frames, self.height, self.width, self.resize, crop)
+
+    def _frames(self, start: int, count: int, stride: int) -> np.ndarray:
+        """What the clip is cropped from: whole frames, no larger than needed; where there are no crops, the clip."""
         if not self.keep:
             return self._decode(start, count, stride)
         if self._kept is None:  # two threads may both decode it; they agree
@@ -50,6 +56,9 @@ class PreparedVideo:
 
     def _decode(self, start: int, count: int, stride: int) -> np.ndarray:
         def fit(frame: np.ndarray) -> np.ndarray:
+            if self.crop_scale < 1:
+                size = shrunk_size(*frame.shape[:2], self.height, self.width, self.crop_scale)
+                return resize(frame[None], *size, self.resize)[0]
             return center_crop_resize(frame[None], self.height, self.width, self.resize)[0]
 
         return decode_video(self.records[self.record]["video"], self.first + start, count, stride, self.name, fit)
@@ -72,14 +81,19 @@ class PreparedVideos:
             f"data.stride={data.stride}); the longest, {longest['name']}, has {longest['frames']}"
         )
         require(longest["frames"] >= span, "data.path", data.path, allowed)
-        parts = []
+        crop_scale = 1.0 if held_out else data.crop_scale
+        parts, kept_bytes = [], 0
         for record, facts in enumerate(index):
             for_training = train_range(facts["frames"], span, data.holdout)
             first, end = (for_training, facts["frames"]) if held_out else (0, for_training)
             if end - first >= span:
                 parts.append((facts["name"], facts["label"], end - first, first, record))
-        keep = sum(part[2] for part in parts) * clip.height * clip.width * 3 <= CACHE_BYTES
-        shared = (builder.as_data_source("train"), clip.height, clip.width, data.resize, keep)
+                kept = clip.height, clip.width
+                if crop_scale < 1:
+                    kept = shrunk_size(facts["height"], facts["width"], *kept, crop_scale)
+                kept_bytes += (end - first) * kept[0] * kept[1] * 3
+        keep = kept_bytes <= CACHE_BYTES
+        shared = (builder.as_data_source("train"), clip.height, clip.width, data.resize, crop_scale, keep)
         self._videos = [PreparedVideo(*part, *shared) for part in parts]
         self.class_names = tuple(builder.info.features["label"].names)
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from pvdm_jax.config import AutoencoderConfig, DataConfig, require
-from pvdm_jax.data.clips import clip_span
+from pvdm_jax.data.clips import Crop, clip_span
 from pvdm_jax.data.synthetic import SyntheticVideos
 
 SPLITS = ("train", "holdout")
@@ -25,8 +25,8 @@ class Video(Protocol):
     label: int  # index into the source's class_names, -1: none
     frames: int
 
-    def read(self, start: int, count: int, stride: int = 1) -> np.ndarray:
-        """Frames start, start + stride, ... as uint8 (count, height, width, 3)."""
+    def read(self, start: int, count: int, stride: int = 1, crop: Crop | None = None) -> np.ndarray:
+        """Frames start, start + stride, ... as uint8 (count, height, width, 3), of the centred window or of `crop`."""
 
 
 class VideoSource(Protocol):

@@ -16,6 +16,8 @@ import dataclasses
 
 import numpy as np
 
+from pvdm_jax.data.clips import Crop
+
 MOTIONS = ("bounce", "orbit", "spin")
 PALETTE = np.array(
     [(235, 55, 50), (250, 195, 35), (60, 205, 75), (45, 205, 225), (75, 95, 250), (230, 70, 210)], np.float32
@@ -81,12 +83,20 @@ class SyntheticVideo:
         """(3,) float32, in 0..255."""
         return BACKGROUNDS[np.random.default_rng([self.seed, self.index, 2]).integers(len(BACKGROUNDS))]
 
-    def read(self, start: int, count: int, stride: int = 1) -> np.ndarray:
-        """Frames start, start + stride, ... as uint8 (count, height, width, 3). Raises ValueError beyond the end."""
+    def read(self, start: int, count: int, stride: int = 1, crop: Crop | None = None) -> np.ndarray:
+        """Frames start, start + stride, ... as uint8 (count, height, width, 3). Raises ValueError beyond the end.
+
+        A crop is drawn in its own size, as a window of a larger picture.
+        """
         if count < 1 or stride < 1 or start < 0 or start + (count - 1) * stride >= self.frames:
             raise ValueError(
                 f"{self.name} has {self.frames} frames; {count} of them from {start} on, every {stride}, aren't there"
             )
+        if crop is not None:
+            size = round(self.height / crop.scale), round(self.width / crop.scale)
+            top, left = round(crop.row * (size[0] - self.height)), round(crop.column * (size[1] - self.width))
+            larger = dataclasses.replace(self, height=size[0], width=size[1]).read(start, count, stride)
+            return np.ascontiguousarray(larger[:, top : top + self.height, left : left + self.width])
         video = np.broadcast_to(self.background, (count, self.height, self.width, 3)).copy()
         for shape in self.shapes(start + stride * np.arange(count)):
             _draw(video, shape)

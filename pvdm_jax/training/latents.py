@@ -119,7 +119,8 @@ def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
             source = open_source(config.data, config.autoencoder, split, config.seed)
         else:
             source = open_held_out(config.data, config.autoencoder, config.seed)
-        pairs = clip_pairs(source, config.autoencoder, config.data, config.encode.windows, config.seed)
+        windows, training = config.encode.windows, split == "train"
+        pairs = clip_pairs(source, config.autoencoder, config.data, windows, config.seed, augment=training)
         if split == "holdout":
             # Only the evaluation reads them: as many as it uses, spread over the videos.
             pairs = pairs[:: max(1, len(pairs) // config.train_diffusion.eval_clips)]

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from pvdm_jax.data.clips import center_crop_resize, center_window, resize_bilinear, train_range
+from pvdm_jax.data.clips import (
+    Crop,
+    center_crop_resize,
+    center_window,
+    crop_window,
+    random_crop,
+    resize_bilinear,
+    shrunk_size,
+    train_range,
+)
 
 
 def test_bilinear_agrees_with_the_official_crop_and_resize(reference, recipe):
@@ -59,6 +68,37 @@ def test_only_antialias_averages_over_the_area():
 def test_a_fitting_video_is_left_as_it_is():
     video = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
     np.testing.assert_array_equal(center_crop_resize(video, 16, 16), video)
+
+
+@pytest.mark.parametrize(
+    ("crop", "rows", "columns"),
+    [
+        (Crop(1.0, 0.0, 0.0), (0, 240), (0, 240)),
+        (Crop(1.0, 0.5, 0.5), (0, 240), (40, 280)),  # the largest centred window
+        (Crop(0.5, 0.0, 1.0), (0, 120), (200, 320)),
+        (Crop(0.5, 1.0, 0.25), (120, 240), (50, 170)),
+    ],
+)
+def test_crops_lie_where_they_say(crop, rows, columns):
+    assert crop_window(240, 320, 64, 64, crop) == (slice(*rows), slice(*columns))
+    video = np.random.default_rng(0).integers(0, 256, (2, 240, 320, 3), np.uint8)
+    expected = center_crop_resize(video[:, slice(*rows), slice(*columns)], 64, 64)
+    np.testing.assert_array_equal(center_crop_resize(video, 64, 64, crop=crop), expected)
+
+
+def test_random_crops_have_all_allowed_sizes_and_places():
+    crops = [random_crop(np.random.default_rng([0, i]), 0.6) for i in range(500)]
+    for values, low in (([c.scale for c in crops], 0.6), ([c.row for c in crops], 0), ([c.column for c in crops], 0)):
+        assert low <= min(values) < low + 0.02 and 0.98 < max(values) <= 1
+    assert random_crop(np.random.default_rng(0), 1.0) is None
+
+
+def test_shrunk_frames_still_have_the_pixels_of_the_smallest_crop():
+    assert shrunk_size(240, 320, 60, 60, 0.5) == (120, 160)
+    assert shrunk_size(240, 320, 60, 60, 0.2) == (240, 320)  # never larger
+    height, width = shrunk_size(301, 517, 64, 96, 0.7)
+    rows, columns = crop_window(height, width, 64, 96, Crop(0.7, 0, 0))
+    assert rows.stop in (64, 65) and columns.stop in (96, 97)
 
 
 def test_unknown_method_is_refused():

@@ -18,14 +18,17 @@ DATA = DataConfig()
 class TellingVideo:
     """Pixels say which video and frame they are from: red is the video, green the frame, blue the column."""
 
+    crop = None  # the latest that was asked for
+
     def __init__(self, index, frames, broken=False):
         self.name, self.label, self.frames = f"video{index}", index % 2, frames
         self.index, self.broken = index, broken
 
-    def read(self, start, count, stride=1):
+    def read(self, start, count, stride=1, crop=None):
         numbers = start + stride * np.arange(count)
         if start < 0 or numbers[-1] >= self.frames:
             raise ValueError(f"{self.name} has no frame {numbers[-1]}")
+        self.crop = crop
         if self.broken:
             raise VideoError(f"{self.name}: it can't be decoded")
         video = np.zeros((count, 8, 8, 3), np.uint8)
@@ -121,6 +124,30 @@ def test_half_of_the_clips_are_mirrored_if_asked_for():
 
     assert mirrored(False) == 0
     assert 0.35 < mirrored(True) < 0.65
+
+
+def test_random_crops_are_a_function_of_seed_and_sample_and_leave_the_windows_as_they_were():
+    def crops(start_step, seed=0, **data):
+        videos = source([30] * 6)
+        batches = train_batches(videos, CLIP, DataConfig(prefetch=1, threads=1, **data), 6, seed, start_step)
+        batch = next(batches)
+        return batch["video"], [video.crop for video in videos]
+
+    video, first = crops(2, crop_scale=0.7)
+    np.testing.assert_array_equal(video, crops(2)[0])
+    assert all(0.7 <= crop.scale <= 1 for crop in first) and len(set(first)) == 6
+    assert crops(2)[1] == [None] * 6
+
+
+def test_held_out_pairs_are_not_augmented():
+    videos = source([40] * 3)
+    data = DataConfig(flip=True, crop_scale=0.5)
+    pairs = clip_pairs(videos, CLIP, data, windows=4, seed=0, augment=False)
+    assert all((pairs[i]["video"][..., 2] == np.arange(8)[None, None]).all() for i in range(12))
+    assert all(video.crop is None for video in videos)
+    augmented = clip_pairs(videos, CLIP, data, windows=4, seed=0)
+    assert len({bool((augmented[i]["video"][..., 0, 2] == 0).all()) for i in range(12)}) == 2
+    assert all(video.crop is not None for video in videos)
 
 
 def test_a_broken_video_is_replaced_and_reported_once(caplog):

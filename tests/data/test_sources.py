@@ -1,12 +1,16 @@
 """One interface over both kinds of source; training and held-out frames never meet."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig
 from pvdm_jax.data import prepared
+from pvdm_jax.data.builders.folder import prepare
+from pvdm_jax.data.clips import Crop
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.media import VideoError
+from pvdm_jax.media import VideoError, write_video
 
 CLIP = AutoencoderConfig(frames=8, height=32, width=32)
 
@@ -54,16 +58,32 @@ def test_classes_and_labels_are_the_subfolders(dataset):
         assert source.class_names[video.label] == video.name.split("/")[0]
 
 
-@pytest.mark.parametrize("resize", ["antialias", "bilinear"])
-def test_kept_and_freshly_decoded_frames_are_the_same(dataset, read_numbers, monkeypatch, resize):
-    data = DataConfig(source="tfds", path=dataset, resize=resize)
+@pytest.mark.parametrize(("resize", "crop_scale"), [("antialias", 1.0), ("bilinear", 1.0), ("antialias", 0.8)])
+def test_kept_and_freshly_decoded_frames_are_the_same(dataset, read_numbers, monkeypatch, resize, crop_scale):
+    data = DataConfig(source="tfds", path=dataset, resize=resize, crop_scale=crop_scale)
     kept = open_source(data, CLIP, "train", seed=0)
+    crop = Crop(0.8, 0.2, 0.9) if crop_scale < 1 else None
     monkeypatch.setattr(prepared, "CACHE_BYTES", 0)
     fresh = open_source(data, CLIP, "train", seed=0)
     for i in range(3):
         video = fresh[i].read(5, 3, 2)
         assert video.shape == (3, 32, 32, 3) and read_numbers(video) == [5, 7, 9]
         np.testing.assert_array_equal(kept[i].read(5, 3, 2), video)
+        np.testing.assert_array_equal(kept[i].read(5, 3, 2, crop), fresh[i].read(5, 3, 2, crop))
+
+
+def test_crops_are_cut_out_of_the_whole_frame(tmp_path):
+    """A picture twice as wide as high: the crop at the right end shows what the centred window doesn't have."""
+    video = np.zeros((16, 64, 128, 3), np.uint8)
+    video[:, :, 96:] = 255
+    write_video(tmp_path / "videos" / "a.mp4", video, fps=10)
+    prepare(tmp_path / "videos", tmp_path / "data")
+    data = DataConfig(source="tfds", path=str(tmp_path / "data"), crop_scale=0.5)
+    train = open_source(data, CLIP, "train", seed=0)[0]
+    right, left = (train.read(0, 8, crop=Crop(0.5, 0.5, column)) for column in (1.0, 0.0))
+    assert right.shape == left.shape == (8, 32, 32, 3) and right.min() > 245 and left.max() < 10
+    centred = open_source(dataclasses.replace(data, crop_scale=1.0), CLIP, "train", seed=0)[0].read(0, 8)
+    assert np.abs(train.read(0, 8).astype(int) - centred).mean() < 1
 
 
 def test_reading_beyond_a_part_is_refused(dataset):

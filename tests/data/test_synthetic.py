@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from pvdm_jax.data.clips import Crop
 from pvdm_jax.data.synthetic import MOTIONS, OUTER_RADIUS, SyntheticVideos
 
 SIDE = 64
@@ -118,6 +119,13 @@ def test_frames_need_not_be_square():
     assert video[0].read(0, 16).shape == (16, 32, 48, 3)
     centres = np.concatenate([shape.centre for i in range(6) for shape in video.truth(i)])
     assert centres[:, 0].max() < 32 < centres[:, 1].max() < 48
+
+
+def test_a_crop_is_a_window_of_the_picture_drawn_larger():
+    whole, crop = VIDEOS[4].read(3, 2), VIDEOS[4].read(3, 2, crop=Crop(0.5, 1.0, 0.0))
+    assert crop.shape == whole.shape
+    shrunk = crop.reshape(2, SIDE // 2, 2, SIDE // 2, 2, 3).mean(axis=(2, 4))
+    assert np.abs(shrunk - whole[:, SIDE // 2 :, : SIDE // 2]).mean() < 4
 
 
 def test_what_is_not_there_is_refused():

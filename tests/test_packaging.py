@@ -20,6 +20,7 @@ ROOMS = (
     "triplane",
     "models",
     "diffusion",
+    "losses",
     "media",
     "data",
     "sharding",
@@ -35,7 +36,7 @@ ROOMS = (
     "pvdm_jax",  # its `load` calls pipeline
     "cli",
 )
-CORE = ("config", "triplane", "models", "diffusion")
+CORE = ("config", "triplane", "models", "diffusion", "losses")
 CORE_REQUIREMENTS = {"jax", "flax", "optax", "einops", "numpy"}
 # Libraries that the core does without; those of them that are slow to import are not for the package's top either.
 DATA_STACK = (

@@ -9,11 +9,18 @@ from pvdm_jax.config.checks import ConfigError, require
 from pvdm_jax.config.data import DataConfig, EncodeConfig
 from pvdm_jax.config.diffusion import ProcessConfig, SampleConfig
 from pvdm_jax.config.mapping import config_from_dict, config_to_dict
-from pvdm_jax.config.models import DTYPES, AutoencoderConfig, UNetConfig
+from pvdm_jax.config.models import DTYPES, AutoencoderConfig, DiscriminatorConfig, UNetConfig
 from pvdm_jax.config.run import Config, MeshConfig
-from pvdm_jax.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig, OptimizerConfig, StageConfig
+from pvdm_jax.config.training import (
+    AdversarialConfig,
+    AutoencoderTrainingConfig,
+    DiffusionTrainingConfig,
+    OptimizerConfig,
+    StageConfig,
+)
 
 __all__ = [
+    "AdversarialConfig",
     "AutoencoderConfig",
     "AutoencoderTrainingConfig",
     "Config",
@@ -21,6 +28,7 @@ __all__ = [
     "DTYPES",
     "DataConfig",
     "DiffusionTrainingConfig",
+    "DiscriminatorConfig",
     "EncodeConfig",
     "MeshConfig",
     "OptimizerConfig",

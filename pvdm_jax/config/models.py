@@ -81,3 +81,16 @@ class UNetConfig:
     def downsampling(self) -> int:
         """How often the planes' sides are halved, as a factor."""
         return 2 ** (len(self.channel_mult) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Stage 1's two patch discriminators, of images and of videos (the defaults are the official ones)."""
+
+    width: int = 64  # features of the first layer; they double with every layer, up to 512
+    layers: int = 3  # of stride 2
+    dtype: str = "float32"  # of the computation; parameters and norms are float32
+
+    def __post_init__(self):
+        positive("discriminator", self, "width", "layers")
+        one_of("discriminator", self, "dtype", DTYPES)

@@ -14,16 +14,34 @@ A state dict is a mapping from official names to arrays; no PyTorch is needed. W
 import numpy as np
 
 from pvdm_jax.convert.autoencoder import autoencoder_from_torch, autoencoder_to_torch
+from pvdm_jax.convert.discriminators import (
+    discriminator_from_torch,
+    discriminator_to_torch,
+    discriminators_from_torch,
+    discriminators_to_torch,
+)
 from pvdm_jax.convert.unet import unet_from_torch, unet_to_torch
 from pvdm_jax.models.autoencoder import Autoencoder
+from pvdm_jax.models.discriminators import Discriminators, PatchDiscriminator
 from pvdm_jax.models.unet import UNet
 
-__all__ = ["autoencoder_from_torch", "to_torch", "unet_from_torch"]
+__all__ = [
+    "autoencoder_from_torch",
+    "discriminator_from_torch",
+    "discriminators_from_torch",
+    "to_torch",
+    "unet_from_torch",
+]
 
-_TO_TORCH = {Autoencoder: autoencoder_to_torch, UNet: unet_to_torch}
+_TO_TORCH = {
+    Autoencoder: autoencoder_to_torch,
+    UNet: unet_to_torch,
+    Discriminators: discriminators_to_torch,
+    PatchDiscriminator: discriminator_to_torch,
+}
 
 
-def to_torch(model: Autoencoder | UNet) -> dict[str, np.ndarray]:
+def to_torch(model: Autoencoder | UNet | Discriminators | PatchDiscriminator) -> dict[str, np.ndarray]:
     """The model's weights under the official names and layouts, buffers included: the inverse of `*_from_torch`.
 
     Raises ValueError for a denoiser with position embeddings, which the official code has no place for.

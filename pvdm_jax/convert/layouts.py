@@ -11,7 +11,7 @@ from flax import nnx
 
 from pvdm_jax.models import functional
 
-PREFIXES = ("module.", "diffusion_model.")
+PREFIXES = ("module.", "diffusion_model.", "_orig_mod.")
 BUFFERS = ("coords", "zeros", "inv_freqs", "scales", "num_batches_tracked")  # hold no learned weight
 
 
@@ -27,13 +27,42 @@ class Weight:
 
 
 def clean(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    weights = {}
-    for name, array in state_dict.items():
-        while name.startswith(PREFIXES):
-            name = name.removeprefix("module.").removeprefix("diffusion_model.")
-        if name.rsplit(".", 1)[-1] not in BUFFERS:
-            weights[name] = np.asarray(array)
+    """The learned weights as float32 arrays under their official names: prefixes of wrappers and buffers dropped.
+
+    Arrays may be NumPy's, JAX's or PyTorch tensors (on any device, requiring gradients, of any float type). Raises
+    ValueError for anything else, such as a whole checkpoint around the state dict, and for a name that occurs twice.
+    """
+    weights: dict[str, np.ndarray] = {}
+    for full_name, value in state_dict.items():
+        name = without_prefixes(full_name)
+        if name.rsplit(".", 1)[-1] in BUFFERS:
+            continue
+        if name in weights:
+            raise ValueError(f"the weights don't fit: {name} occurs twice, once as {full_name}")
+        weights[name] = to_array(value, full_name)
     return weights
+
+
+def without_prefixes(name: str) -> str:
+    """The name without what DistributedDataParallel, the official wrapper and torch.compile put before it."""
+    while name.startswith(PREFIXES):
+        name = name.partition(".")[2]
+    return name
+
+
+def to_array(value: Any, name: str) -> np.ndarray:
+    """A float32 array of a NumPy or JAX array, a number or a PyTorch tensor. PyTorch isn't imported for it."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        # NumPy has no bfloat16 of its own.
+        value = value.float() if value.is_floating_point() else value
+    try:
+        return np.asarray(value).astype(np.float32)
+    except (TypeError, ValueError) as error:
+        kind = type(value).__name__
+        raise ValueError(
+            f"{name} is a {kind}, not an array; a state dict maps names to arrays (is this a whole checkpoint?)"
+        ) from error
 
 
 def build(make: Callable[[nnx.Rngs], Any], rules: Callable[[Any], Iterator[Weight]], weights: dict[str, np.ndarray]):
@@ -94,11 +123,13 @@ def names(overrides: dict[str, Any]) -> dict[str, Any]:
     return {key: jnp.dtype(value).name if key == "dtype" else value for key, value in overrides.items()}
 
 
-def shapes(weights: dict[str, np.ndarray]) -> Callable[[str], tuple[int, ...]]:
+def shapes(weights: Mapping[str, Any], prefix: str = "") -> Callable[[str], tuple[int, ...]]:
+    """A function from a weight's name to its shape. `prefix` belongs to the names in its errors."""
+
     def shape(name: str) -> tuple[int, ...]:
         if name not in weights:
-            raise ValueError(f"the weights don't fit: {name} is missing, by which sizes are read")
-        return weights[name].shape
+            raise ValueError(f"the weights don't fit: {prefix}{name} is missing, by which sizes are read")
+        return tuple(weights[name].shape)
 
     return shape
 
@@ -141,11 +172,12 @@ def norm(name: str, path: str, layer: int | None = None) -> list[Weight]:
     ]
 
 
-def convolution(name: str, path: str) -> list[Weight]:
+def convolution(name: str, path: str, bias: bool = True) -> list[Weight]:
+    """A convolution over any number of axes: (features, features_in, *kernel) there, (*kernel, in, out) here."""
     kernel = Weight(
         f"{name}.weight",
         (f"{path}/kernel",),
-        lambda x: (x.transpose(2, 3, 1, 0),),
-        lambda x: x.transpose(3, 2, 0, 1),
+        lambda x: (x.transpose(*range(2, x.ndim), 1, 0),),
+        lambda x: x.transpose(x.ndim - 1, x.ndim - 2, *range(x.ndim - 2)),
     )
-    return [kernel, vector(f"{name}.bias", f"{path}/bias")]
+    return [kernel, vector(f"{name}.bias", f"{path}/bias")] if bias else [kernel]

@@ -1,0 +1,1 @@
+"""Losses of stage 1 that take networks: the adversarial terms and the perceptual distance."""

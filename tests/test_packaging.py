@@ -22,6 +22,7 @@ ROOMS = (
     "diffusion",
     "losses",
     "media",
+    "weight_files",
     "data",
     "sharding",
     "checkpoint",

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import linalg
 
-from pvdm_jax.evaluation.frechet import frechet_distance
+from pvdm_jax.evaluation.frechet import Moments, frechet_distance, moments_distance
 
 
 @pytest.mark.parametrize("samples, dimension", [(64, 16), (256, 400), (2048, 400)])
@@ -47,3 +48,39 @@ def test_symmetric_and_blind_to_rotation():
 def test_refuses(a, b, message):
     with pytest.raises(ValueError, match=message):
         frechet_distance(a, b)
+
+
+@pytest.mark.parametrize("samples, dimension, pieces", [(64, 16, 9), (30, 400, 4), (2048, 400, 5)])
+def test_merged_moments_equal_one_shot(samples, dimension, pieces):
+    rng = np.random.default_rng(3)
+    a = rng.normal(size=(samples, dimension)) * np.geomspace(1e-3, 10, dimension) + 5
+    b = 1.2 * rng.normal(size=(samples, dimension)) + 4.5
+    cuts = np.sort(rng.integers(0, samples, pieces - 1))
+    streamed = Moments.stream(np.split(a, cuts))
+    np.testing.assert_allclose(streamed.mean, a.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(streamed.covariance(), np.cov(a.T), rtol=0, atol=1e-10)
+    # As hosts would: each streams its own share, then the shares are merged.
+    shares = [Moments.stream(np.split(part, 3)) for part in np.array_split(a, 2)]
+    for found in (streamed, shares[0].merge(shares[1]), shares[1].merge(shares[0])):
+        distance = moments_distance(found, Moments.of(b))
+        np.testing.assert_allclose(distance, frechet_distance(a, b), rtol=1e-8)
+        assert moments_distance(found, Moments.of(a)) < 1e-8
+
+
+def test_agrees_with_the_matrix_square_root():
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(size=(200, 30)), rng.normal(size=(150, 30)) @ rng.normal(size=(30, 30))
+    for ddof in (0, 1):
+        covariances = [np.cov(x.T, ddof=ddof) for x in (a, b)]
+        root = linalg.sqrtm(covariances[0] @ covariances[1]).real
+        expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(sum(covariances) - 2 * root)
+        np.testing.assert_allclose(frechet_distance(a, b, ddof), expected, rtol=1e-8)
+
+
+def test_moments_refuse():
+    with pytest.raises(ValueError, match="3 and 4 dimensions"):
+        Moments.of(np.zeros((2, 3))).merge(Moments.of(np.zeros((2, 4))))
+    with pytest.raises(ValueError, match=r"\(0, 3\)"):
+        Moments.of(np.zeros((0, 3)))
+    with pytest.raises(ValueError, match="no features"):
+        Moments.stream([])

@@ -1,0 +1,43 @@
+"""The allocator's settings, each in a process of its own: they last as long as it does."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import ctypes, resource, sys
+from pvdm_jax.cli.allocator import keep_memory
+
+c = ctypes.CDLL(None)
+c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+kept = keep_memory() if sys.argv[1] == "keep" else None
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    block = c.malloc(2**26)
+    ctypes.memset(block, 1, 2**26)
+    c.free(block)
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+
+
+def run(mode: str, **variables: str) -> list[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", PROGRAM, mode]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment | variables, check=True)
+    return done.stdout.split()
+
+
+@glibc
+def test_memory_is_touched_once():
+    usual, kept = run("leave"), run("keep")
+    assert kept[0] == "True"
+    assert int(kept[1]) < int(usual[1]) / 5
+
+
+@glibc
+def test_the_users_own_settings_are_left_alone():
+    assert run("keep", MALLOC_ARENA_MAX="4")[0] == "False"

@@ -37,11 +37,12 @@ class WeightFile:
     code: str = ""  # of a TorchScript file: its source, all modules one after the other
 
 
-def read_weights(path: str | pathlib.Path) -> WeightFile:
+def read_weights(path: str | pathlib.Path, plain: bool = False) -> WeightFile:
     """Reads a file of weights; its kind is told by its first bytes.
 
-    Raises FileNotFoundError where there is none, WeightFileError for anything else than the kinds named above, a
-    damaged file, or one without a single array.
+    plain: a pickle that would call anything but what builds tensors and dicts is refused, where otherwise such calls
+    are passed over. Raises FileNotFoundError where there is no file, WeightFileError for anything else than the kinds
+    named above, a damaged file, or one without a single array.
     """
     path = pathlib.Path(path)
     digest = file_hash(path)
@@ -52,13 +53,13 @@ def read_weights(path: str | pathlib.Path) -> WeightFile:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if any(name.endswith("data.pkl") for name in archive.namelist()):
-                    weights, code = _read_archive(archive)
+                    weights, code = _read_archive(archive, plain)
                 else:
                     weights = _read_npz(path)
         elif start[8:9] == b"{":
             weights = _read_safetensors(path)
         elif start[:1] == b"\x80":
-            weights = _read_legacy(path)
+            weights = _read_legacy(path, plain)
         else:
             raise WeightFileError("it is no npz, safetensors, PyTorch or TorchScript file")
         if not weights:
@@ -92,7 +93,7 @@ _SAFETENSORS_DTYPES = {
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
-    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    header, body = json.loads(data[8 : 8 + length]), memoryview(data)[8 + length :]
     weights = {}
     for name, facts in header.items():
         if name == "__metadata__":
@@ -110,7 +111,7 @@ _TORCH_DTYPES = {
 }
 
 
-def _read_archive(archive: zipfile.ZipFile) -> tuple[dict[str, np.ndarray], str]:
+def _read_archive(archive: zipfile.ZipFile, plain: bool) -> tuple[dict[str, np.ndarray], str]:
     """The zip that torch.save and torch.jit.save write: a pickle, and a file of raw numbers for each storage."""
     names = archive.namelist()
     pickled = min((name for name in names if name.endswith("data.pkl")), key=len)
@@ -126,12 +127,12 @@ def _read_archive(archive: zipfile.ZipFile) -> tuple[dict[str, np.ndarray], str]
         return storages[key]
 
     with archive.open(pickled) as file:
-        tree = _interpret(file, storage)
+        tree = _interpret(file, storage, plain)
     code = "\n".join(archive.read(name).decode() for name in sorted(names) if name.endswith(".py"))
     return dict(_arrays(tree)), code
 
 
-def _read_legacy(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_legacy(path: pathlib.Path, plain: bool) -> dict[str, np.ndarray]:
     """What torch.save wrote before PyTorch 1.6: pickles of a magic number, a version, facts of the system, the tree
     and the storages' keys, one after the other, then the storages' numbers."""
     wanted: dict[str, np.ndarray] = {}
@@ -140,7 +141,7 @@ def _read_legacy(path: pathlib.Path) -> dict[str, np.ndarray]:
         return wanted.setdefault(key, np.zeros(count, dtype))
 
     with path.open("rb") as file:
-        magic, _, system, tree, keys = (_interpret(file, storage) for _ in range(5))
+        magic, _, system, tree, keys = (_interpret(file, storage, plain) for _ in range(5))
         if magic != 0x1950A86A20F9469CFC6C or not system.get("little_endian", True):
             raise WeightFileError("it is a pickle, but none of PyTorch's, or not little-endian")
         for key in keys:
@@ -211,8 +212,9 @@ _LITERALS = {
 }
 
 
-def _interpret(file: IO[bytes], storage: Callable[[str, Any, int], np.ndarray]) -> Any:
-    """The value of one pickle, read up to its end. `storage(key, dtype, count)` gives the numbers that it refers to."""
+def _interpret(file: IO[bytes], storage: Callable[[str, Any, int], np.ndarray], plain: bool) -> Any:
+    """The value of one pickle, read up to its end. `storage(key, dtype, count)` gives the numbers that it refers to;
+    with `plain`, a call of anything unknown is an error."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
 
@@ -272,7 +274,7 @@ def _interpret(file: IO[bytes], storage: Callable[[str, Any, int], np.ndarray]) 
             stack.append(_storage(stack.pop(), storage))
         elif name in ("REDUCE", "NEWOBJ"):
             maker, arguments = top(2)
-            stack.append(_call(maker, arguments))
+            stack.append(_call(maker, arguments, plain))
         elif name == "BUILD":
             (state,) = top(1)
             if isinstance(stack[-1], _Object):
@@ -290,7 +292,7 @@ def _storage(reference: Any, storage: Callable[[str, Any, int], np.ndarray]) -> 
     return storage(str(key), dtype, count)
 
 
-def _call(maker: Any, arguments: tuple) -> Any:
+def _call(maker: Any, arguments: tuple, plain: bool) -> Any:
     if maker == _Name("collections", "OrderedDict"):
         return collections.OrderedDict(*arguments)
     if maker == _Name("torch._utils", "_rebuild_tensor_v2"):
@@ -298,4 +300,7 @@ def _call(maker: Any, arguments: tuple) -> Any:
         return _Tensor(numbers, offset, shape, strides)
     if maker == _Name("torch._utils", "_rebuild_parameter"):
         return arguments[0]
+    if plain:
+        name = f"{maker.module}.{maker.name}" if isinstance(maker, _Name) else repr(maker)
+        raise WeightFileError(f"its pickle would call {name}, which weights don't need; nothing of it was run")
     return _Object(maker)

@@ -110,6 +110,15 @@ def test_calls_in_a_pickle_do_nothing(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+def test_plain_files_alone(torch, tmp_path):
+    """With `plain`, a call beside good weights is not passed over."""
+    torch.save({"x": torch.ones(3), "y": Calls(tmp_path / "made")}, tmp_path / "bad.pth")
+    assert read_weights(tmp_path / "bad.pth").weights.keys() == {"x"}
+    with pytest.raises(WeightFileError, match=r"its pickle would call (posix|nt).mkdir, which weights don't need"):
+        read_weights(tmp_path / "bad.pth", plain=True)
+    assert not (tmp_path / "made").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"plain text", b"\x80\x02", b"PK\x03\x04 cut short", b"\xff" * 8 + b"{}"])
 def test_refuses_other_files(tmp_path, content):
     (tmp_path / "x.pt").write_bytes(content)

@@ -10,14 +10,16 @@ import fractions
 import io
 import os
 import pathlib
+import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 # One per thread: making one per frame halves the speed, sharing one between threads mixes up their pictures.
 _local = threading.local()
 
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")  # of the pictures that frame folders hold
 SUFFIXES = (".avi", ".gif", ".mkv", ".mov", ".mp4", ".webm")  # of the video files that are looked for in folders
 
 
@@ -61,6 +63,66 @@ def decode_video(
     `transform` is applied to each frame (h, w, 3) as it comes, so that large frames aren't all held at once.
     """
     return _read(data, name, start, count, stride, transform)
+
+
+def decode_frames(
+    data: bytes,
+    numbers: Sequence[int],
+    name: str = "the video",
+    transform: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """The frames of these numbers, in any order and as often as they are named; otherwise as `decode_video`."""
+    wanted = np.unique(np.asarray(numbers, np.int64))
+    if len(wanted) == 0 or wanted[0] < 0:
+        raise ValueError(f"{name}: frames {list(numbers)[:5]} are asked for; at least one, and none below 0, is needed")
+    step = int(wanted[1] - wanted[0]) if len(wanted) > 1 else 1
+    if len(wanted) < 2 or (np.diff(wanted) == step).all():
+        frames = _read(data, name, int(wanted[0]), len(wanted), step, transform)
+    else:
+        frames = _read(data, name, int(wanted[0]), len(wanted), 1, transform, set(wanted.tolist()))
+    return frames if np.array_equal(wanted, numbers) else frames[np.searchsorted(wanted, numbers)]
+
+
+def video_frames(source, name: str = "the video") -> Iterator[np.ndarray]:
+    """All frames of a file (a path, or its bytes) one by one, as uint8 (height, width, 3); errors as `probe_video`."""
+    name = name if isinstance(source, bytes) else str(source)
+    shape = None
+    with _open(source, name) as (container, stream):
+        stream.codec_context.thread_count = 1
+        for frame in container.decode(stream):
+            array = _to_array(frame)
+            if array.shape != (shape := shape or array.shape):
+                raise VideoError(f"{name}: its frames change their size")
+            yield array
+    if shape is None:
+        raise VideoError(f"{name}: it holds no frame")
+
+
+def frame_rate(source, name: str = "the video") -> float:
+    """Frames per second, as the file says; 0 where it doesn't."""
+    with _open(source, name if isinstance(source, bytes) else str(source)) as (_, stream):
+        return float(stream.average_rate or stream.guessed_rate or 0)
+
+
+def decode_image(data: bytes, name: str = "the picture") -> np.ndarray:
+    """A png, jpg, ... file's bytes as uint8 (height, width, 3). Raises VideoError where it can't be decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        reason = "it is empty" if not data else f"it can't be decoded ({str(error).splitlines()[0]})"
+        raise VideoError(f"{name}: {reason}") from error
+
+
+def encode_jpeg(frame: np.ndarray, quality: int = 95) -> bytes:
+    """uint8 (h, w, 3) as the bytes of a jpg file."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(frame)).save(buffer, format="jpeg", quality=quality)
+    return buffer.getvalue()
 
 
 def probe_video(source, name: str = "the video") -> VideoInfo:
@@ -163,18 +225,25 @@ def _open(source, name: str) -> Iterator[tuple]:
 
 
 def _read(
-    source, name: str, start: int, count: int | None, stride: int, transform: Callable | None = None
+    source,
+    name: str,
+    start: int,
+    count: int | None,
+    stride: int,
+    transform: Callable | None = None,
+    wanted: set[int] | None = None,
 ) -> np.ndarray:
+    """`count` frames from `start` on: every stride-th, or those whose numbers are `wanted`."""
     if start < 0 or stride < 1 or (count is not None and count < 1):
         raise ValueError(
             f"{name}: start={start}, count={count}, stride={stride}; start is at least 0, the others at least 1"
         )
     try:
-        frames = _decode(source, name, start, count, stride, transform, seek=start > 0)
+        frames = _decode(source, name, start, count, stride, transform, wanted, seek=start > 0)
     except _NotSeekable:
-        frames = _decode(source, name, start, count, stride, transform, seek=False)
+        frames = _decode(source, name, start, count, stride, transform, wanted, seek=False)
     if not frames or (count is not None and len(frames) < count):
-        last = start if count is None else start + (count - 1) * stride
+        last = start if count is None else max(wanted) if wanted else start + (count - 1) * stride
         raise VideoError(f"{name}: there is no frame {last}; from frame {start} on only {len(frames)} could be read")
     if len({frame.shape for frame in frames}) > 1:
         raise VideoError(f"{name}: its frames change their size")
@@ -182,7 +251,14 @@ def _read(
 
 
 def _decode(
-    source, name: str, start: int, count: int | None, stride: int, transform: Callable | None, seek: bool
+    source,
+    name: str,
+    start: int,
+    count: int | None,
+    stride: int,
+    transform: Callable | None,
+    wanted: set[int] | None,
+    seek: bool,
 ) -> list[np.ndarray]:
     """As many of the `count` frames as there are."""
     frames = []
@@ -191,7 +267,7 @@ def _decode(
         stream.codec_context.thread_count = 1
         numbered = _seek(container, stream, start) if seek else enumerate(container.decode(stream))
         for number, frame in numbered:
-            if number >= start and (number - start) % stride == 0:
+            if number in wanted if wanted else number >= start and (number - start) % stride == 0:
                 array = _to_array(frame)
                 frames.append(transform(array) if transform else array)
                 if len(frames) == count:

@@ -81,7 +81,9 @@ def test_prepare_prints_the_summary(replace, capsys):
     prepare = replace("pvdm_jax.data.builders.folder", "prepare")
     prepare.return_value = "3 videos"
     assert cli.main(["prepare", "--source=in", "--output=out", "--min-frames=8"]) == 0
-    prepare.assert_called_once_with(Path("in"), Path("out"), min_frames=8)
+    given, options = prepare.call_args
+    assert given == (Path("in"), Path("out"), 8)
+    assert (options["layout"], options["split"], options["storage"], options["height"]) == ("auto", "all", "video", 0)
     assert "3 videos" in capsys.readouterr().out
 
 

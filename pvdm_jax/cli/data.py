@@ -1,24 +1,60 @@
-"""Commands that make data sets."""
+"""Commands that make and show data sets."""
 
 import argparse
 from pathlib import Path
 
-from pvdm_jax.cli.arguments import AddCommand, positive
+from pvdm_jax.cli.arguments import AddCommand, positive, positive_number
 
 
 def _prepare(args: argparse.Namespace) -> None:
     from pvdm_jax.data.builders import folder
 
-    print(folder.prepare(args.source, args.output, min_frames=args.min_frames))
+    summary = folder.prepare(
+        args.source,
+        args.output,
+        args.min_frames,
+        layout=args.layout,
+        split=args.split,
+        list_number=args.list,
+        storage=args.storage,
+        height=args.height or 0,
+        width=args.width or 0,
+        resize=args.resize,
+        quality=args.quality,
+        fps=args.fps or 0.0,
+        workers=args.workers or 0,
+    )
+    print(summary)
 
 
 def add_commands(add: AddCommand) -> None:
     command = add(
         "prepare",
         _prepare,
-        "make a data set of a folder of video files",
-        "pvdm prepare --source=my_videos --output=data/videos",
+        "make a data set of a folder of videos",
+        "pvdm prepare --source=my_videos --output=data/videos\n"
+        "  pvdm prepare --source=UCF-101 --layout=ucf101 --list=1 --output=data/ucf101",
     )
-    command.add_argument("--source", type=Path, required=True, help="folder of videos; its subfolders are classes")
+    help = "folder of videos, or a data set that TFDS built (its folder or name)"
+    command.add_argument("--source", type=Path, required=True, help=help)
     command.add_argument("--output", type=Path, required=True, help="folder of the data set, new or empty")
+    layouts = ("auto", "videos", "ucf101", "sky_timelapse", "frames", "arrays", "tfds")
+    help = "how the folder is laid out, see docs/data.md (default: auto)"
+    command.add_argument("--layout", choices=layouts, default="auto", help=help)
+    help = "which of the folder's videos to take (default: all; they stay apart)"
+    command.add_argument("--split", choices=("train", "test", "all"), default="all", help=help)
+    help = "which of UCF-101's official lists tells training and test videos apart (default: 1)"
+    command.add_argument("--list", type=int, choices=(1, 2, 3), default=1, help=help)
     command.add_argument("--min-frames", type=positive, default=16, help="shorter videos are skipped (default: 16)")
+    help = "frame rate of folders of frames and of arrays (default: not known)"
+    command.add_argument("--fps", type=positive_number, help=help)
+    command.add_argument("--workers", type=positive, help="processes (default: as many as there are cores)")
+    group = command.add_argument_group("storage", "docs/data.md has a table of what each takes and gives.")
+    help = "video: as they are; jpeg: as pictures; frames: as plain frames (default: video)"
+    group.add_argument("--storage", choices=("video", "jpeg", "frames"), default="video", help=help)
+    help = "of jpeg and frames: crop at the centre and resize (default: the videos' own size)"
+    group.add_argument("--height", type=positive, help=help)
+    group.add_argument("--width", type=positive)
+    help = "how to resize: with antialiasing, or without as the official code (default: antialias)"
+    group.add_argument("--resize", choices=("antialias", "bilinear"), default="antialias", help=help)
+    group.add_argument("--quality", type=positive, default=95, help="of jpeg (default: 95)")

@@ -2,28 +2,35 @@
 
 import dataclasses
 
-from pvdm_jax.config.checks import one_of, positive, require
+from pvdm_jax.config.checks import at_least_zero, one_of, positive, require
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where clips come from. Their size is the autoencoder's."""
 
-    source: str = "synthetic"  # synthetic: moving shapes made on the fly; tfds: a dataset that `pvdm prepare` wrote
-    path: str = ""  # tfds: the dataset's folder
+    source: str = "synthetic"  # synthetic: moving shapes made on the fly; tfds: a stored dataset
+    path: str = ""  # tfds: the folder that `pvdm prepare` wrote or TFDS built, or the name of one in TFDS's own folder
+    split: str = "train"  # tfds: the videos to train from: train, test, all, or another of the dataset's splits
+    eval_split: str = ""  # tfds: a split whose videos are evaluated on instead of the end of each training video
     stride: int = 1  # take every stride-th frame
+    fps: float = 0.0  # tfds: show videos at this many frames per second, before the stride; 0: at their own rate
+    short_videos: str = "skip"  # tfds: those shorter than a clip: skip, loop (repeat), pad (hold the last frame)
     resize: str = "antialias"  # antialias, or bilinear (without antialiasing, as the official code)
     flip: bool = False  # mirror half of the training clips
     crop_scale: float = 1.0  # training clips are random windows of at least this part of the largest one's side; 1: off
     holdout: float = 0.15  # tfds: this last part of each video is kept out of training
     synthetic_videos: int = 1024  # training videos of the synthetic source
     synthetic_frames: int = 48  # frames of each
-    threads: int = 2  # that read and decode ahead
+    workers: int = 0  # processes that read and decode ahead; 0: threads of this one
+    threads: int = 2  # that read and decode ahead, in each process
     prefetch: int = 4  # batches made ahead
 
     def __post_init__(self):
         one_of("data", self, "source", ("synthetic", "tfds"))
         one_of("data", self, "resize", ("antialias", "bilinear"))
+        one_of("data", self, "short_videos", ("skip", "loop", "pad"))
+        at_least_zero("data", self, "fps", "workers")
         positive("data", self, "stride", "synthetic_videos", "synthetic_frames", "threads", "prefetch")
         require(0 <= self.holdout < 1, "data.holdout", self.holdout, "a fraction of each video, at least 0 and below 1")
         allowed = "a part of the largest window's side, above 0 and at most 1 (no random crops)"
@@ -32,8 +39,13 @@ class DataConfig:
             self.source != "tfds" or self.path != "",
             "data.path",
             self.path,
-            "data.source=tfds needs the folder that `pvdm prepare` wrote",
+            "data.source=tfds needs the folder that `pvdm prepare` wrote, or TFDS's name of a dataset",
         )
+        require(self.split != "", "data.split", self.split, "name the videos to train from: train, test or all")
+        if self.source == "synthetic":
+            for name, default in (("split", "train"), ("eval_split", ""), ("fps", 0.0), ("short_videos", "skip")):
+                value = getattr(self, name)
+                require(value == default, f"data.{name}", value, f"data.source=synthetic has only {default!r}")
 
 
 @dataclasses.dataclass(frozen=True)

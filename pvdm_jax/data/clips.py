@@ -7,6 +7,7 @@ aspect ratio, resized; or, to make much of few videos, a random smaller one.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -41,6 +42,33 @@ def train_range(frames: int, span: int, holdout: float) -> int:
     if holdout == 0 or frames < 2 * span:
         return frames
     return frames - min(max(span, math.ceil(holdout * frames)), frames - span)
+
+
+def resample(frames: int, fps: float, target: float) -> Sequence[int]:
+    """The frame numbers, of a video of `frames` frames at `fps`, that show it at `target` frames per second.
+
+    Frame k of the result is the frame nearest to the time k / target. Faster than the video plays, frames repeat.
+    """
+    if fps == target:
+        return range(frames)
+    count = int((frames - 1) * target / fps + 1e-6) + 1
+    return np.minimum(np.floor(np.arange(count) * (fps / target) + 0.5), frames - 1).astype(np.int32)
+
+
+def lengthen(places: Sequence[int], clip_frames: int, stride: int, policy: str) -> Sequence[int]:
+    """What to do with a video that is shorter than a clip: frame numbers that are enough for one, or none.
+
+    "skip" leaves it out. "loop" repeats it from its start, up to two clips, so that one follows the other. "pad" holds
+    its last frame, up to one clip, which has none before it. Longer videos stay as they are.
+    """
+    span = clip_span(clip_frames, stride)
+    if len(places) >= span:
+        return places
+    if policy == "skip" or len(places) == 0:
+        return ()
+    numbers = np.arange(2 * span if policy == "loop" else span)
+    numbers = numbers % len(places) if policy == "loop" else np.minimum(numbers, len(places) - 1)
+    return np.asarray(places, np.int32)[numbers]
 
 
 def center_window(height: int, width: int, target_height: int, target_width: int) -> tuple[slice, slice]:

@@ -1,19 +1,20 @@
 """Batches for training and fixed clips for evaluation, made by Grain.
 
 Whatever is random is a function of (seed, sample number) alone. So batch k is the same after a restart, with any
-number of threads, and however many processes share it.
+number of threads or worker processes, and however many processes of a multi-host run share it.
 """
 
-import functools
+import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
 from pvdm_jax.config import AutoencoderConfig, DataConfig
-from pvdm_jax.data.clips import clip_span, random_crop
+from pvdm_jax.data.clips import Crop, clip_span, random_crop
 from pvdm_jax.data.sources import Video, VideoSource
 from pvdm_jax.media import VideoError
 
@@ -21,6 +22,23 @@ from pvdm_jax.media import VideoError
 ENDLESS = 2**62
 # Replacements tried for a video that can't be decoded. Beyond that the data set is broken, not a file of it.
 MAX_REPLACEMENTS = 20
+# What the random numbers of a sample are for; the second part of their seeds.
+WINDOWS, PAIRS, ORDER, FRESH_PAIRS = range(4)
+
+
+class Batches(Iterator[dict[str, np.ndarray]]):
+    """An endless iterator of batches. `close` ends its threads and worker processes."""
+
+    def __init__(self, iterator: Any, broken: dict[str, str]):
+        self._iterator = iterator
+        self.broken = broken  # name: reason, of the videos that were replaced (by this process, not by its workers)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._iterator)
+
+    def close(self) -> None:
+        if hasattr(self._iterator, "close"):
+            self._iterator.close()
 
 
 def train_batches(
@@ -32,7 +50,7 @@ def train_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Batches:
     """Endless batches of random windows, from batch `start_step` on: this process's share of each.
 
     Yields {"video": uint8 (batch_size / process_count, frames, height, width, 3), "label": int32 (the same,)}. Every
@@ -40,23 +58,9 @@ def train_batches(
     can't be decoded is replaced by another and reported once. Raises ValueError where the processes can't share
     `batch_size` evenly or the source is empty, VideoError where nothing can be decoded.
     """
-    span = clip_span(clip.frames, data.stride)
-    read = _Replacing(source)
-
-    def sample(number: int, index: int) -> dict:
-        rng = np.random.default_rng([seed, 0, number])
-
-        def window(video: Video) -> np.ndarray:
-            start = int(rng.integers(video.frames - span + 1))
-            mirrored = data.flip and rng.random() < 0.5
-            frames = video.read(start, clip.frames, data.stride, random_crop(rng, data.crop_scale))
-            return _mirror(frames) if mirrored else frames
-
-        video, frames = read(index, rng, window)
-        return {"video": frames, "label": np.int32(video.label)}
-
-    stream = (seed, start_step, process_index, process_count)
-    return _batches(sample, len(source), batch_size, *stream, data.threads, data.prefetch)
+    sample = _RandomWindow(_Replacing(source), clip, data, seed)
+    share = _Share(batch_size, start_step, process_index, process_count)
+    return _batches(sample, len(source), seed, share, data.workers, data.threads, data.prefetch)
 
 
 def latent_batches(
@@ -68,14 +72,33 @@ def latent_batches(
     process_count: int = 1,
     threads: int = 2,
     prefetch: int = 4,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Batches:
     """Endless batches of stored items (dicts of arrays), stacked; order and shares as in `train_batches`."""
+    share = _Share(batch_size, start_step, process_index, process_count)
+    return _batches(_Stored(latents), len(latents), seed, share, 0, threads, prefetch)
 
-    def sample(number: int, index: int) -> dict:
-        return latents[index]
 
-    stream = (seed, start_step, process_index, process_count)
-    return _batches(sample, len(latents), batch_size, *stream, threads, prefetch)
+def pair_batches(
+    source: VideoSource,
+    clip: AutoencoderConfig,
+    data: DataConfig,
+    windows: int,
+    flips: bool,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches:
+    """Endless batches of the items of `clip_pairs`, in the order in which `latent_batches` takes what was made of them.
+
+    With `windows` 0 every sample is a new random window, instead of one of a fixed number for each video.
+    """
+    pairs = _Pairs(_Replacing(source), clip, data, windows, flips, seed, augment=True)
+    share = _Share(batch_size, start_step, process_index, process_count)
+    size = len(pairs) if windows else len(source)
+    sample = _Stored(pairs) if windows else _FreshPair(pairs)
+    return _batches(sample, size, seed, share, data.workers, data.threads, data.prefetch)
 
 
 def fixed_clips(source: VideoSource, clip: AutoencoderConfig, data: DataConfig, count: int) -> dict:
@@ -109,102 +132,256 @@ def fixed_clips(source: VideoSource, clip: AutoencoderConfig, data: DataConfig, 
 
 
 def clip_pairs(
-    source: VideoSource, clip: AutoencoderConfig, data: DataConfig, windows: int, seed: int, augment: bool = True
+    source: VideoSource,
+    clip: AutoencoderConfig,
+    data: DataConfig,
+    windows: int,
+    seed: int,
+    augment: bool = True,
+    flips: bool = False,
 ) -> grain.MapDataset:
     """`windows` random windows of two consecutive clips from every video, as a sequence; decoded when asked for.
 
-    Item i is {"video": uint8 (2 * frames, height, width, 3), "has_previous": bool, "label": int, "index": i}, a
-    function of (seed, i); i // windows is the video. A video too short for two clips gives one clip, in the second
-    half, after zeros, and has_previous is False. `augment` allows `data.flip` and `data.crop_scale`. Videos that can't
-    be decoded are replaced as in `train_batches`. `.to_iter_dataset(grain.ReadOptions(threads, buffer))` reads ahead.
+    Item i is a function of (seed, i):
+
+        video: uint8 (2 * frames, height, width, 3); label: int; index: i
+        has_previous: bool. A video too short for two clips gives one clip, in the second half, after zeros
+        source, start, mirrored, crop: where it is from: the video's number in the source, its first frame there,
+            whether it was mirrored, and (scale, row, column) of its window
+
+    i // windows is the video. With `flips` there are twice as many: items 2 i and 2 i + 1 are a window and its mirror
+    image. Otherwise `data.flip` decides by chance. `augment` allows that, and `data.crop_scale`. Videos that can't be
+    decoded are replaced as in `train_batches`. `.to_iter_dataset(grain.ReadOptions(threads, buffer))` reads ahead.
     """
-    _check_not_empty(len(source))
-    span = clip_span(clip.frames, data.stride)
-    read = _Replacing(source)
+    pairs = _Pairs(_Replacing(source), clip, data, windows, flips and augment, seed, augment)
+    return grain.MapDataset.range(len(pairs)).map(lambda index: pairs[int(index)])
 
-    def pair(index: int) -> dict:
-        rng = np.random.default_rng([seed, 1, index])
 
-        def window(video: Video) -> np.ndarray:
-            clips = 2 if video.frames >= 2 * span else 1
-            start = int(rng.integers(video.frames - clips * span + 1))
-            mirrored = augment and data.flip and rng.random() < 0.5
-            crop = random_crop(rng, data.crop_scale if augment else 1.0)
-            frames = video.read(start, clips * clip.frames, data.stride, crop)
-            frames = _mirror(frames) if mirrored else frames
-            return frames if clips == 2 else np.concatenate([np.zeros_like(frames), frames])
+def stream(dataset: grain.MapDataset, workers: int, threads: int, prefetch: int) -> Any:
+    """An iterator over `dataset`, read ahead by `threads` threads in each of `workers` processes (0: in this one)."""
+    # Each thread makes whole elements, so that the consumer's thread has nothing left to do.
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
+    elements = dataset.to_iter_dataset(options)
+    if workers:
+        from absl import flags
 
-        video, frames = read(index // windows, rng, window)
-        return {"video": frames, "has_previous": video.frames >= 2 * span, "label": video.label, "index": index}
-
-    return grain.MapDataset.range(len(source) * windows).map(lambda index: pair(int(index)))
+        if not flags.FLAGS.is_parsed():  # Grain's workers look at absl's flags, which only absl's programs parse
+            flags.FLAGS.mark_as_parsed()
+        buffer = max(1, prefetch // workers)
+        elements = elements.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=buffer))
+    return iter(elements)
 
 
 class _Replacing:
     """Reads from a video of a source, or from a random other one where that fails, and reports each failure once."""
 
     def __init__(self, source: VideoSource):
-        self._source = source
-        self._reported: set[str] = set()
+        self.source = source
+        self.broken: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, first: int, rng: np.random.Generator, read: Callable) -> tuple[Video, np.ndarray]:
-        """(video, read(video)) of source[first], or of a replacement drawn by `rng`."""
+    def __call__(self, first: int, rng: np.random.Generator, read: Callable[[Video], Any]) -> tuple[int, Any]:
+        """(index, read(source[index])) for index = first, or a replacement drawn by `rng`."""
         index = first
         for _ in range(1 + MAX_REPLACEMENTS):
-            video = self._source[index]
+            video = self.source[index]
             try:
-                return video, read(video)
+                return index, read(video)
             except (VideoError, OSError) as error:
                 self._report(video.name, error)
-                index = int(rng.integers(len(self._source)))
+                index = int(rng.integers(len(self.source)))
         raise VideoError(f"{video.name}, and {MAX_REPLACEMENTS} others before it, can't be decoded")
 
     def _report(self, name: str, error: Exception) -> None:
         with self._lock:
-            if name not in self._reported:
-                self._reported.add(name)
-                logging.warning("replaced by another video from now on: %s", error)
+            if name in self.broken:
+                return
+            self.broken[name] = str(error)
+            logging.warning("replaced by another video from now on (number %d): %s", len(self.broken), error)
+
+    def __getstate__(self) -> dict:
+        return {"source": self.source, "broken": {}}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+
+@dataclasses.dataclass(frozen=True)
+class _RandomWindow:
+    """Sample n of `train_batches`: a random window of the video `index`."""
+
+    read: _Replacing
+    clip: AutoencoderConfig
+    data: DataConfig
+    seed: int
+
+    def __call__(self, number: int, index: int) -> dict:
+        data, rng = self.data, np.random.default_rng([self.seed, WINDOWS, number])
+        span = clip_span(self.clip.frames, data.stride)
+
+        def window(video: Video) -> np.ndarray:
+            start = int(rng.integers(video.frames - span + 1))
+            mirrored = data.flip and rng.random() < 0.5
+            frames = video.read(start, self.clip.frames, data.stride, random_crop(rng, data.crop_scale))
+            return _mirror(frames) if mirrored else frames
+
+        index, frames = self.read(index, rng, window)
+        return {"video": frames, "label": np.int32(self.read.source[index].label)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pairs:
+    """The items of `clip_pairs`."""
+
+    read: _Replacing
+    clip: AutoencoderConfig
+    data: DataConfig
+    windows: int
+    flips: bool
+    seed: int
+    augment: bool
+
+    def __post_init__(self):
+        _check_not_empty(len(self.read.source))
+
+    def __len__(self) -> int:
+        return len(self.read.source) * self.windows * (2 if self.flips else 1)
+
+    def __getitem__(self, index: int) -> dict:
+        window, mirrored = divmod(index, 2) if self.flips else (index, None)
+        rng = np.random.default_rng([self.seed, PAIRS, window])
+        return self.make(window // self.windows, rng, mirrored) | {"index": index}
+
+    def make(self, first: int, rng: np.random.Generator, mirrored: int | None) -> dict:
+        """A random window of the video `first`, or of a replacement. `mirrored` None: by chance, if that is allowed."""
+        data, span = self.data, clip_span(self.clip.frames, self.data.stride)
+
+        def window(video: Video) -> dict:
+            clips = 2 if video.frames >= 2 * span else 1
+            start = int(rng.integers(video.frames - clips * span + 1))
+            by_chance = mirrored is None and self.augment and data.flip
+            mirror = rng.random() < 0.5 if by_chance else bool(mirrored)
+            crop = random_crop(rng, data.crop_scale if self.augment else 1.0)
+            frames = video.read(start, clips * self.clip.frames, data.stride, crop)
+            frames = _mirror(frames) if mirror else frames
+            return {
+                "video": frames if clips == 2 else np.concatenate([np.zeros_like(frames), frames]),
+                "has_previous": clips == 2,
+                "label": np.int32(video.label),
+                "start": np.int32(start),
+                "mirrored": mirror,
+                "crop": np.array(dataclasses.astuple(crop or Crop(1.0, 0.5, 0.5)), np.float32),
+            }
+
+        index, made = self.read(first, rng, window)
+        return made | {"source": np.int32(index)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _FreshPair:
+    """Sample n: a pair of the video `index` that no other sample has."""
+
+    pairs: _Pairs
+
+    @property
+    def read(self) -> _Replacing:
+        return self.pairs.read
+
+    def __call__(self, number: int, index: int) -> dict:
+        rng = np.random.default_rng([self.pairs.seed, FRESH_PAIRS, number])
+        mirrored = int(rng.random() < 0.5) if self.pairs.flips else None
+        return self.pairs.make(index, rng, mirrored) | {"index": number}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """Sample n: the item `index` of a sequence."""
+
+    items: Sequence[dict]
+
+    @property
+    def read(self) -> Any:
+        return getattr(self.items, "read", None)
+
+    def __call__(self, number: int, index: int) -> dict:
+        return self.items[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """Which batches of a stream one process makes, from the first one on, and which part of each."""
+
+    batch_size: int
+    start_step: int
+    process_index: int
+    process_count: int
+
+    def __post_init__(self):
+        if self.batch_size % self.process_count:
+            raise ValueError(
+                f"batch_size is {self.batch_size}; it must be a multiple of the number of processes "
+                f"({self.process_count})"
+            )
+
+    @property
+    def size(self) -> int:
+        return self.batch_size // self.process_count
+
+    def number(self, local: int) -> int:
+        """Of the stream's samples, the one that is this process's number `local`."""
+        step, row = divmod(local, self.size)
+        return step * self.batch_size + self.process_index * self.size + row
+
+
+class _Order:
+    """Element n of the numbers below `size`, shuffled anew in every epoch.
+
+    Grain's own shuffle takes a millisecond an element on small sets.
+    """
+
+    KEPT = 4  # epochs, as threads may be at work on neighbouring ones
+
+    def __init__(self, size: int, seed: int):
+        self._size, self._seed = size, seed
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def __call__(self, number: int) -> int:
+        epoch, place = divmod(number, self._size)
+        order = self._epochs.get(epoch)
+        if order is None:
+            order = np.random.default_rng([self._seed, ORDER, epoch]).permutation(self._size).astype(np.int32)
+            # A new dict, so that no other thread sees one that changes under it.
+            recent = sorted(self._epochs.items())[-self.KEPT + 1 :]
+            self._epochs = dict([*recent, (epoch, order)])
+        return int(order[place])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Numbered:
+    """What Grain maps over the numbers of a process's samples."""
+
+    sample: Callable[[int, int], dict]
+    share: _Share
+    order: _Order
+
+    def __call__(self, local: int) -> dict:
+        number = self.share.number(int(local))
+        return self.sample(number, self.order(number))
 
 
 def _batches(
-    sample: Callable[[int, int], dict],
-    size: int,
-    batch_size: int,
-    seed: int,
-    start_step: int,
-    process_index: int,
-    process_count: int,
-    threads: int,
-    prefetch: int,
-) -> Iterator[dict[str, np.ndarray]]:
+    sample: Callable[[int, int], dict], size: int, seed: int, share: _Share, workers: int, threads: int, prefetch: int
+) -> Batches:
     """This process's share of the endless batches of sample(n, item) for n = 0, 1, ...
 
     Item n is element n of the numbers below `size`, shuffled anew in every epoch; batch k holds samples
     k * batch_size, ..., (k + 1) * batch_size - 1, and each process makes a contiguous part of it.
     """
     _check_not_empty(size)
-    if batch_size % process_count:
-        raise ValueError(
-            f"batch_size is {batch_size}; it must be a multiple of the number of processes ({process_count})"
-        )
-    share = batch_size // process_count
-
-    # Grain's own shuffle takes a millisecond an element on small sets.
-    @functools.lru_cache(maxsize=16)
-    def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng([seed, 2, epoch]).permutation(size)
-
-    def make(local: int) -> dict:
-        step, row = divmod(int(local), share)
-        number = step * batch_size + process_index * share + row
-        epoch, place = divmod(number, size)
-        return sample(number, int(order(epoch)[place]))
-
-    batches = grain.MapDataset.range(start_step * share, ENDLESS).map(make).batch(share)
-    # Each thread makes whole batches, so that the consumer's thread has nothing left to do.
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
-    return iter(batches.to_iter_dataset(options))
+    numbers = grain.MapDataset.range(share.start_step * share.size, ENDLESS)
+    batches = numbers.map(_Numbered(sample, share, _Order(size, seed))).batch(share.size)
+    read = getattr(sample, "read", None)
+    return Batches(stream(batches, workers, threads, prefetch), read.broken if read else {})
 
 
 def _spread(count: int, size: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Where videos come from: one interface over the synthetic source and the datasets that `pvdm prepare` writes.
+"""Where videos come from: one interface over the synthetic source, what `pvdm prepare` writes and what TFDS builds.
 
 A source is a sequence of videos; a video knows its length and hands out frames that are already cropped and resized
 to the model's clips. Every source has two parts without a common frame: "train" and "holdout".
@@ -42,9 +42,10 @@ class VideoSource(Protocol):
 def open_source(data: DataConfig, clip: AutoencoderConfig, split: str, seed: int) -> VideoSource:
     """Opens the `split` ("train" or "holdout") of the source that `data` names, for clips of `clip`'s size.
 
-    Videos shorter than a clip are left out. The held-out part of a prepared dataset is the end of each video of at
-    least two clips, so it can be empty (length 0) where all videos are short or `data.holdout` is 0; of the synthetic
-    source it is as many other videos. `seed` only matters to the synthetic source. Raises ConfigError where the
+    Videos shorter than a clip are left out, unless `data.short_videos` says what to do with them. The held-out part of
+    a dataset is the videos of `data.eval_split`, or without one the end of each video of at least two clips; then it
+    can be empty (length 0), where all videos are short or `data.holdout` is 0. Of the synthetic source it is as many
+    other videos. `seed` only matters to the synthetic source. Raises ConfigError where the
     dataset is missing or has no video long enough for a clip.
     """
     if split not in SPLITS:

@@ -1,13 +1,15 @@
 """Batches are a function of (seed, step): after a restart, in shares, whatever fails."""
 
 import collections
+import dataclasses
 import logging
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from pvdm_jax.config import AutoencoderConfig, DataConfig
-from pvdm_jax.data.loader import clip_pairs, fixed_clips, latent_batches, train_batches
+from pvdm_jax.data.loader import clip_pairs, fixed_clips, latent_batches, pair_batches, train_batches
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.media import VideoError
 
@@ -156,7 +158,7 @@ def test_a_broken_video_is_replaced_and_reported_once(caplog):
     counts = collections.Counter(videos_of(batches))
     assert counts[2] == 0 and sum(counts.values()) == 30 and min(counts[i] for i in (0, 1, 3, 4)) >= 6
     assert [record.message for record in caplog.records if "video2" in record.message] == [
-        "replaced by another video from now on: video2: it can't be decoded"
+        "replaced by another video from now on (number 1): video2: it can't be decoded"
     ]
     again = take(train_batches(source([9] * 5, broken={2}), CLIP, DATA, 5, seed=0, start_step=3), 3)
     assert_same(batches[3:], again)
@@ -251,3 +253,63 @@ def test_latent_batches_are_stacked_shuffled_resumed_and_shared():
     shares = [take(latent_batches(items, 6, 0, 1, p, 2), 2) for p in range(2)]
     joined = [{k: np.concatenate([share[i][k] for share in shares]) for k in items[0]} for i in range(2)]
     assert_same(take(latent_batches(items, 6, seed=0, start_step=1), 2), joined)
+
+
+def test_batches_count_and_name_the_videos_that_were_replaced():
+    batches = train_batches(source([9] * 5, broken={2, 4}), CLIP, DATA, 5, seed=0)
+    take(batches, 4)
+    assert batches.broken == {name: f"{name}: it can't be decoded" for name in ("video2", "video4")}
+
+
+def test_worker_processes_make_the_same_batches():
+    videos = open_source(DataConfig(synthetic_videos=5, synthetic_frames=12), CLIP, "train", seed=0)
+    data = DataConfig(flip=True, crop_scale=0.8)
+    expected = take(train_batches(videos, CLIP, data, 4, seed=3, start_step=2), 5)
+    batches = train_batches(videos, CLIP, dataclasses.replace(data, workers=2), 4, seed=3, start_step=2)
+    try:
+        assert_same(expected, take(batches, 5))
+    finally:
+        batches.close()
+
+
+def test_flips_give_every_window_both_ways():
+    plain = clip_pairs(source([40] * 2), CLIP, DATA, windows=3, seed=0)
+    both = clip_pairs(source([40] * 2), CLIP, DATA, windows=3, seed=0, flips=True)
+    assert len(both) == 12
+    for i in range(6):
+        np.testing.assert_array_equal(both[2 * i]["video"], plain[i]["video"])
+        np.testing.assert_array_equal(both[2 * i + 1]["video"], plain[i]["video"][:, :, ::-1])
+        assert [bool(both[2 * i + k]["mirrored"]) for k in (0, 1)] == [False, True]
+        assert both[2 * i]["source"] == i // 3 and both[2 * i]["start"] == plain[i]["video"][0, 0, 0, 1]
+    assert len(clip_pairs(source([40] * 2), CLIP, DATA, windows=3, seed=0, augment=False, flips=True)) == 6
+
+
+def test_batches_of_pairs_come_in_the_order_of_what_was_stored_of_them():
+    videos = source([40] * 3)
+    pairs = clip_pairs(videos, CLIP, DATA, windows=2, seed=0)
+    stored = [{"index": np.int32(i), "video": pairs[i]["video"]} for i in range(6)]
+    expected = take(latent_batches(stored, 4, seed=0, start_step=2), 5)
+    for old, new in zip(expected, take(pair_batches(videos, CLIP, DATA, 2, False, 4, 0, 2), 5), strict=True):
+        np.testing.assert_array_equal(old["index"], new["index"])
+        np.testing.assert_array_equal(old["video"], new["video"])
+
+
+def test_fresh_pairs_are_new_windows_in_every_epoch():
+    batches = take(pair_batches(source([200] * 2), CLIP, DATA, 0, False, 4, seed=0), 10)
+    seen = {(int(v[0, 0, 0, 0]), int(v[0, 0, 0, 1])) for batch in batches for v in batch["video"]}
+    assert len(seen) > 30
+    assert_same(batches[6:], take(pair_batches(source([200] * 2), CLIP, DATA, 0, False, 4, 0, start_step=6), 4))
+
+
+def test_memory_does_not_grow_with_the_stream():
+    """Over 1,000 epochs what the pipeline keeps grows by less than 200 kB."""
+    items = [{"label": np.int32(i)} for i in range(10)]
+    batches = latent_batches(items, 100, seed=0)
+    take(batches, 20)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        take(batches, 100)
+        assert tracemalloc.get_traced_memory()[0] - before < 200_000
+    finally:
+        tracemalloc.stop()

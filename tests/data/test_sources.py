@@ -95,7 +95,7 @@ def test_reading_beyond_a_part_is_refused(dataset):
 
 def test_damage_is_reported_with_the_video_s_name(dataset):
     video = open_source(DataConfig(source="tfds", path=dataset), CLIP, "train", seed=0)[0]
-    video.records = {video.record: {"video": b"not a video"}}
+    video.load = lambda piece: b"not a video"
     with pytest.raises(VideoError, match=video.name):
         video.read(0, 8)
 

@@ -1,0 +1,207 @@
+"""Video datasets as TFDS builds them (`ucf101` and the like), read without TensorFlow.
+
+Their videos are sequences of encoded pictures, or uint8 tensors (t, h, w, 3), and each lies in one record, so a window
+costs reading all of its video: `pvdm prepare` makes a faster dataset of one. Building them takes TensorFlow:
+
+    tfds.builder("ucf101/ucf101_1").download_and_prepare(file_format="array_record")
+
+TFDS's own reader needs TensorFlow for its `Video` feature. Here only the parts of TFDS are used that don't: the format
+of features.json, the list of shards, and the messages that records are made of.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import threading
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from pvdm_jax.config import ConfigError
+from pvdm_jax.data.storage import PIECE_FRAMES, pack_pictures
+from pvdm_jax.media import decode_image
+
+_local = threading.local()  # each thread's latest record, whose pieces are asked for one after the other
+
+
+def catalogue_folder(path: str) -> str | None:
+    """The folder of a dataset that TFDS built: `path` itself, or what it names in TFDS's folder; None for neither.
+
+    Names are NAME, NAME/CONFIG or NAME/CONFIG/VERSION, also with :VERSION; the highest version is taken. TFDS's folder
+    is TFDS_DATA_DIR, or tensorflow_datasets in the home folder. Raises ConfigError where NAME has several configs.
+    """
+    roots = [pathlib.Path(path)]
+    if not roots[0].is_absolute():
+        home = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
+        roots.append(pathlib.Path(home).expanduser() / path.replace(":", "/"))
+    for root in roots:
+        found = {}
+        for pattern in ("", "*", "*/*"):
+            for info in sorted(root.glob(f"{pattern}/features.json" if pattern else "features.json")):
+                found.setdefault(info.parent if pattern == "" else info.parent.parent, []).append(info.parent)
+            if found:
+                break
+        if len(found) > 1:
+            names = ", ".join(str(folder.relative_to(root)) for folder in found)
+            raise ConfigError(f"data.path is {path!r}; that dataset has several configs, name one: {names}")
+        for versions in found.values():
+            return str(max(versions, key=_version))
+    return None
+
+
+def _version(folder: pathlib.Path) -> tuple:
+    return tuple(int(part) if part.isdecimal() else -1 for part in folder.name.split("."))
+
+
+class Catalogue:
+    """One dataset that TFDS built. Raises ConfigError where it holds no videos or isn't array_record.
+
+    splits: the facts of each split's videos, as in `prepared.Dataset`. Their lengths stand only in the records, so all
+    of these are read when a dataset is opened for the first time; the result is kept in the user's cache folder.
+    """
+
+    def __init__(self, folder: str):
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self._folder = pathlib.Path(folder)
+        features = _features(self._folder)
+        self._feature, self._kind, self._shape = self._find_video(features)
+        self._label, self.class_names = _find_label(self._folder, features)
+        self._sources = {split: ArrayRecordDataSource(paths) for split, paths in _shards(self._folder).items()}
+        self.splits: dict[str, list[dict]] = self._index()
+
+    def load(self, split: str, facts: dict, piece: int) -> bytes:
+        """PIECE_FRAMES frames of a video, from number piece * PIECE_FRAMES on; see storage.py."""
+        first = piece * PIECE_FRAMES
+        frames = self._frames(split, facts["record"])[first : first + PIECE_FRAMES]
+        return pack_pictures(frames) if self._kind == "pictures" else np.ascontiguousarray(frames).tobytes()
+
+    def pictures(self, split: str, record: int) -> list[bytes]:
+        """All pictures of a video, as files."""
+        return self._frames(split, record)
+
+    @property
+    def stored(self) -> str:
+        """How videos are stored, see storage.py: pictures or array."""
+        return self._kind
+
+    def array(self, split: str, record: int) -> np.ndarray:
+        """A video that is stored as a tensor: uint8 (t, h, w, 3)."""
+        return self._frames(split, record)
+
+    def _frames(self, split: str, record: int) -> Any:
+        key = (str(self._folder), split, record)
+        if getattr(_local, "key", None) != key:
+            example = _example(self._sources[split][record])
+            _local.key, _local.frames = key, self._decode(example)
+        return _local.frames
+
+    def _decode(self, example: Any) -> Any:
+        value = example.features.feature[self._feature]
+        if self._kind == "pictures":
+            return list(value.bytes_list.value)
+        if value.bytes_list.value:
+            flat = np.frombuffer(value.bytes_list.value[0], np.uint8)
+        else:
+            flat = np.array(value.int64_list.value, np.uint8)
+        return flat.reshape(-1, *self._shape[1:])
+
+    def _find_video(self, features: dict[str, dict]) -> tuple[str, str, tuple[int, ...]]:
+        """The name of the feature that holds the video, its kind and its shape (-1: any)."""
+        found = {}
+        for name, spec in features.items():
+            kind, inner = _class(spec), spec.get("sequence", {}).get("feature", {})
+            if kind == "Video" or (kind == "Sequence" and _class(inner) == "Image"):
+                found[name] = ("pictures", ())
+            elif kind == "Tensor":
+                shape = tuple(int(n) for n in spec.get("tensor", {}).get("shape", {}).get("dimensions", ()))
+                encoding = spec["tensor"].get("encoding", "none")
+                if len(shape) == 4 and shape[-1] == 3 and spec["tensor"].get("dtype") == "uint8" and encoding != "zlib":
+                    if min(shape[1:]) > 0:
+                        found[name] = ("array", shape)
+        if not found:
+            there = ", ".join(f"{name} ({_class(spec)})" for name, spec in features.items())
+            raise ConfigError(
+                f"data.path is {str(self._folder)!r}; found the features {there}; expected a Video, a Sequence of "
+                "Images, or a uint8 Tensor (t, h, w, 3)"
+            )
+        name = "video" if "video" in found else next(iter(found))
+        return (name, *found[name])
+
+    def _index(self) -> dict[str, list[dict]]:
+        info = self._folder / "dataset_info.json"
+        key = f"{self._folder.resolve()} {info.stat().st_mtime_ns} {self._feature}"
+        root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        path = pathlib.Path(root) / "pvdm_jax" / "datasets" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+        if path.exists():
+            return json.loads(path.read_text())
+        index = {}
+        for split, records in self._sources.items():
+            bar = tqdm.tqdm(range(len(records)), desc=f"looking through {self._folder.name} {split}", unit="video")
+            index[split] = [self._facts(split, record) for record in bar]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(index))
+        os.replace(temporary, path)
+        return index
+
+    def _facts(self, split: str, record: int) -> dict:
+        example = _example(self._sources[split][record])
+        frames = self._decode(example)
+        height, width = 0, 0
+        if len(frames):
+            height, width = (decode_image(frames[0]) if self._kind == "pictures" else frames[0]).shape[:2]
+        return {
+            "name": f"{split}/{record:06d}",
+            "label": example.features.feature[self._label].int64_list.value[0] if self._label else -1,
+            "frames": len(frames),
+            "height": height,
+            "width": width,
+            "fps": 0.0,
+            "stored": self._kind,
+            "record": record,
+        }
+
+
+def _example(record: bytes) -> Any:
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example.FromString(record)
+
+
+def _features(folder: pathlib.Path) -> dict[str, dict]:
+    return json.loads((folder / "features.json").read_text()).get("featuresDict", {}).get("features", {})
+
+
+def _class(spec: dict) -> str:
+    return spec.get("pythonClassName", "").rpartition(".")[2]
+
+
+def _find_label(folder: pathlib.Path, features: dict[str, dict]) -> tuple[str, tuple[str, ...]]:
+    """The feature that holds the class ("": none), and the classes' names."""
+    labels = [name for name, spec in features.items() if _class(spec) == "ClassLabel"]
+    if not labels:
+        return "", ()
+    name = "label" if "label" in labels else labels[0]
+    path = folder / f"{name}.labels.txt"
+    if path.exists():
+        return name, tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    count = int(features[name].get("classLabel", {}).get("numClasses", 0))
+    return name, tuple(str(number) for number in range(count))
+
+
+def _shards(folder: pathlib.Path) -> dict[str, list[str]]:
+    """The array_record files of each split."""
+    import tensorflow_datasets as tfds
+
+    proto = tfds.core.dataset_info.read_proto_from_builder_dir(folder)
+    if proto.file_format != "array_record":
+        raise ConfigError(
+            f"data.path is {str(folder)!r}; found files of the format {proto.file_format or 'tfrecord'}; expected "
+            'array_record, which can be read from any place: download_and_prepare(file_format="array_record")'
+        )
+    template = tfds.core.ShardedFileTemplate(folder, dataset_name=proto.name, filetype_suffix="array_record")
+    splits = tfds.core.splits.SplitDict.from_proto(proto.splits, template)
+    return {name: [str(path) for path in split.filepaths] for name, split in splits.items() if split.num_examples}

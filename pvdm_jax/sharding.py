@@ -118,5 +118,7 @@ def map_batches(mesh: Mesh, function: Callable[[Any], Any], items: Any, batch_si
 
 
 def to_numpy(tree: Any) -> Any:
-    """Arrays over all devices as whole numpy arrays, on every process."""
+    """Arrays over all devices, or over this process's own, as whole numpy arrays, on every process that calls it."""
+    if all(array.is_fully_addressable for array in jax.tree.leaves(tree)):
+        return jax.tree.map(np.asarray, tree)
     return multihost_utils.process_allgather(tree, tiled=True)

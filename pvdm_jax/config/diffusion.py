@@ -4,17 +4,31 @@ import dataclasses
 
 from pvdm_jax.config.checks import at_least_zero, one_of, positive, require
 
+PREDICTIONS = ("eps", "x0", "v", "flow")
+LOSS_WEIGHTS = ("uniform", "min_snr")
+SAMPLERS = ("ddim", "ddpm", "dpmpp", "dpmpp_sde", "heun", "euler")
+GRIDS = ("uniform", "trailing", "logsnr", "quadratic")
+PLANE_ORDERS = ("auto", "keep", "confirm")
+
 
 @dataclasses.dataclass(frozen=True)
 class ProcessConfig:
-    """The diffusion process: betas = linspace(sqrt(beta_start), sqrt(beta_end), num_steps)^2."""
+    """The diffusion process: betas = linspace(sqrt(beta_start), sqrt(beta_end), num_steps)^2.
+
+    With prediction=flow the process is rectified flow instead: x_t = (1 - u) x_0 + u noise, u = (t + 1) / num_steps.
+    """
 
     num_steps: int = 1000
     beta_start: float = 0.0015
     beta_end: float = 0.0195
+    prediction: str = "eps"  # what the denoiser learns: eps (the noise), x0, v, or flow (rectified flow)
+    loss_weight: str = "uniform"  # of the steps: uniform, or min_snr (Hang et al. 2023)
+    min_snr_gamma: float = 5.0  # min_snr: the signal-to-noise ratio at which the weight stops growing
 
     def __post_init__(self):
-        positive("process", self, "num_steps")
+        positive("process", self, "num_steps", "min_snr_gamma")
+        one_of("process", self, "prediction", PREDICTIONS)
+        one_of("process", self, "loss_weight", LOSS_WEIGHTS)
         require(
             0 < self.beta_start <= self.beta_end < 1,
             "process.beta_start",
@@ -27,14 +41,29 @@ class ProcessConfig:
 class SampleConfig:
     """How clips are sampled. "100/20" of the paper is steps=100, later_steps=20."""
 
-    sampler: str = "ddim"  # ddim or ddpm (ancestral, all steps of the process)
+    sampler: str = "ddim"  # ddim, ddpm (ancestral, all steps of the process), dpmpp, dpmpp_sde (2M), heun, euler
     steps: int = 100  # of the first clip
     later_steps: int = 100  # of each continuation
+    grid: str = "uniform"  # which times: uniform (the official one), trailing, logsnr, quadratic
     eta: float = 1.0  # DDIM's noise, 0 to 1
-    guidance: float = 0.0  # w of (1 + w) eps(previous clip) - w eps(nothing)
+    clip_x0: bool = True  # clip the predicted latents to [-1, 1], where the autoencoder's lie
+    guidance: float = 0.0  # w of (1 + w) f(previous clip) - w f(nothing), f being the denoiser
+    class_guidance: float = 0.0  # the same for the class
+    guidance_from: float = 0.0  # guidance is on between these two times, as fractions of the process:
+    guidance_to: float = 1.0  # 0 is the data, 1 the noise
+    reencode: bool = False  # condition on the decoded clip's own latents, not on the sampled ones
+    plane_order: str = "auto"  # of first clips: confirm (by the autoencoder), keep, or auto: confirm where it is needed
 
     def __post_init__(self):
-        one_of("sample", self, "sampler", ("ddim", "ddpm"))
+        one_of("sample", self, "sampler", SAMPLERS)
+        one_of("sample", self, "grid", GRIDS)
+        one_of("sample", self, "plane_order", PLANE_ORDERS)
         positive("sample", self, "steps", "later_steps")
-        at_least_zero("sample", self, "guidance")
+        at_least_zero("sample", self, "guidance", "class_guidance")
         require(0 <= self.eta <= 1, "sample.eta", self.eta, "it lies between 0 and 1")
+        require(
+            0 <= self.guidance_from < self.guidance_to <= 1,
+            "sample.guidance_from",
+            self.guidance_from,
+            f"0 <= guidance_from < guidance_to ({self.guidance_to}) <= 1",
+        )

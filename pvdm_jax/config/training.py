@@ -92,6 +92,7 @@ class AutoencoderTrainingConfig(StageConfig):
 class DiffusionTrainingConfig(StageConfig):
     """Stage 2: noise prediction, jointly with and without the previous clip (paper section 3.2)."""
 
+    recipe: str = "default"  # default: each clip is shown the one before or not; official: all of a batch, or none
     context_prob: float = 0.3  # of predicting a clip given the one before it
     label_prob: float = 0.9  # of showing the class, on a model with classes
 
@@ -99,4 +100,5 @@ class DiffusionTrainingConfig(StageConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        one_of(self.section, self, "recipe", ("default", "official"))
         probability(self.section, self, "context_prob", "label_prob")

@@ -1,15 +1,13 @@
-"""The Gaussian diffusion process (paper section 3.2; Ho et al. 2020).
+"""The diffusion process (paper section 3.2): how clean latents become noise, x_t = alpha_t x_0 + sigma_t noise.
 
-With betas b_t for t = 0 .. T - 1 and A_t = prod_{s <= t} (1 - b_s),
+Gaussian diffusion (Ho et al. 2020) with betas b_t for t = 0 .. T - 1 and A_t = prod_{s <= t} (1 - b_s) has
+alpha_t = sqrt(A_t) and sigma_t = sqrt(1 - A_t), and its reverse step is
 
-    (1)  q(x_t | x_0)          = N(sqrt(A_t) x_0, (1 - A_t) I)
-    (2)  x_0                   = x_t / sqrt(A_t) - sqrt(1 / A_t - 1) eps
-    (3)  q(x_{t-1} | x_t, x_0) = N(c1_t x_0 + c2_t x_t, v_t I)
+    q(x_{t-1} | x_t, x_0) = N(c1_t x_0 + c2_t x_t, v_t I).
 
-A step t = -1 stands for the data, A_{-1} = 1. Everything is computed in float64 and kept in float32.
+Rectified flow (Liu et al. 2023) is the straight line from data to noise: sigma_t = (t + 1) / T, alpha_t = 1 - sigma_t.
+A step t = -1 stands for the data: alpha 1, sigma 0. Everything is computed in float64; tables are kept in float32.
 """
-
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -22,53 +20,43 @@ class Process:
     """The schedule's arrays, (num_steps,) float32, and the formulas above. Latents are (b, ...)."""
 
     def __init__(self, config: ProcessConfig):
-        betas = np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_steps, dtype=np.float64) ** 2
-        cumulative = np.cumprod(1 - betas)
-        previous = np.append(1.0, cumulative[:-1])
-        variance = betas * (1 - previous) / (1 - cumulative)
-        self.num_steps = config.num_steps
-        self.betas = betas.astype(np.float32)
-        self.alphas_cumprod = cumulative.astype(np.float32)
-        self.signal = np.sqrt(cumulative).astype(np.float32)  # sqrt(A_t)
-        self.noise = np.sqrt(1 - cumulative).astype(np.float32)  # sqrt(1 - A_t)
-        self.inverse_signal = np.sqrt(1 / cumulative).astype(np.float32)
-        self.noise_to_signal = np.sqrt(1 / cumulative - 1).astype(np.float32)
-        self.posterior_mean_x0 = (betas * np.sqrt(previous) / (1 - cumulative)).astype(np.float32)  # c1_t
-        self.posterior_mean_xt = ((1 - previous) * np.sqrt(1 - betas) / (1 - cumulative)).astype(np.float32)  # c2_t
-        self.posterior_variance = variance.astype(np.float32)  # v_t
-        self.posterior_log_variance = np.log(np.maximum(variance, 1e-20)).astype(np.float32)
+        self.config, self.num_steps = config, config.num_steps
+        if config.prediction == "flow":
+            deviation = np.arange(1, config.num_steps + 1, dtype=np.float64) / config.num_steps
+            self._alpha, self._sigma = 1 - deviation, deviation
+        else:
+            betas = np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_steps, dtype=np.float64) ** 2
+            cumulative = np.cumprod(1 - betas)
+            self._alpha, self._sigma = np.sqrt(cumulative), np.sqrt(1 - cumulative)
+        self.signal = self._alpha.astype(np.float32)
+        self.noise = self._sigma.astype(np.float32)
+
+    def alpha(self, steps: np.ndarray) -> np.ndarray:
+        """The share of the data at `steps` (integers, -1: the data), float64."""
+        return np.where(np.asarray(steps) < 0, 1.0, self._alpha[np.maximum(steps, 0)])
+
+    def sigma(self, steps: np.ndarray) -> np.ndarray:
+        """The deviation of the noise at `steps` (integers, -1: the data), float64."""
+        return np.where(np.asarray(steps) < 0, 0.0, self._sigma[np.maximum(steps, 0)])
+
+    def log_snr(self, steps: np.ndarray) -> np.ndarray:
+        """log(alpha / sigma) at `steps`, half of the log signal-to-noise ratio, float64; inf for the data."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.alpha(steps)) - np.log(self.sigma(steps))
+
+    def posterior(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """c1, c2 and v of q(x_{t-1} | x_t, x_0) for t in `steps`, float64."""
+        alpha, sigma = self.alpha(steps), self.sigma(steps)
+        before, noise_before = self.alpha(np.asarray(steps) - 1), self.sigma(np.asarray(steps) - 1)
+        ratio = alpha / before
+        added = sigma**2 - (ratio * noise_before) ** 2  # the variance that the step from t - 1 to t adds
+        return before * added / sigma**2, ratio * (noise_before / sigma) ** 2, added * (noise_before / sigma) ** 2
 
     def diffuse(self, x0: jax.Array, step: jax.Array, noise: jax.Array) -> jax.Array:
-        """x_t of (1) for x0 and standard normal noise (b, ...), step (b,)."""
+        """x_t for x0 and standard normal noise (b, ...), step (b,)."""
         return at(self.signal, step, x0) * x0 + at(self.noise, step, x0) * noise
-
-    def predict_x0(self, x: jax.Array, step: jax.Array, noise: jax.Array) -> jax.Array:
-        """x_0 by (2) from x_t and its predicted noise, step (b,)."""
-        return at(self.inverse_signal, step, x) * x - at(self.noise_to_signal, step, x) * noise
 
 
 def at(table: np.ndarray, step: jax.Array, like: jax.Array) -> jax.Array:
     """table[step], (b,), with further axes of length 1 up to the rank of `like`."""
     return jnp.asarray(table)[step].reshape(-1, *(1,) * (like.ndim - 1))
-
-
-@dataclasses.dataclass(frozen=True)
-class NoisePrediction:
-    """What a training step of the denoiser regresses: its noisy input, the steps and the noise in it."""
-
-    x: jax.Array
-    step: jax.Array
-    noise: jax.Array
-
-
-def draw_noise_prediction(process: Process, x0: jax.Array, key: jax.Array) -> NoisePrediction:
-    """Uniform steps and normal noise for clean latents x0 (b, ...)."""
-    step_key, noise_key = jax.random.split(key)
-    step = jax.random.randint(step_key, x0.shape[:1], 0, process.num_steps)
-    noise = jax.random.normal(noise_key, x0.shape, jnp.float32)
-    return NoisePrediction(process.diffuse(x0, step, noise), step, noise)
-
-
-def noise_prediction_loss(predicted: jax.Array, noise: jax.Array) -> jax.Array:
-    """Mean squared error of each sample, (b,): the simple loss of Ho et al., equation 14."""
-    return jnp.mean(jnp.square(predicted - noise), axis=tuple(range(1, noise.ndim)))

@@ -1,4 +1,4 @@
-"""Sampling videos: a scan over the steps of a clip, and a scan over the clips of a video.
+"""Sampling videos: a scan over the denoiser's calls for a clip, and a scan over the clips of a video.
 
 Every clip is sampled given the latents of the clip before it (paper section 3.3, algorithm 2). Noise is drawn for
 each video from its own key, so a video depends neither on the others of its batch nor on the number of devices.
@@ -11,33 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pvdm_jax.diffusion.grids import time_grid
+from pvdm_jax.diffusion.guidance import Predict
+from pvdm_jax.diffusion.predictions import estimate
 from pvdm_jax.diffusion.process import Process
-from pvdm_jax.diffusion.samplers import ddim_step, ddpm_step, time_grid
-
-# (x (b, positions, c), step (b,)) to the predicted noise
-Predict = Callable[[jax.Array, jax.Array], jax.Array]
-# (x, step, context (b, positions, c)) to the predicted noise
-Denoiser = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-
-
-def guide(denoiser: Denoiser, context: jax.Array, weight: jax.Array | None) -> Predict:
-    """Classifier-free guidance on the previous clip: (1 + w) eps(context) - w eps(nothing), nothing being zeros.
-
-    weight: scalar w; None leaves guidance out and saves half of the network's calls.
-    """
-    if weight is None:
-        return lambda x, step: denoiser(x, step, context)
-
-    def predict(x, step):
-        both = denoiser(
-            jnp.concatenate([x, x]),
-            jnp.concatenate([step, step]),
-            jnp.concatenate([context, jnp.zeros_like(context)]),
-        )
-        conditional, unconditional = jnp.split(both, 2)
-        return (1 + weight) * conditional - weight * unconditional
-
-    return predict
+from pvdm_jax.diffusion.samplers import SAMPLERS
 
 
 def sample_clip(
@@ -48,68 +26,70 @@ def sample_clip(
     *,
     sampler: str = "ddim",
     steps: int = 100,
+    grid: str = "uniform",
     eta: float | jax.Array = 0.0,
-) -> jax.Array:
-    """Latents (b, *shape) in [-1, 1], one for each of the keys (b,).
+    clip_x0: bool = True,
+    trace: bool = False,
+) -> Any:
+    """Latents (b, *shape), one for each of the keys (b,), within [-1, 1] if `clip_x0`.
 
-    sampler: "ddim" with `steps` steps and noise eta, or "ddpm", which takes every step of the process.
+    sampler, steps, grid: see `samplers` and `grids`; "ddpm" takes every step of the process. With `trace` also the
+    denoiser's estimate of x_0 at each of its calls, (calls, b, *shape), and the steps of these calls, (calls,).
     """
-    times = np.arange(process.num_steps - 1, -2, -1, dtype=np.int32)
-    if sampler == "ddim":
-        times = time_grid(process.num_steps, steps)
+    method = SAMPLERS[sampler]
+    if method.every_step:
+        times = np.arange(process.num_steps - 1, -2, -1, dtype=np.int32)
+    else:
+        times = time_grid(process, steps, grid)
+    rows = method.plan(process, times)
 
     def draw(index):
         return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32))(keys)
 
-    def step(x, inputs):
-        index, t, s = inputs
-        predicted = predict(x, jnp.full(x.shape[:1], t))
-        noise = draw(index)
-        if sampler == "ddim":
-            return ddim_step(process, x, predicted, t, s, noise, eta), None
-        return ddpm_step(process, x, predicted, t, noise), None
+    def call(state, inputs):
+        index, row = inputs
+        x = state["x"]
+        predicted = predict(x, row["t"])
+        found = estimate(process, x, jnp.broadcast_to(row["t"], x.shape[:1]), predicted, clip_x0)
+        return method.step(state, found, row, draw(index), eta), found.x0 if trace else None
 
-    index = np.arange(1, len(times), dtype=np.int32)
-    return jax.lax.scan(step, draw(0), (index, times[:-1], times[1:]))[0]
+    index = np.arange(1, len(rows["t"]) + 1, dtype=np.int32)
+    state, estimates = jax.lax.scan(call, method.start(draw(0)), (index, rows))
+    return (state["x"], estimates, rows["t"]) if trace else state["x"]
 
 
 def sample_video(
-    denoiser: Denoiser,
-    finish: Callable[[jax.Array], Any],
-    process: Process,
+    sample: Callable[[jax.Array, jax.Array, bool], jax.Array],
+    finish: Callable[[jax.Array, bool], tuple[Any, jax.Array]],
     keys: jax.Array,
     context: jax.Array,
     num_clips: int,
     *,
     given: bool,
-    sampler: str = "ddim",
-    steps: int = 100,
-    later_steps: int = 100,
-    eta: float | jax.Array = 0.0,
-    guidance: jax.Array | None = None,
-) -> Any:
-    """`num_clips` clips for each key (b,), each conditioned on the one before: what `finish` makes of each clip's
-    latents (b, positions, c), stacked on a leading axis.
+    number: int | jax.Array = 0,
+) -> tuple[Any, jax.Array]:
+    """`num_clips` clips for each key (b,), each conditioned on the one before.
 
-    context: (b, positions, c), the latents of the clip to go on from, or zeros. given: whether there is such a clip;
-    if not, the first clip takes `steps` steps without guidance and the others `later_steps`, else all `later_steps`.
+    sample(keys, context, later) gives a clip's latents; finish(latents, later) gives what is kept of a clip and the
+    context (b, positions, k) of the next one. `later` is False for the first clip of a video that nothing is given
+    for. context: of the clip to go on from, or zeros; given: whether there is such a clip. number: of the first clip,
+    for its noise: a video can be made in several calls. Returns what was kept, stacked on a leading axis, and the
+    last context.
     """
-    shape = context.shape[1:]
 
     def clip_keys(number):
         return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
     def later(context, number):
-        predict = guide(denoiser, context, guidance)
-        latents = sample_clip(predict, process, clip_keys(number), shape, sampler=sampler, steps=later_steps, eta=eta)
-        return latents, finish(latents)
+        kept, context = finish(sample(clip_keys(number), context, True), True)
+        return context, kept
 
     if given:
-        return jax.lax.scan(later, context, np.arange(num_clips))[1]
-    predict = guide(denoiser, context, None)
-    first = sample_clip(predict, process, clip_keys(0), shape, sampler=sampler, steps=steps, eta=eta)
-    finished = jax.tree.map(lambda x: x[None], finish(first))
+        context, kept = jax.lax.scan(later, context, number + jnp.arange(num_clips))
+        return kept, context
+    kept, context = finish(sample(clip_keys(number), context, False), False)
+    kept = jax.tree.map(lambda x: x[None], kept)
     if num_clips == 1:
-        return finished
-    rest = jax.lax.scan(later, first, np.arange(1, num_clips))[1]
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), finished, rest)
+        return kept, context
+    context, rest = jax.lax.scan(later, context, number + jnp.arange(1, num_clips))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), kept, rest), context

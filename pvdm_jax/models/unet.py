@@ -109,7 +109,7 @@ class AttentionBlock(nnx.Module):
 
     def __init__(self, config: UNetConfig, features: int, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
-        self.num_heads = config.num_heads
+        self.num_heads = features // config.num_head_channels if config.num_head_channels else config.num_heads
         self.norm = group_norm(features, dtype=dtype, rngs=rngs)
         self.query, self.key, self.value = (linear(features, features, dtype=dtype, rngs=rngs) for _ in range(3))
         self.out = linear(features, features, init=zeros, dtype=dtype, rngs=rngs)
@@ -123,23 +123,26 @@ class AttentionBlock(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """A convolution of stride 2."""
+    """A convolution of stride 2, or without `conv_resample` an average over 2 x 2."""
 
     def __init__(self, config: UNetConfig, features: int, *, rngs: nnx.Rngs):
-        self.conv = convolution(features, features, stride=2, dtype=jnp.dtype(config.dtype), rngs=rngs)
+        dtype = jnp.dtype(config.dtype)
+        self.conv = convolution(features, features, stride=2, dtype=dtype, rngs=rngs) if config.conv_resample else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.conv(x)
+        return _average_pool(x) if self.conv is None else self.conv(x)
 
 
 class Upsample(nnx.Module):
-    """Nearest-neighbour upsampling and a convolution."""
+    """Nearest-neighbour upsampling and, with `conv_resample`, a convolution."""
 
     def __init__(self, config: UNetConfig, features: int, *, rngs: nnx.Rngs):
-        self.conv = convolution(features, features, dtype=jnp.dtype(config.dtype), rngs=rngs)
+        dtype = jnp.dtype(config.dtype)
+        self.conv = convolution(features, features, dtype=dtype, rngs=rngs) if config.conv_resample else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.conv(_upsample(x))
+        x = _upsample(x)
+        return x if self.conv is None else self.conv(x)
 
 
 class UNetBlock(nnx.Module):
@@ -173,12 +176,12 @@ def _concatenate(first: Planes, second: Planes) -> Planes:
 
 
 class UNet(nnx.Module):
-    """Predicts the noise in noisy planes, given the diffusion step and, by config, the previous clip and a class."""
+    """Predicts the noise in noisy planes, given the diffusion step and, by config, the clips beside it and a class."""
 
     def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs):
         self.config = config
         width, dtype = config.model_channels, jnp.dtype(config.dtype)
-        planes_in = (1 + config.cond_model) * config.latent_channels
+        planes_in = config.latent_channels + config.context_channels
         self.embed_in = linear(width, 4 * width, dtype=dtype, rngs=rngs)
         self.embed_out = linear(4 * width, 4 * width, dtype=dtype, rngs=rngs)
         if config.num_classes:
@@ -240,14 +243,19 @@ class UNet(nnx.Module):
             layers.append(AttentionBlock(self.config, features, rngs=rngs))
         return layers
 
+    def _nothing(self, planes: Planes) -> Planes:
+        """The context where no clip is given."""
+        return jax.tree.map(lambda plane: jnp.zeros((*plane.shape[:-1], self.config.context_channels)), planes)
+
     def __call__(
         self, planes: Planes, step: jax.Array, context: Planes | None = None, label: jax.Array | None = None
     ) -> Planes:
         """Noise of the same shape as `planes`, float32.
 
-        planes: noisy latents. step: (b,), 0 to num_steps - 1. context: latents of the previous clip; None stands for
-        none, which the model sees as zeros. label: (b,) class indices, -1 or None for no class. Raises ValueError
-        for a context or label that the model wasn't built for.
+        planes: noisy latents. step: (b,), 0 to num_steps - 1. context: latents of the previous clip and, with
+        cond_next, of the next one, in that order on channels; zeros stand for a missing clip, None for both. label:
+        (b,) class indices, -1 or None for no class. Raises ValueError for a context or label that the model wasn't
+        built for.
         """
         config = self.config
         if context is not None and not config.cond_model:
@@ -262,7 +270,7 @@ class UNet(nnx.Module):
 
         x = planes
         if config.cond_model:
-            x = _concatenate(x, jax.tree.map(jnp.zeros_like, planes) if context is None else context)
+            x = _concatenate(x, self._nothing(planes) if context is None else context)
         x = _each_plane(self.conv_in, jax.tree.map(lambda plane: plane.astype(config.dtype), x))
         if config.position_embedding:
             x = jax.tree.map(lambda plane, position: plane + self.embed_position(position), x, positions(x.shape))

@@ -1,8 +1,10 @@
-"""Stage 2: the denoiser learns to predict noise in latents, jointly with and without the previous clip
-(paper section 3.2, equation 8).
+"""Stage 2: the denoiser learns to predict noise (or x_0, v, the flow) in latents, jointly with and without the clips
+beside them (paper section 3.2, equation 8).
 
-It trains from the cache that `training.latents` wrote: pairs of latents of consecutive clips. With probability
-`context_prob` a sample is the second clip given the first, else one of the two clips alone.
+It trains from the cache that `training.latents` wrote: windows of consecutive clips, of which the last may have a
+next one. With probability `context_prob` a sample is a clip given the one before, else any clip of the window alone.
+The `default` recipe decides that for each clip, `official` for the whole batch as the official code does. A clip
+without a previous one says so in the cache: it is never told by black pixels.
 """
 
 import functools
@@ -17,8 +19,10 @@ from jax.sharding import Mesh
 
 from pvdm_jax import sharding
 from pvdm_jax.config import Config, config_to_dict, require
-from pvdm_jax.diffusion.process import Process, draw_noise_prediction, noise_prediction_loss
-from pvdm_jax.diffusion.sampling import sample_video
+from pvdm_jax.diffusion.guidance import guide
+from pvdm_jax.diffusion.predictions import draw_exercise, squared_error
+from pvdm_jax.diffusion.process import Process
+from pvdm_jax.diffusion.sampling import sample_clip
 from pvdm_jax.models import functional
 from pvdm_jax.models.unet import UNet
 from pvdm_jax.training.autoencoder import to_uint8
@@ -31,12 +35,15 @@ FOLDER = "diffusion"  # of the stage, in a run's folder
 UNRELATED = ("train_autoencoder.*",)
 PICTURED = 4  # clips sampled at each evaluation, rounded up to the number of devices
 
+Batch = dict[str, jax.Array]
+
 
 class DiffusionStage:
     """State, step and evaluation of stage 2, for the training loop.
 
     autoencoder: graph definition and weights of stage 1, which decodes the samples of the evaluation.
-    held_out: {"previous", "clip": (n, positions, channels), "has_previous", "label": (n,)} that training never sees.
+    held_out: {"previous", "clip": (n, positions, channels), "has_previous", "label": (n,)} that training never sees;
+    with unet.cond_next also "next" and "has_next".
     """
 
     name = "diffusion"
@@ -65,11 +72,11 @@ class DiffusionStage:
 
     def errors(
         self, params: functional.Params, clip: jax.Array, context: jax.Array, label: jax.Array, key: jax.Array
-    ) -> jax.Array:
-        """Squared errors (b,) of the noise predicted in `clip` (b, positions, c), given packed context and label."""
-        drawn = draw_noise_prediction(self.process, clip, key)
-        predicted = self._predict(params, drawn.x, drawn.step, context, label)
-        return noise_prediction_loss(predicted, drawn.noise)
+    ) -> tuple[jax.Array, jax.Array]:
+        """Squared errors (b,) of what is predicted for `clip` (b, positions, c) at random steps, given packed context
+        and label, and the weights (b,) of the steps drawn."""
+        drawn = draw_exercise(self.process, clip, key)
+        return squared_error(self._predict(params, drawn.x, drawn.step, context, label), drawn.target), drawn.weight
 
     def _predict(self, params, x, step, context, label):
         planes = functional.merge(self.graphdef, params)(
@@ -80,56 +87,90 @@ class DiffusionStage:
         )
         return planes.pack()
 
-    def loss(self, params: functional.Params, batch: dict[str, jax.Array], key: jax.Array):
-        """Mean squared error over the batch: a share of it given the previous clip, the rest without."""
-        coin_key, which_key, label_key, noise_key = jax.random.split(key, 4)
-        count = batch["label"].shape
-        known = batch["has_previous"]
-        given = known & jax.random.bernoulli(coin_key, self.config.context_prob, count) & self.model.cond_model
-        # Alone, either clip of the pair serves as a random window.
-        first = known & ~given & jax.random.bernoulli(which_key, 0.5, count)
-        clip = jnp.where(first[:, None, None], batch["previous"], batch["clip"])
-        context = jnp.where(given[:, None, None], batch["previous"], 0.0)
-        shown = jax.random.bernoulli(label_key, self.config.label_prob, count)
-        errors = self.errors(params, clip, context, jnp.where(shown, batch["label"], -1), noise_key)
-        loss = jnp.mean(errors)
+    def loss(self, params: functional.Params, batch: Batch, key: jax.Array):
+        """Mean squared error over the batch: a share of it given the clips beside it, the rest without."""
+        context_key, which_key, label_key, noise_key = jax.random.split(key, 4)
+        given = self.given_neighbours(batch, context_key)
+        alone = ~jnp.any(jnp.stack(list(given.values())), axis=0)
+        clip = self.lone_clip(batch, alone, which_key)
+        context = _pack_context(batch, given) if self.model.cond_model else _nothing(clip, self.model.latent_channels)
+        shown = jax.random.bernoulli(label_key, self.config.label_prob, batch["label"].shape)
+        errors, weights = self.errors(params, clip, context, jnp.where(shown, batch["label"], -1), noise_key)
+        loss = jnp.mean(weights * errors)
         return loss, {"loss": loss}
 
-    def step(self, state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
+    def given_neighbours(self, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+        """Which clips are shown their neighbours: "previous" and, with cond_next, "next", each bool (b,).
+
+        With cond_next half of those that are shown any are shown both, a quarter only the previous and a quarter only
+        the next. A neighbour that the data lack is never shown.
+        """
+        coin_key, which_key = jax.random.split(key)
+        count = batch["label"].shape
+        if "coin" in batch:  # one for the whole batch
+            coin = batch["coin"]
+        else:
+            coin = jax.random.bernoulli(coin_key, self.config.context_prob, count)
+        coin = coin & self.model.cond_model
+        if not self.model.cond_next:
+            return {"previous": coin & batch["has_previous"]}
+        quarter = jax.random.randint(which_key, count, 0, 4)
+        shown = {"previous": quarter != 0, "next": quarter != 1}
+        return {name: coin & chosen & batch[f"has_{name}"] for name, chosen in shown.items()}
+
+    def lone_clip(self, batch: Batch, alone: jax.Array, key: jax.Array) -> jax.Array:
+        """The clips to learn (b, positions, c): the window's own, but any of its clips where none is given."""
+        clip = batch["clip"]
+        names = [name for name in ("previous", "next") if name in batch]
+        which = jax.random.randint(key, alone.shape, 0, 1 + len(names))
+        for number, name in enumerate(names, 1):
+            chosen = alone & batch[f"has_{name}"] & (which == number)
+            clip = jnp.where(chosen[:, None, None], batch[name], clip)
+        return clip
+
+    def step(self, state: TrainState, batch: Batch, key: jax.Array):
         """One update; `batch` has the cache's fields."""
+        if self.config.recipe == "official":
+            coin = jax.random.bernoulli(jax.random.fold_in(key, 1), self.config.context_prob)
+            batch = batch | {"coin": jnp.broadcast_to(coin, batch["label"].shape)}
         grads, metrics = accumulate_gradients(self.loss, state.params, batch, key, self.config.accumulate)
         return update(state, grads, self.optimizer, self.config.ema_decay, self.config.ema_every), metrics
 
-    def _held_out_errors(self, params: functional.Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def _held_out_errors(self, params: functional.Params, batch: Batch) -> dict[str, jax.Array]:
         key = jax.random.key(0)  # the same noise at every evaluation
-        nothing = jnp.zeros_like(batch["previous"])
-        errors = {"alone": self.errors(params, batch["clip"], nothing, batch["label"], key)}
-        if self.model.cond_model:
-            errors["given"] = self.errors(params, batch["clip"], batch["previous"], batch["label"], key)
+        clip, channels = batch["clip"], self.model.context_channels or self.model.latent_channels
+        errors = {"alone": self.errors(params, clip, _nothing(clip, channels), batch["label"], key)[0]}
+        kinds = {"given_previous": ("previous",)} if self.model.cond_model else {}
+        if self.model.cond_next:
+            kinds["given_both"] = ("previous", "next")
+        for kind, names in kinds.items():
+            given = {name: jnp.full(len(clip), name in names) for name in self._neighbours()}
+            errors[kind] = self.errors(params, clip, _pack_context(batch, given), batch["label"], key)[0]
         return errors
 
-    def _draw(self, params: functional.Params, decoder: functional.Params, batch: dict[str, jax.Array]) -> jax.Array:
+    def _neighbours(self) -> tuple[str, ...]:
+        return ("previous", "next") if self.model.cond_next else ("previous",)
+
+    def _draw(self, params: functional.Params, decoder: functional.Params, batch: Batch) -> jax.Array:
         """One clip for each key, uint8 (b, frames, height, width, 3)."""
-        options = self.sampling
-
-        def finish(latents):
-            return to_uint8(functional.merge(self.decoder, decoder).decode(unpack(latents, self.shape)))
-
-        return sample_video(
-            lambda x, step, context: self._predict(params, x, step, context, batch["label"]),
-            finish,
+        options, count = self.sampling, len(batch["label"])
+        shape = (self.shape.positions, self.model.latent_channels)
+        nothing = jnp.zeros((count, self.shape.positions, self.model.context_channels or shape[1]))
+        latents = sample_clip(
+            guide(functools.partial(self._predict, params), nothing, batch["label"]),
             self.process,
             jax.random.wrap_key_data(batch["key"]),
-            jnp.zeros((len(batch["label"]), self.shape.positions, self.model.latent_channels)),
-            1,
-            given=False,
+            shape,
             sampler=options.sampler,
             steps=options.steps,
+            grid=options.grid,
             eta=options.eta,
-        )[0]
+            clip_x0=options.clip_x0,
+        )
+        return to_uint8(functional.merge(self.decoder, decoder).decode(unpack(latents, self.shape)))
 
     def evaluate(self, state: TrainState, folder: pathlib.Path) -> dict[str, float]:
-        """The EMA's loss on held-out clips, without and (for those that have one) with the previous clip.
+        """The EMA's loss on held-out clips, without and (for those that have them) with the clips beside them.
 
         Writes clips that the EMA samples, always from the same noise: samples.gif.
         """
@@ -141,10 +182,10 @@ class DiffusionStage:
             self.held_out,
             self.config.batch_size,
         )
-        known = self.held_out["has_previous"]
-        values = {"loss_alone": float(np.mean(errors["alone"]))}
-        if "given" in errors and known.any():
-            values["loss_given_previous"] = float(np.mean(errors["given"][known]))
+        known = {"alone": np.ones(len(self.held_out["label"]), bool), "given_previous": self.held_out["has_previous"]}
+        if self.model.cond_next:
+            known["given_both"] = known["given_previous"] & self.held_out["has_next"]
+        values = {f"loss_{kind}": float(np.mean(errors[kind][known[kind]])) for kind in errors if known[kind].any()}
 
         keys = jax.random.key_data(jax.random.split(jax.random.key(0), PICTURED))
         batch = {"key": np.asarray(keys), "label": np.arange(PICTURED, dtype=np.int32) % max(1, self.model.num_classes)}
@@ -189,6 +230,15 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     stage = DiffusionStage(config, (graphdef, weights), latents.shape, held_out_clips, mesh)
     settings = config_to_dict(config) | {"latents": latents.identity, "class_names": list(latents.class_names)}
     return run(stage, batches, workdir / FOLDER, stage_config, settings, mesh, config.seed, UNRELATED)
+
+
+def _pack_context(batch: Batch, given: dict[str, jax.Array]) -> jax.Array:
+    """The neighbours' latents (b, positions, c or 2c), zeros where one isn't given."""
+    return jnp.concatenate([jnp.where(mask[:, None, None], batch[name], 0.0) for name, mask in given.items()], axis=-1)
+
+
+def _nothing(clip: jax.Array, channels: int) -> jax.Array:
+    return jnp.zeros((*clip.shape[:-1], channels), clip.dtype)
 
 
 def _stack(latents: LatentCache, count: int) -> dict[str, np.ndarray]:

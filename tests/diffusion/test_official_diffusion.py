@@ -7,9 +7,11 @@ import pytest
 
 from pvdm_jax import convert
 from pvdm_jax.config import ProcessConfig
-from pvdm_jax.diffusion.process import Process, noise_prediction_loss
-from pvdm_jax.diffusion.samplers import ddim_step, ddpm_step, time_grid
-from pvdm_jax.diffusion.sampling import guide
+from pvdm_jax.diffusion.grids import time_grid
+from pvdm_jax.diffusion.guidance import guide
+from pvdm_jax.diffusion.predictions import estimate, squared_error
+from pvdm_jax.diffusion.process import Process
+from pvdm_jax.diffusion.samplers import SAMPLERS
 from pvdm_jax.models import functional
 from pvdm_jax.triplane import PlaneShape, unpack
 
@@ -33,7 +35,7 @@ def case(reference, recipe):
     graphdef, params = functional.split(convert.unet_from_torch(recipe.weights(info["weights"], seed)))
 
     @jax.jit
-    def denoiser(x, step, context):
+    def denoiser(x, step, context, label=None):
         planes, previous = (unpack(latents, PlaneShape(16, 32, 32)) for latents in (x, context))
         return functional.merge(graphdef, params)(planes, step, previous).pack()
 
@@ -50,26 +52,38 @@ def process():
     return Process(ProcessConfig())
 
 
+def step(process, sampler, x, predicted, t, s, noise, eta=0.0):
+    """One step of a sampler from t to s."""
+    method = SAMPLERS[sampler]
+    row = {name: values[0] for name, values in method.plan(process, np.array([t, s])).items()}
+    found = estimate(process, x, jnp.full(len(x), t), predicted)
+    return method.step(method.start(x), found, row, noise, eta)["x"]
+
+
 def test_schedule(case, process):
-    expected = case[0]
+    expected, steps = case[0], np.arange(1000)
+    cumulative = process.alpha(steps) ** 2
+    mean_x0, mean_xt, variance = process.posterior(steps)
     for name, ours in (
-        ("betas", process.betas),
-        ("alphas_cumprod", process.alphas_cumprod),
-        ("posterior_variance", process.posterior_variance),
-        ("posterior_log_variance_clipped", process.posterior_log_variance),
-        ("posterior_mean_coef1", process.posterior_mean_x0),
-        ("posterior_mean_coef2", process.posterior_mean_xt),
+        ("betas", 1 - cumulative / process.alpha(steps - 1) ** 2),
+        ("alphas_cumprod", cumulative),
+        ("posterior_variance", variance),
+        ("posterior_log_variance_clipped", np.log(np.maximum(variance, 1e-20))),
+        ("posterior_mean_coef1", mean_x0),
+        ("posterior_mean_coef2", mean_xt),
     ):
         assert relative_error(ours, expected[name]) < 1e-6, name
+    np.testing.assert_array_equal(process.signal, process.alpha(steps).astype(np.float32))
+    np.testing.assert_array_equal(process.noise, process.sigma(steps).astype(np.float32))
 
 
 def test_forward_process_and_loss(case, process):
     expected, inputs, denoiser, _ = case
-    step = jnp.array([13, 742])
-    x = process.diffuse(inputs["x0"], step, inputs["noise"])
+    steps = jnp.array([13, 742])
+    x = process.diffuse(inputs["x0"], steps, inputs["noise"])
     assert relative_error(official(x), expected["q_sample"]) < 1e-5
     for context, name in (("cond", "loss_cond"), ("nothing", "loss_uncond")):
-        loss = jnp.mean(noise_prediction_loss(denoiser(x, step, inputs[context]), inputs["noise"]))
+        loss = jnp.mean(squared_error(denoiser(x, steps, inputs[context]), inputs["noise"]))
         assert relative_error(loss, expected[name]) < 1e-5
 
 
@@ -77,7 +91,7 @@ def test_forward_process_and_loss(case, process):
 def test_ancestral_step(case, process, t):
     expected, inputs, denoiser, noise = case
     predicted = denoiser(inputs["noise"], jnp.full(2, t), inputs["cond"])
-    found = ddpm_step(process, inputs["noise"], predicted, jnp.int32(t), noise(f"p_sample{t}_0"))
+    found = step(process, "ddpm", inputs["noise"], predicted, t, t - 1, noise(f"p_sample{t}_0"))
     assert relative_error(official(found), expected[f"p_sample_{t}"]) < 1e-5
 
 
@@ -85,9 +99,9 @@ def test_ancestral_step(case, process, t):
 @pytest.mark.parametrize("guided", [False, True])
 def test_ddim_step(case, process, t, s, guided):
     expected, inputs, denoiser, noise = case
-    predict = guide(denoiser, inputs["cond" if guided else "nothing"], 0.5 if guided else None)
+    predict = guide(denoiser, inputs["cond" if guided else "nothing"], weight=0.5 if guided else None)
     x = noise(f"ddim_step_{t}")
-    found = ddim_step(process, x, predict(x, jnp.full(2, t)), jnp.int32(t), jnp.int32(s), jnp.zeros_like(x), 0.0)
+    found = step(process, "ddim", x, predict(x, t), t, s, jnp.zeros_like(x))
     name = f"ddim_step_{t}_" + ("cond_w0.5" if guided else "uncond")
     assert relative_error(official(found), expected[name]) < 1e-5
 
@@ -95,8 +109,8 @@ def test_ddim_step(case, process, t, s, guided):
 @pytest.mark.parametrize("name, context", [("ddim_eta1_uncond", "nothing"), ("ddim_eta1_cond", "cond")])
 def test_ddim_run(case, process, name, context):
     expected, inputs, denoiser, noise = case
-    times, x = time_grid(1000, 10), noise(f"{name}_0")
+    times, x = time_grid(process, 10), noise(f"{name}_0")
     for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True), start=1):
         fresh = noise(f"{name}_{k}") if s >= 0 else jnp.zeros_like(x)
-        x = ddim_step(process, x, denoiser(x, jnp.full(2, t), inputs[context]), t, s, fresh, 1.0)
+        x = step(process, "ddim", x, denoiser(x, jnp.full(2, t), inputs[context]), t, s, fresh, 1.0)
     assert relative_error(official(x), expected[name]) < 1e-4

@@ -1,0 +1,65 @@
+"""Which times a sampler visits: integers falling from num_steps - 1 to -1, which stands for the data.
+
+    uniform    evenly spaced, as the official code cuts them to integers
+    trailing   evenly spaced and rounded (Lin et al. 2024)
+    logsnr     evenly spaced in log(alpha / sigma) down to step 0, then the data (Lu et al. 2022)
+    quadratic  the square roots evenly spaced, down to step 0, then the data (Song et al. 2021)
+
+The first two end with a long step from num_steps / steps to the data; the others with a short one from step 0. A solver
+of the second order is one of the first on a long last step, so it wants one of the others.
+"""
+
+import numpy as np
+
+from pvdm_jax.config.diffusion import GRIDS
+from pvdm_jax.diffusion.process import Process
+
+
+def time_grid(process: Process, steps: int, grid: str = "uniform") -> np.ndarray:
+    """The times of a sampler of `steps` steps: (steps + 1,) int32, strictly falling. Raises ValueError for a number
+    of steps that the process doesn't have, or an unknown grid."""
+    last = process.num_steps - 1
+    if not 1 <= steps <= process.num_steps:
+        raise ValueError(f"steps is {steps}; the process has {process.num_steps}: it lies between 1 and that")
+    if grid not in GRIDS:
+        raise ValueError(f"grid is {grid!r}; choose one of {', '.join(GRIDS)}")
+    if grid == "uniform":
+        return _official(process.num_steps, steps)
+    if grid == "trailing":
+        times = np.rint(process.num_steps - np.arange(steps) * process.num_steps / steps) - 1
+    elif grid == "quadratic":
+        times = np.rint(np.linspace(last**0.5, 0, steps) ** 2)
+    else:
+        times = _evenly_in_log_snr(process, steps)
+    return np.append(_strictly_falling(times.astype(np.int64)), -1).astype(np.int32)
+
+
+def _official(num_steps: int, steps: int) -> np.ndarray:
+    """Evenly spaced in float32 and cut to integers as the official code does: counted from the start in the first half,
+    from the end in the second. In float64 some numbers of steps (60, 120, 240 among them) would give other times."""
+    start, end = np.float32(-1), np.float32(num_steps - 1)
+    spacing = (end - start) / np.float32(steps)
+    index = np.arange(steps + 1, dtype=np.float32)
+    forward, backward = start + spacing * index, end - spacing * (np.float32(steps) - index)
+    times = np.where(np.arange(steps + 1) < (steps + 1) // 2, forward, backward)
+    return np.trunc(times).astype(np.int32)[::-1].copy()
+
+
+def _evenly_in_log_snr(process: Process, steps: int) -> np.ndarray:
+    values = process.log_snr(np.arange(process.num_steps))
+    first = process.num_steps - 1
+    if not np.isfinite(values[first]):  # pure noise at the last step of rectified flow: begin there, go on after it
+        if steps == 1:
+            return np.array([first])
+        wanted = np.linspace(values[first - 1], values[0], steps)[1:]
+        return np.append(first, np.interp(-wanted, -values[:-1], np.arange(first)).round())
+    wanted = np.linspace(values[first], values[0], steps)
+    return np.interp(-wanted, -values, np.arange(process.num_steps)).round()
+
+
+def _strictly_falling(times: np.ndarray) -> np.ndarray:
+    """The times moved apart where several are equal; all stay between 0 and the first."""
+    times = np.maximum(times, np.arange(len(times))[::-1])
+    for i in range(1, len(times)):
+        times[i] = min(times[i], times[i - 1] - 1)
+    return times

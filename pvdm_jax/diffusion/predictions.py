@@ -1,0 +1,107 @@
+"""What a denoiser predicts, as a training target and as an estimate of the data and of the noise.
+
+    eps   the noise (Ho et al. 2020; the official code)
+    x0    the data
+    v     alpha noise - sigma x_0 (Salimans and Ho 2022)
+    flow  noise - x_0, the velocity of rectified flow (Liu et al. 2023)
+
+Each is a linear function of (x_0, noise), and with x_t = alpha x_0 + sigma noise either can be had from it.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pvdm_jax.diffusion.process import Process, at
+
+
+class Estimate(NamedTuple):
+    """What a prediction says of x_t: the data in it and the noise in it, (b, ...)."""
+
+    x0: jax.Array
+    noise: jax.Array
+
+
+def estimate(process: Process, x: jax.Array, step: jax.Array, predicted: jax.Array, clip: bool = True) -> Estimate:
+    """Data and noise by the denoiser's answer to x_t (b, ...) at `step` (b,).
+
+    clip: the data are clipped to [-1, 1], where the autoencoder's latents lie; the noise stays as predicted, as in the
+    official code.
+    """
+    kind = process.config.prediction
+    alpha, sigma = at(process.signal, step, x), at(process.noise, step, x)
+    if kind == "eps":
+        inverse, ratio = _inverse_tables(process)
+        x0, noise = at(inverse, step, x) * x - at(ratio, step, x) * predicted, predicted
+    elif kind == "x0":
+        x0, noise = predicted, (x - alpha * predicted) / sigma
+    elif kind == "v":
+        x0, noise = alpha * x - sigma * predicted, sigma * x + alpha * predicted
+    else:
+        x0, noise = x - sigma * predicted, x + alpha * predicted
+    return Estimate(jnp.clip(x0, -1, 1) if clip else x0, noise)
+
+
+def target(process: Process, x0: jax.Array, step: jax.Array, noise: jax.Array) -> jax.Array:
+    """What the denoiser should answer to x_t of x0 and noise (b, ...), step (b,)."""
+    kind = process.config.prediction
+    if kind == "eps":
+        return noise
+    if kind == "x0":
+        return x0
+    if kind == "v":
+        return at(process.signal, step, x0) * noise - at(process.noise, step, x0) * x0
+    return noise - x0
+
+
+def loss_weights(process: Process) -> np.ndarray:
+    """The weight of each step's squared error, (num_steps,) float32.
+
+    uniform: 1, the simple loss of Ho et al., equation 14. min_snr: the squared error of x_0 counts min(SNR, gamma)
+    (Hang et al. 2023), whatever is predicted; an error of the prediction is one of x_0 times the factor below.
+    """
+    config, steps = process.config, np.arange(process.num_steps)
+    if config.loss_weight == "uniform":
+        return np.ones(process.num_steps, np.float32)
+    alpha, sigma = process.alpha(steps), process.sigma(steps)
+    # min(SNR, gamma) times the squared factor, in a form that is finite where alpha is 0.
+    if config.prediction == "eps":
+        weights = np.minimum(1.0, config.min_snr_gamma * (sigma / alpha) ** 2)
+    else:
+        factor = 1.0 if config.prediction == "x0" else sigma
+        weights = np.minimum((alpha / sigma) ** 2, config.min_snr_gamma) * factor**2
+    return weights.astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exercise:
+    """What one training step asks of the denoiser: noisy latents, their steps, and the answers."""
+
+    x: jax.Array
+    step: jax.Array
+    target: jax.Array
+    weight: jax.Array  # (b,) of each squared error
+
+
+def draw_exercise(process: Process, x0: jax.Array, key: jax.Array) -> Exercise:
+    """Uniform steps and normal noise for clean latents x0 (b, ...)."""
+    step_key, noise_key = jax.random.split(key)
+    step = jax.random.randint(step_key, x0.shape[:1], 0, process.num_steps)
+    noise = jax.random.normal(noise_key, x0.shape, jnp.float32)
+    weight = jnp.asarray(loss_weights(process))[step]
+    return Exercise(process.diffuse(x0, step, noise), step, target(process, x0, step, noise), weight)
+
+
+def squared_error(predicted: jax.Array, expected: jax.Array) -> jax.Array:
+    """Mean squared error of each sample, (b,)."""
+    return jnp.mean(jnp.square(predicted - expected), axis=tuple(range(1, expected.ndim)))
+
+
+def _inverse_tables(process: Process) -> tuple[np.ndarray, np.ndarray]:
+    """1 / alpha and sigma / alpha of all steps, float32, rounded once."""
+    steps = np.arange(process.num_steps)
+    alpha, sigma = process.alpha(steps), process.sigma(steps)
+    return (1 / alpha).astype(np.float32), (sigma / alpha).astype(np.float32)

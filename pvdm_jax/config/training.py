@@ -4,6 +4,7 @@ import dataclasses
 import typing
 
 from pvdm_jax.config.checks import at_least_zero, one_of, positive, probability, require
+from pvdm_jax.config.models import DiscriminatorConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,7 @@ class StageConfig:
     eval_clips: int = 32
     checkpoint_every: int = 1000
     keep: int = 2  # newest checkpoints kept
+    max_skipped: int = 10  # updates in a row without a finite gradient, all left out, that a run puts up with
 
     section: typing.ClassVar[str] = "train"  # how error messages name this part
 
@@ -58,6 +60,7 @@ class StageConfig:
             "checkpoint_every",
             "keep",
         )
+        at_least_zero(self.section, self, "max_skipped")
         require(0 <= self.ema_decay < 1, f"{self.section}.ema_decay", self.ema_decay, "at least 0 and below 1")
         require(
             self.batch_size % self.accumulate == 0,
@@ -68,23 +71,83 @@ class StageConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AdversarialConfig:
+    """Stage 1's second phase, in which discriminators of frames and of clips help the autoencoder to draw detail.
+
+    It begins after `start_step` updates, or earlier at a plateau of the held-out reconstruction error. The guard
+    looks at every evaluation of the phase, and rolls a run that diverges back to its best checkpoint.
+    """
+
+    start_step: int = 0  # updates of the reconstruction phase, at most; 0: there is no adversarial phase
+    plateau: int = 0  # evaluations in a row without a gain that begin the phase earlier; 0: only start_step does
+    plateau_gain: float = 0.01  # how much the error must fall, relative to itself, to count as a gain
+    steps: int = 0  # updates of the phase, after which the run ends; 0: all that are left
+    alternate: bool = False  # autoencoder and discriminators take turns, as in the official code; else both, always
+    weight: float = 0.5  # of minus the logits
+    adaptive: bool = True  # weight is relative: the norm of its gradient in the pixels to that of the reconstruction's
+    feature_weight: float = 1.0  # of feature matching
+    warmup_steps: int = 500  # over which both weights rise from 0, at the start and after each roll-back
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(b1=0.5, b2=0.9, clip_norm=1.0)  # clip_norm: of each discriminator
+    guard_tolerance: float = 0.25  # rise over the lowest error so far that counts as divergence; 0: no guard
+    guard_collapse: float = 0.02  # discriminators' held-out hinge loss (2: they know nothing) at which they have won
+    guard_explosion: float = 6.0  # and at which they have lost their bearings
+    guard_rollbacks: int = 3  # the divergence after these ends the run
+    guard_factor: float = 0.5  # of the phase's weights and learning rates at each roll-back
+
+    section: typing.ClassVar[str] = "train_autoencoder.adversarial"
+
+    def __post_init__(self):
+        at_least_zero(self.section, self, "start_step", "plateau", "steps", "weight", "feature_weight", "warmup_steps")
+        at_least_zero(self.section, self, "guard_tolerance", "guard_collapse", "guard_rollbacks")
+        allowed = "at least 0 and below 1, a part of the error"
+        require(0 <= self.plateau_gain < 1, f"{self.section}.plateau_gain", self.plateau_gain, allowed)
+        require(0 < self.guard_factor <= 1, f"{self.section}.guard_factor", self.guard_factor, "above 0 and at most 1")
+        require(
+            self.guard_explosion > self.guard_collapse,
+            f"{self.section}.guard_explosion",
+            self.guard_explosion,
+            f"it must exceed guard_collapse ({self.guard_collapse})",
+        )
+        require(
+            self.start_step > 0 or self.plateau == 0,
+            f"{self.section}.plateau",
+            self.plateau,
+            "it needs start_step, at which the phase begins at the latest",
+        )
+        require(
+            self.start_step == 0 or self.weight + self.feature_weight > 0,
+            f"{self.section}.weight",
+            self.weight,
+            "one of weight and feature_weight must be positive where the phase is on",
+        )
+
+    @property
+    def enabled(self) -> bool:
+        return self.start_step > 0
+
+
+@dataclasses.dataclass(frozen=True)
 class AutoencoderTrainingConfig(StageConfig):
-    """Stage 1: a weighted sum of pixel losses on values in [-1, 1]."""
+    """Stage 1: a weighted sum of pixel losses on values in [-1, 1] and of LPIPS, then adversarial losses too."""
 
     l1_weight: float = 4.0
     l2_weight: float = 0.0
+    perceptual_weight: float = 0.0  # of LPIPS on one random frame of each clip
+    perceptual_weights: str = ""  # LPIPS's files, separated by commas; none: a random VGG16, which the run warns of
     latent_noise: float = 0.0  # deviation of noise on the latents, for a decoder that forgives stage 2 its errors
+    adversarial: AdversarialConfig = AdversarialConfig()
 
     section = "train_autoencoder"
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_zero(self.section, self, "l1_weight", "l2_weight", "latent_noise")
+        at_least_zero(self.section, self, "l1_weight", "l2_weight", "perceptual_weight", "latent_noise")
         require(
-            self.l1_weight + self.l2_weight > 0,
+            self.l1_weight + self.l2_weight + self.perceptual_weight > 0,
             "train_autoencoder.l1_weight",
             self.l1_weight,
-            "one of l1_weight and l2_weight must be positive",
+            "one of l1_weight, l2_weight and perceptual_weight must be positive",
         )
 
 

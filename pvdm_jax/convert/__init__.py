@@ -1,6 +1,7 @@
 """Weights of the official PyTorch code (github.com/sihyun-yu/PVDM) to our modules, and back.
 
-A state dict is a mapping from official names to arrays; no PyTorch is needed. What the two sides store differently:
+A state dict is a mapping from official names to arrays, or to PyTorch's tensors; no PyTorch is needed. Files of
+them are read by `pvdm_jax.weight_files`. What the two sides store differently:
 
 - linear and 1 x 1 convolution weights are transposed, 3 x 3 convolutions have their features last;
 - queries, keys and values (and the values and gates of GEGLU) are one array there and separate kernels here, and the
@@ -20,7 +21,9 @@ from pvdm_jax.convert.discriminators import (
     discriminators_from_torch,
     discriminators_to_torch,
 )
+from pvdm_jax.convert.lpips import load_lpips, lpips_from_torch, lpips_to_torch
 from pvdm_jax.convert.unet import unet_from_torch, unet_to_torch
+from pvdm_jax.losses.lpips import LPIPS
 from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.models.discriminators import Discriminators, PatchDiscriminator
 from pvdm_jax.models.unet import UNet
@@ -29,6 +32,8 @@ __all__ = [
     "autoencoder_from_torch",
     "discriminator_from_torch",
     "discriminators_from_torch",
+    "load_lpips",
+    "lpips_from_torch",
     "to_torch",
     "unet_from_torch",
 ]
@@ -38,10 +43,11 @@ _TO_TORCH = {
     UNet: unet_to_torch,
     Discriminators: discriminators_to_torch,
     PatchDiscriminator: discriminator_to_torch,
+    LPIPS: lpips_to_torch,
 }
 
 
-def to_torch(model: Autoencoder | UNet | Discriminators | PatchDiscriminator) -> dict[str, np.ndarray]:
+def to_torch(model: Autoencoder | UNet | Discriminators | PatchDiscriminator | LPIPS) -> dict[str, np.ndarray]:
     """The model's weights under the official names and layouts, buffers included: the inverse of `*_from_torch`.
 
     Raises ValueError for a denoiser with position embeddings, which the official code has no place for.

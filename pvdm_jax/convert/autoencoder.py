@@ -26,8 +26,8 @@ PLANES = {"yx": "xy", "tx": "yt", "ty": "xt"}  # our name: the official one
 def autoencoder_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -> Autoencoder:
     """The official autoencoder's weights as an `Autoencoder`. Sizes are read off the shapes.
 
-    overrides: fields of AutoencoderConfig, for what shapes don't tell (num_heads, plane_num_heads, dtype). Raises
-    ValueError naming each missing, surplus or misshapen weight.
+    overrides: fields of AutoencoderConfig, for what shapes don't tell (num_heads or head_dim, plane_num_heads or
+    plane_head_dim, dtype). Raises ValueError naming each missing, surplus or misshapen weight.
     """
     weights = clean(state_dict)
     config = _config(weights, names(overrides))
@@ -40,9 +40,10 @@ def autoencoder_to_torch(model: Autoencoder) -> dict[str, np.ndarray]:
 
 def _config(weights: dict[str, np.ndarray], overrides: dict[str, Any]) -> AutoencoderConfig:
     shape = shapes(weights)
-    heads = {"num_heads": 8, "plane_num_heads": 4} | overrides
     patch_size = shape("to_pixel.1.weight")[2]
     channels, first = shape("encoder.to_patch_embedding.weight")[0], "encoder.layers.0"
+    inner = shape(f"{first}.0.fn.to_qkv.weight")[0] // 3
+    plane_inner = shape("xy_quant_attn.layers.0.0.fn.to_qkv.weight")[0] // 3
     read = dict(
         frames=shape("xy_pos_embedding")[1] - 1,
         height=(shape("yt_pos_embedding")[1] - 1) * patch_size,
@@ -51,13 +52,21 @@ def _config(weights: dict[str, np.ndarray], overrides: dict[str, Any]) -> Autoen
         channels=channels,
         latent_channels=shape("pre_xy.weight")[0],
         depth=count(weights, "encoder.layers."),
-        head_dim=shape(f"{first}.0.fn.to_qkv.weight")[0] // 3 // heads["num_heads"],
         mlp_ratio=shape(f"{first}.2.fn.net.3.weight")[1] // channels,
         plane_depth=count(weights, "xy_quant_attn.layers."),
-        plane_head_dim=shape("xy_quant_attn.layers.0.0.fn.to_qkv.weight")[0] // 3 // heads["plane_num_heads"],
         plane_mlp_dim=shape("xy_quant_attn.layers.0.1.fn.net.0.weight")[0],
     )
-    return AutoencoderConfig(**(read | heads))
+    read |= _heads(inner, overrides, "num_heads", "head_dim", 8)
+    read |= _heads(plane_inner, overrides, "plane_num_heads", "plane_head_dim", 4)
+    return AutoencoderConfig(**(read | overrides))
+
+
+def _heads(inner: int, overrides: dict[str, Any], number: str, size: str, default: int) -> dict[str, int]:
+    """How many heads share `inner` channels, and of what size each is: shapes only tell the product."""
+    heads = overrides.get(number, inner // overrides[size] if overrides.get(size) else default)
+    if heads < 1 or inner % heads:
+        raise ValueError(f"the weights don't fit: {number} is {heads}; the {inner} channels of all heads don't divide")
+    return {number: heads, size: inner // heads}
 
 
 def _weights(model: Autoencoder) -> Iterator[Weight]:

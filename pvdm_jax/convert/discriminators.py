@@ -44,8 +44,8 @@ def discriminators_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -
     surplus = [name for name in flat if not name.startswith((*PARTS.values(), "perceptual_loss."))]
     if surplus:
         raise ValueError(
-            f"the weights don't fit: {surplus[0]} begins neither with discriminator_2d. nor with discriminator_3d. (one "
-            "discriminator's own weights are for discriminator_from_torch)"
+            f"the weights don't fit: {surplus[0]} begins neither with discriminator_2d. nor with discriminator_3d. "
+            "(one discriminator's own weights are for discriminator_from_torch)"
         )
     parts = {
         part: {name.removeprefix(prefix): value for name, value in flat.items() if name.startswith(prefix)}

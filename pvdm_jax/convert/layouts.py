@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from pvdm_jax.models import functional
 
-PREFIXES = ("module.", "diffusion_model.", "_orig_mod.")
+PREFIXES = ("module.", "diffusion_model.", "_orig_mod.", "state_dict.")
 BUFFERS = ("coords", "zeros", "inv_freqs", "scales", "num_batches_tracked")  # hold no learned weight
 
 
@@ -39,36 +38,42 @@ def clean(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
             continue
         if name in weights:
             raise ValueError(f"the weights don't fit: {name} occurs twice, once as {full_name}")
-        weights[name] = to_array(value, full_name)
+        weights[name] = to_array(value, full_name).astype(np.float32, copy=False)
     return weights
 
 
 def without_prefixes(name: str) -> str:
-    """The name without what DistributedDataParallel, the official wrapper and torch.compile put before it."""
+    """The name without what DistributedDataParallel, the official wrapper, torch.compile and checkpoints put before."""
     while name.startswith(PREFIXES):
         name = name.partition(".")[2]
     return name
 
 
 def to_array(value: Any, name: str) -> np.ndarray:
-    """A float32 array of a NumPy or JAX array, a number or a PyTorch tensor. PyTorch isn't imported for it."""
+    """The NumPy array of a NumPy or JAX array, a number or a PyTorch tensor: floats as float32, integers as they are.
+
+    PyTorch isn't imported for it. Raises ValueError for anything else.
+    """
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         # NumPy has no bfloat16 of its own.
         value = value.float() if value.is_floating_point() else value
-    try:
-        return np.asarray(value).astype(np.float32)
-    except (TypeError, ValueError) as error:
+    array = np.asarray(value)
+    if array.dtype.kind in "biu":
+        return array
+    # Kind V: the bfloat16 of ml_dtypes.
+    if array.dtype.kind not in "fV":
         kind = type(value).__name__
         raise ValueError(
-            f"{name} is a {kind}, not an array; a state dict maps names to arrays (is this a whole checkpoint?)"
-        ) from error
+            f"{name} is a {kind}, not an array of numbers; a state dict maps names to arrays (a whole checkpoint?)"
+        )
+    return array.astype(np.float32, copy=False)
 
 
 def build(make: Callable[[nnx.Rngs], Any], rules: Callable[[Any], Iterator[Weight]], weights: dict[str, np.ndarray]):
     model = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     graphdef, expected = functional.split(model)
-    expected = flatten(expected)
+    expected = functional.flatten(expected)
     leaves: dict[str, np.ndarray] = {}
     problems, used = [], set()
     for weight in rules(model):
@@ -88,29 +93,13 @@ def build(make: Callable[[nnx.Rngs], Any], rules: Callable[[Any], Iterator[Weigh
     problems += [f"{name} is not a weight of this model" for name in sorted(weights.keys() - used)]
     if problems:
         raise ValueError("the weights don't fit:\n  " + "\n  ".join(problems))
-    params = unflatten({path: jnp.asarray(array, jnp.float32) for path, array in leaves.items()})
+    params = functional.unflatten({path: jnp.asarray(array, jnp.float32) for path, array in leaves.items()})
     return functional.merge(graphdef, params)
-
-
-def flatten(tree: functional.Params) -> dict[str, Any]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {"/".join(entry.key for entry in path): leaf for path, leaf in flat}
-
-
-def unflatten(leaves: dict[str, Any]) -> functional.Params:
-    tree: functional.Params = {}
-    for path, leaf in leaves.items():
-        *parents, last = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
 
 
 def official_weights(rules: Iterator[Weight], model: nnx.Module) -> dict[str, np.ndarray]:
     """The model's weights under the official names and layouts that `rules` give."""
-    leaves = flatten(functional.split(model)[1])
+    leaves = functional.flatten(functional.split(model)[1])
     official = {}
     for weight in rules:
         arrays = [leaves[path] if weight.layer is None else leaves[path][weight.layer] for path in weight.paths]

@@ -28,8 +28,8 @@ OFFICIAL_POSITIONS = 2048  # of the buffer that the official U-Net uses as the m
 def unet_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -> UNet:
     """The official denoiser's weights as a `UNet`. Sizes are read off the shapes.
 
-    overrides: fields of UNetConfig, for what shapes don't tell (num_heads, dtype). Raises ValueError naming each
-    missing, surplus or misshapen weight.
+    overrides: fields of UNetConfig, for what shapes don't tell (num_heads or num_head_channels, dtype).
+    Raises ValueError naming each missing, surplus or misshapen weight.
     """
     weights = clean(state_dict)
     config = _config(weights, names(overrides))
@@ -37,8 +37,9 @@ def unet_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -> UNet:
 
 
 def unet_to_torch(model: UNet) -> dict[str, np.ndarray]:
-    if model.config.position_embedding:
-        raise ValueError("unet.position_embedding is True; the official code has no such weights")
+    for name in ("position_embedding", "cond_next"):
+        if getattr(model.config, name):
+            raise ValueError(f"unet.{name} is True; the official code has no such weights")
     return official_weights(_weights(model), model) | _buffers(model.config)
 
 
@@ -46,15 +47,7 @@ def _config(weights: dict[str, np.ndarray], overrides: dict[str, Any]) -> UNetCo
     shape = shapes(weights)
     latent_channels, width = shape("out.2.weight")[0], shape("time_embed.0.weight")[1]
     blocks = count(weights, "output_blocks.")
-    # The last block of every level but the outermost ends with an upsampling layer: it tells the blocks per level.
-    upsampling = [
-        (i, kind)
-        for i in range(blocks)
-        for j in (1, 2)
-        for kind in ("in_layers.0.weight", "conv.weight")
-        if f"output_blocks.{i}.{j}.{kind}" in weights
-    ]
-    per_level = upsampling[0][0] + 1 if upsampling else blocks
+    per_level, resampling = _level_size(weights, blocks)
     levels = blocks // per_level
     first = [1 + level * per_level for level in range(levels)]  # input block at which each level begins
     features = [shape(f"input_blocks.{i}.0.out_layers.3.weight")[0] for i in first]
@@ -70,9 +63,25 @@ def _config(weights: dict[str, np.ndarray], overrides: dict[str, Any]) -> UNetCo
         cond_model=shape("input_blocks.0.0.weight")[1] == 2 * latent_channels,
         num_classes=weights["label_emb.weight"].shape[0] if "label_emb.weight" in weights else 0,
     )
-    if upsampling:
-        read["resblock_updown"] = upsampling[0][1] == "in_layers.0.weight"
-    return UNetConfig(**(read | overrides))
+    return UNetConfig(**(read | resampling | overrides))
+
+
+def _level_size(weights: dict[str, np.ndarray], blocks: int) -> tuple[int, dict[str, bool]]:
+    """Output blocks of each level, and how planes are resampled between levels.
+
+    The last output block of every level but the outermost ends with an upsampling layer. One without weights has a
+    counterpart on the way down, which then is a numbered input block without any.
+    """
+    for i in range(blocks):
+        for j in (1, 2):
+            if f"output_blocks.{i}.{j}.in_layers.0.weight" in weights:
+                return i + 1, {"resblock_updown": True}
+            if f"output_blocks.{i}.{j}.conv.weight" in weights:
+                return i + 1, {"resblock_updown": False}
+    for i in range(1, blocks):
+        if f"input_blocks.{i}.0.in_layers.0.weight" not in weights and f"input_attns.{i}.norm.weight" in weights:
+            return i, {"resblock_updown": False, "conv_resample": False}
+    return blocks, {}
 
 
 def _weights(model: UNet) -> Iterator[Weight]:
@@ -104,9 +113,9 @@ def _block(block: Any, name: str, across: str, path: str) -> Iterator[Weight]:
                     yield from linear(f"{theirs}.skip_connection", f"{ours}/shortcut", 2)
             case AttentionBlock():
                 yield from _attention(module, theirs, ours)
-            case Downsample():
+            case Downsample(conv=nnx.Module()):
                 yield from convolution(f"{theirs}.op", f"{ours}/conv")
-            case Upsample():
+            case Upsample(conv=nnx.Module()):
                 yield from convolution(f"{theirs}.conv", f"{ours}/conv")
     yield from _attention(block.across, across, f"{path}/across")
 

@@ -35,6 +35,24 @@ def count(params: Params) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
+def flatten(params: Params) -> dict[str, Any]:
+    """{"encoder/mlp/down/kernel": leaf}, in the tree's order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {"/".join(entry.key for entry in path): leaf for path, leaf in leaves}
+
+
+def unflatten(leaves: dict[str, Any]) -> Params:
+    """The inverse of `flatten`."""
+    tree: Params = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
 def _with_keys(tree: Any, convert: Callable[[Any], Any]) -> Any:
     if not isinstance(tree, dict):
         return tree

@@ -1,0 +1,110 @@
+"""LPIPS, the learned perceptual distance of images (Zhang et al. 2018), over VGG16, and its stand-in without weights.
+
+Features of five layers of VGG16 are scaled to unit length at each position; the squared difference, weighted for each
+feature, is averaged over the positions and summed over the layers. The trained weights are not part of this package:
+`pvdm_jax.convert.load_lpips` reads files that the user gives.
+
+A fresh module is the stand-in without them: a VGG16 of fixed random weights, which is *not* LPIPS. Its `name` says so,
+and so must the metrics of whoever uses it. Its filters have mean zero, so that layers after the first see more than
+the images' brightness, and small random biases, so that flat regions count little; every feature weighs 0.1, so that
+unrelated images are about as far apart (0.5 to 0.7) as by LPIPS.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # features of each convolution
+SMALLEST = 2 ** (len(STAGES) - 1)  # pixels of a side
+# The mean and deviation of ImageNet's colours, for images in [-1, 1].
+SHIFT = np.asarray([-0.030, -0.088, -0.188], np.float32)
+SCALE = np.asarray([0.458, 0.448, 0.450], np.float32)
+EPSILON = 1e-10  # added to the features' lengths
+RANDOM_WEIGHT, RANDOM_BIAS = 0.1, 0.1
+LPIPS_NAME, RANDOM_NAME = "lpips", "random_vgg"
+
+
+def _zero_mean_filters(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, **_) -> jax.Array:
+    """Normal filters without their mean, scaled to keep the variance through ReLU (He et al. 2015)."""
+    filters = jax.random.normal(key, shape, dtype) * math.sqrt(2 / math.prod(shape[:-1]))
+    return filters - filters.mean(axis=tuple(range(len(shape) - 1)), keepdims=True)
+
+
+class LPIPS(nnx.Module):
+    """Distance of images. `name` is "lpips" with the trained weights, "random_vgg" for the stand-in."""
+
+    def __init__(self, dtype: str = "float32", *, rngs: nnx.Rngs):
+        self.dtype, self.name = dtype, RANDOM_NAME
+        stages, features_in = [], 3
+        for stage in STAGES:
+            layers = []
+            for features in stage:
+                layer = nnx.Conv(
+                    features_in,
+                    features,
+                    kernel_size=(3, 3),
+                    padding=1,
+                    kernel_init=_zero_mean_filters,
+                    bias_init=nnx.initializers.normal(RANDOM_BIAS),
+                    dtype=jnp.dtype(dtype),
+                    rngs=rngs,
+                )
+                layers.append(layer)
+                features_in = features
+            stages.append(nnx.List(layers))
+        self.stages = nnx.List(stages)
+        self.weights = nnx.List(nnx.Param(jnp.full((stage[-1],), RANDOM_WEIGHT)) for stage in STAGES)
+
+    def __call__(self, first: jax.Array, second: jax.Array) -> jax.Array:
+        """(b, h, w, 3) twice, in [-1, 1], to distances (b,), float32.
+
+        Raises ValueError for other shapes, and for sides of less than 16 pixels, of which the last layer sees nothing.
+        """
+        if first.shape != second.shape or first.ndim != 4 or first.shape[-1] != 3:
+            raise ValueError(f"images of shapes {first.shape} and {second.shape}; both must be (b, h, w, 3), and equal")
+        if min(first.shape[1:3]) < SMALLEST:
+            raise ValueError(f"images of shape {first.shape}; both sides must be {SMALLEST} pixels or more")
+        distance = jnp.zeros(first.shape[0])
+        for weight, ours, theirs in zip(self.weights, self._features(first), self._features(second), strict=True):
+            difference = jnp.square(_unit(ours) - _unit(theirs))
+            distance += jnp.mean(difference @ weight[...], axis=(1, 2))
+        return distance
+
+    def _features(self, images: jax.Array) -> list[jax.Array]:
+        """The last output of each stage, float32."""
+        x = ((images - SHIFT[None, None, None]) / SCALE[None, None, None]).astype(self.dtype)
+        features = []
+        for index, stage in enumerate(self.stages):
+            x = _max_pool(x) if index else x
+            for layer in stage:
+                x = jax.nn.relu(_convolve(layer, x))
+            features.append(x.astype(jnp.float32))
+        return features
+
+
+def _convolve(layer: nnx.Conv, x: jax.Array) -> jax.Array:
+    """The layer's output; for images of a few pixels as one matrix product, where XLA's CPU code takes 30 times as
+    long."""
+    b, h, w, c = x.shape
+    if min(h, w) > 4:
+        return layer(x)
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = jnp.concatenate([padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], axis=-1)
+    kernel = layer.kernel[...].reshape(9 * c, -1).astype(x.dtype)
+    return patches @ kernel + layer.bias[...].reshape(1, 1, 1, -1).astype(x.dtype)
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    """Over 2 x 2 pixels; an odd last row or column is dropped."""
+    b, h, w, c = x.shape
+    return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """Scaled to length 1 over the last axis; zeros stay zeros, and have no gradient."""
+    squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    length = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+    return x / (length + EPSILON)

@@ -5,6 +5,7 @@ import dataclasses
 from pvdm_jax.config.checks import at_least_zero, one_of, positive, require
 
 DTYPES = ("float32", "bfloat16")
+REMAT_POLICIES = ("none", "dots", "blocks")  # pvdm_jax/models/remat.py says what they keep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +27,13 @@ class AutoencoderConfig:
     plane_head_dim: int = 48
     plane_mlp_dim: int = 512
     dtype: str = "float32"  # of the computation; parameters are float32
+    remat: str = "none"  # what is computed again for the gradient, to save memory: none, dots or blocks
 
     def __post_init__(self):
         fields = [f.name for f in dataclasses.fields(self) if f.type in (int, "int")]
         positive("autoencoder", self, *fields)
         one_of("autoencoder", self, "dtype", DTYPES)
+        one_of("autoencoder", self, "remat", REMAT_POLICIES)
         for name in ("height", "width"):
             size = getattr(self, name)
             allowed = f"it must be a multiple of autoencoder.patch_size ({self.patch_size})"
@@ -62,11 +65,13 @@ class UNetConfig:
     position_embedding: bool = False  # tells planes and positions apart; the official code has none
     num_classes: int = 0  # 0: no class input
     dtype: str = "float32"
+    remat: str = "none"  # as the autoencoder's
 
     def __post_init__(self):
         positive("unet", self, "latent_channels", "model_channels", "num_res_blocks", "num_heads")
         at_least_zero("unet", self, "num_classes", "num_head_channels")
         one_of("unet", self, "dtype", DTYPES)
+        one_of("unet", self, "remat", REMAT_POLICIES)
         allowed = "it needs unet.cond_model: the next clip's planes come after the previous one's"
         require(self.cond_model or not self.cond_next, "unet.cond_next", self.cond_next, allowed)
         require(len(self.channel_mult) > 0, "unet.channel_mult", self.channel_mult, "name at least one level")

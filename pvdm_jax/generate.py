@@ -1,35 +1,31 @@
-"""What `pvdm sample`, `extend` and `reconstruct` do with a trained model: videos in, video files out.
+"""What `pvdm sample`, `extend`, `interpolate` and `reconstruct` do with a trained model: videos in, video files out.
 
-Each function takes a loaded `PVDM`, writes into a folder that must be new or empty, and raises before any long work:
-ConfigError for an option that can't be, FileExistsError for a folder with something in it, VideoError where no
-source can be used. Single sources that can't be used are named on stderr and skipped.
+Each function takes a loaded `PVDM` and raises before any long work: ConfigError for an option that can't be,
+FileExistsError for a folder with something in it, VideoError where no source can be used. Single sources that can't be
+used are named on stderr and skipped. Videos are made clip by clip and written while the next clip is made, so that
+their length costs no memory. Several processes of a multi-host run share the videos of `sample`.
 """
 
 import dataclasses
-import json
-import math
-import sys
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from pvdm_jax import media
-from pvdm_jax.config import Config, require
-from pvdm_jax.data.clips import center_crop_resize, clip_span
+from pvdm_jax import outputs
+from pvdm_jax.config import Config, ConfigError, config_to_dict, require
 from pvdm_jax.evaluation.reconstruction import psnr, still_psnr
+from pvdm_jax.originals import DEFAULT_FPS, find_videos, in_batches, read_clips, read_usable
 
 if typing.TYPE_CHECKING:
     from pvdm_jax.pipeline import PVDM
 
-FORMATS = ("mp4", "gif")
-DEFAULT_FPS = 8.0  # frames per second where no source says otherwise
-GRID_VIDEOS = 25  # at most this many are shown side by side
-GRID_SIDE = 128  # pixels: smaller videos are enlarged in the grid
+PREVIEWED = 4  # videos of a preview of the denoising
 
 
 def sample(
@@ -38,34 +34,78 @@ def sample(
     *,
     num_videos: int = 8,
     num_frames: int | None = None,
+    first_video: int = 0,
+    videos: Sequence[int] | None = None,
     seed: int = 0,
     batch_size: int = 4,
     options: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = outputs.DEFAULT_FORMATS,
     fps: float = DEFAULT_FPS,
+    preview_every: int = 0,
 ) -> None:
-    """Generates videos: video_0000.mp4 and so on, and the first of them side by side as grid.mp4, .gif and .png.
+    """Generates videos: video_00000.mp4 and so on, and the first of them side by side as grid.mp4, .gif and .png.
 
-    `num_frames` of each (None: one clip). `options` are fields of `SampleConfig` that replace the model's own.
-    `classes` are given to the videos in turn. The same model, seed, batch size and options give the same videos.
+    num_frames: of each (None: one clip). Video i has the noise of (seed, i) and, of `classes` (names or numbers), the
+    one in turn, whatever else is generated: `videos` (their numbers) or first_video and num_videos say which. options:
+    fields of `SampleConfig` that replace the model's own. A folder of the same request is gone on with.
+    preview_every: also writes preview.mp4, the first clips after every so many calls of the denoiser.
     """
-    options = _checked_options(model.config, options, formats)
-    labels = None if classes is None else _labels(model, classes)
-    _make_folder(output)
-    batch_size = min(batch_size, num_videos)
-    shown: list[np.ndarray] = []
-    for first in tqdm(range(0, num_videos, batch_size), desc="sampling", unit="batch"):
-        # The last batch is as large as the others, so that the sampler is compiled once; what is too much is dropped.
-        indices = np.arange(first, first + batch_size)
-        batch_labels = None if labels is None else labels[indices % len(labels)]
-        key = jax.random.fold_in(jax.random.key(seed), first // batch_size)
-        videos = model.sample(key, batch_size, num_frames=num_frames, labels=batch_labels, **options)
-        for index, video in zip(indices[: num_videos - first], np.asarray(videos), strict=False):
-            _write(output / f"video_{index:04d}", video, formats, fps)
-            if len(shown) < GRID_VIDEOS:
-                shown.append(video)
-    _write_grid(output / "grid", np.stack(shown), formats, fps)
+    settings = _checked_options(model.config, options, formats)
+    names = None if classes is None else _labels(model, classes)
+    numbers = list(range(first_video, first_video + num_videos)) if videos is None else list(videos)
+    require(len(numbers) > 0 and min(numbers) >= 0, "videos", numbers, "numbers of at least one video, from 0 on")
+    frames = num_frames or model.config.autoencoder.frames
+    request = {
+        "model": model.fingerprint(),
+        "num_frames": frames,
+        "seed": seed,
+        "classes": None if names is None else [_class_name(model, label) for label in names],
+        "sample": config_to_dict(settings),
+        "formats": list(formats),
+        "fps": fps,
+        "videos": numbers,
+    }
+    if jax.process_index() == 0:
+        outputs.resumable_folder(output, request, free=("videos", "formats"))
+    _wait_for_all("the folder is there")
+
+    key, chosen = jax.random.key(seed), dict(options or {})
+    labels = {number: -1 if names is None else names[number % len(names)] for number in numbers}
+    paths = {number: output / f"video_{number:05d}" for number in numbers}
+    # Every process takes every so manyth video; what is there already stays.
+    share = [number for number in numbers[jax.process_index() :: jax.process_count()]]
+    missing = [number for number in share if not outputs.finished(paths[number], formats)]
+    if len(missing) < len(share):
+        print(f"{len(share) - len(missing)} of {len(share)} videos are in {output} already")
+    with tqdm(total=len(missing) * frames, desc="sampling", unit="frame", smoothing=0.1) as progress:
+        for start in range(0, len(missing), batch_size):
+            batch = missing[start : start + batch_size]
+            # All batches have one size, so that the sampler is compiled once; what is too much is dropped.
+            rows = np.array(batch + batch[-1:] * (batch_size - len(batch)))
+            clips = model.stream(
+                key,
+                len(rows),
+                num_frames,
+                labels=None if names is None else [labels[row] for row in rows],
+                indices=rows,
+                **chosen,
+            )
+            before, targets = 0, [paths[number] for number in batch]
+            for done in outputs.write_clips(clips, targets, frames, formats, [fps] * len(batch)):
+                progress.update((done - before) * len(batch))
+                before = done
+    _wait_for_all("all videos are there")
+    if jax.process_index() != 0:
+        return
+    outputs.write_grid(output, list(paths.values()), formats, fps)
+    if preview_every:
+        rows = numbers[:PREVIEWED]
+        given = None if names is None else [labels[row] for row in rows]
+        previews, steps = model.preview(key, len(rows), every=preview_every, labels=given, indices=rows, **chosen)
+        strips = outputs.film_strips(previews, hold=round(fps))
+        outputs.write_pictures(output / "preview", strips, formats, fps)
+        print(f"preview of the denoising after steps {', '.join(map(str, steps))}: {output / 'preview'}")
 
 
 def extend(
@@ -78,34 +118,91 @@ def extend(
     seed: int = 0,
     batch_size: int = 4,
     options: Mapping[str, Any] | None = None,
-    formats: Sequence[str] = FORMATS,
+    classes: Sequence[str] | None = None,
+    formats: Sequence[str] = outputs.DEFAULT_FORMATS,
     fps: float | None = None,
 ) -> None:
     """Continues each source by `num_frames` new frames; writes the end of the original with its continuation.
 
     `sources` are video files and folders of them. Of an original its last `original_frames` are kept, in whole clips
     and at least one. videos.json tells which file came from which source and where its continuation starts. The files
-    have the frame rate of their source unless `fps` is given.
+    have the frame rate of their source unless `fps` is given. The continuation of source i has the noise of (seed, i).
     """
-    options = _checked_options(model.config, options, formats)
+    _checked_options(model.config, options, formats)
+    labels = None if classes is None else _labels(model, classes)
     paths = find_videos(sources)
-    _make_folder(output)
-    clip = model.config.autoencoder
-    num_clips = max(1, original_frames // clip.frames)
+    outputs.new_folder(output)
+    num_clips = max(1, original_frames // model.config.autoencoder.frames)
     records, skipped = [], []
-    usable = _read_usable(paths, model.config, num_clips, from_end=True, skipped=skipped)
-    for number, batch in enumerate(_batches(usable, batch_size)):
+    usable = read_usable(paths, model.config, num_clips, from_end=True, skipped=skipped)
+    for number, batch in enumerate(in_batches(usable, batch_size)):
         # As in `sample`, all batches have one size; the model sees the last clip of each original.
-        last = [source.clips[-1] for source in batch]
-        given = np.stack(last + last[-1:] * (batch_size - len(last)))
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        continuations = np.asarray(model.extend(given, num_frames, key, **options))
-        for source, continuation in zip(batch, continuations, strict=False):
-            original = np.concatenate(source.clips)
-            _write(output / source.name, np.concatenate([original, continuation]), formats, fps or source.fps)
-            records.append({"source": str(source.path), "file": source.name, "continuation_starts_at": len(original)})
-            print(f"extended {source.path}")
-    _write_json(output / "videos.json", {"videos": records, "skipped": skipped})
+        rows = number * batch_size + np.arange(batch_size)
+        last = [original.clips[-1] for original in batch]
+        clips = model.stream(
+            jax.random.key(seed),
+            batch_size,
+            num_frames,
+            video=np.stack(last + last[-1:] * (batch_size - len(last))),
+            labels=None if labels is None else labels[rows % len(labels)],
+            indices=rows,
+            **(options or {}),
+        )
+        heads = [np.concatenate(original.clips) for original in batch]
+        rates = [fps or original.fps for original in batch]
+        targets = [output / original.name for original in batch]
+        for _ in outputs.write_clips(clips, targets, num_frames, formats, rates, heads):
+            pass
+        for original, head in zip(batch, heads, strict=True):
+            records.append({"source": str(original.path), "file": original.name, "continuation_starts_at": len(head)})
+            print(f"extended {original.path}")
+    outputs.write_json(output / "videos.json", {"videos": records, "skipped": skipped})
+
+
+def interpolate(
+    model: "PVDM",
+    first: Path,
+    second: Path,
+    output: Path,
+    *,
+    num_videos: int = 1,
+    seed: int = 0,
+    batch_size: int = 4,
+    options: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    formats: Sequence[str] = outputs.DEFAULT_FORMATS,
+    fps: float | None = None,
+) -> None:
+    """Makes a clip that leads from the end of one video to the start of another, `num_videos` times with other noise.
+
+    Writes between_00000.mp4 and so on: the last clip of `first`, the new one, the first clip of `second`. videos.json
+    tells where the new frames are.
+    """
+    _checked_options(model.config, options, formats)
+    labels = None if classes is None else _labels(model, classes)
+    allowed = "interpolation needs a model that was trained with the clips on both sides (unet.cond_next=True)"
+    require(model.config.unet.cond_next, "unet.cond_next", model.config.unet.cond_next, allowed)
+    before, rate = read_clips(first, model.config, 1, from_end=True)
+    after, _ = read_clips(second, model.config, 1, from_end=False)
+    outputs.new_folder(output)
+    frames = model.config.autoencoder.frames
+    for start in range(0, num_videos, batch_size):
+        rows = start + np.arange(batch_size)
+        between = model.interpolate(
+            np.repeat(before, batch_size, axis=0),
+            np.repeat(after, batch_size, axis=0),
+            jax.random.key(seed),
+            labels=None if labels is None else labels[rows % len(labels)],
+            indices=rows,
+            **(options or {}),
+        )
+        for row, clip in zip(rows[: num_videos - start], between, strict=False):
+            video = np.concatenate([before[0], clip, after[0]])
+            _write(output / f"between_{row:05d}", video, formats, fps or rate)
+    outputs.write_json(
+        output / "videos.json",
+        {"first": str(first), "second": str(second), "new_frames": [frames, 2 * frames], "videos": num_videos},
+    )
 
 
 def reconstruct(
@@ -114,7 +211,7 @@ def reconstruct(
     output: Path,
     *,
     max_frames: int = 128,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = outputs.DEFAULT_FORMATS,
     fps: float | None = None,
 ) -> None:
     """Encodes and decodes each source, clip by clip; writes original (left) and reconstruction (right) as one video.
@@ -122,151 +219,74 @@ def reconstruct(
     Of each source its first `max_frames` are taken, in whole clips and at least one. Prints a table of the mean PSNR
     of its clips beside that of each clip's own mean over time shown as a still; reconstruction.json has the same.
     """
-    _checked_options(model.config, None, formats)
+    outputs.check_formats(formats)
     paths = find_videos(sources)
-    _make_folder(output)
+    outputs.new_folder(output)
     num_clips = max(1, max_frames // model.config.autoencoder.frames)
     records, skipped = [], []
-    for source in _read_usable(paths, model.config, num_clips, from_end=False, skipped=skipped):
+    for original in read_usable(paths, model.config, num_clips, from_end=False, skipped=skipped):
         # One clip at a time: whatever its length, a video compiles nothing new.
-        decoded = np.concatenate([np.asarray(model.reconstruct(clip[None])) for clip in source.clips])
-        side_by_side = np.concatenate([source.clips, decoded], axis=-2)
-        _write(output / source.name, np.concatenate(side_by_side), formats, fps or source.fps)
+        decoded = np.concatenate([np.asarray(model.reconstruct(clip[None])) for clip in original.clips])
+        side_by_side = np.concatenate([original.clips, decoded], axis=-2)
+        _write(output / original.name, np.concatenate(side_by_side), formats, fps or original.fps)
         records.append(
             {
-                "source": str(source.path),
-                "file": source.name,
+                "source": str(original.path),
+                "file": original.name,
                 "clips": len(decoded),
-                "psnr": float(psnr(source.clips, decoded).mean()),
-                "still_psnr": float(still_psnr(source.clips).mean()),
+                "psnr": float(psnr(original.clips, decoded).mean()),
+                "still_psnr": float(still_psnr(original.clips).mean()),
             }
         )
     mean = {name: float(np.mean([record[name] for record in records])) for name in ("psnr", "still_psnr")}
-    _write_json(output / "reconstruction.json", {"videos": records, "mean": mean, "skipped": skipped})
+    outputs.write_json(output / "reconstruction.json", {"videos": records, "mean": mean, "skipped": skipped})
     print(_table(records, mean))
 
 
-def find_videos(sources: Sequence[Path]) -> list[Path]:
-    """The files among `sources`, and the video files anywhere below the folders among them, in order.
-
-    Below folders, hidden files and those of other suffixes than `pvdm prepare` takes are left out. Raises
-    FileNotFoundError where a source doesn't exist, VideoError where there is no video file at all.
-    """
-    paths: list[Path] = []
-    for source in sources:
-        if source.is_dir():
-            videos = (path for path in source.rglob("*") if path.suffix.lower() in media.SUFFIXES and path.is_file())
-            paths += sorted(path for path in videos if not _is_hidden(path.relative_to(source)))
-        elif source.exists():
-            paths.append(source)
-        else:
-            raise FileNotFoundError(f"there is no file or folder {source}")
-    if not paths:
-        raise media.VideoError(f"{', '.join(map(str, sources))}: no video file ({', '.join(media.SUFFIXES)}) in it")
-    return paths
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Clips of one video file, cropped and resized for the model."""
-
-    path: Path
-    name: str  # of the files made from it, without suffix
-    clips: np.ndarray  # uint8 (clips, frames, height, width, 3), one following the other
-    fps: float  # of the clips
-
-
-def _read_usable(
-    paths: Sequence[Path], config: Config, num_clips: int, from_end: bool, skipped: list[dict]
-) -> Iterator[Source]:
-    """Reads the sources one by one; the unusable ones are added to `skipped`. VideoError if all of them are."""
-    names: set[str] = set()
-    for path in paths:
-        try:
-            clips, fps = _read_clips(path, config, num_clips, from_end)
-        except (media.VideoError, OSError) as error:
-            print(f"skipped: {error}", file=sys.stderr)
-            skipped.append({"source": str(path), "reason": str(error)})
-            continue
-        name = path.stem
-        while name in names:  # a.avi beside a.mp4
-            name += "_"
-        names.add(name)
-        yield Source(path, name, clips, fps)
-    if not names:
-        raise media.VideoError(f"none of the {len(paths)} files can be used; the first: {skipped[0]['reason']}")
-
-
-def _read_clips(path: Path, config: Config, num_clips: int, from_end: bool) -> tuple[np.ndarray, float]:
-    """At most `num_clips` clips in a row from one end of a file, and their frame rate."""
-    clip, stride = config.autoencoder, config.data.stride
-    info = media.probe_video(path)
-    span = clip_span(clip.frames, stride)
-    num_clips = min(num_clips, info.frames // span)
-    if num_clips == 0:
-        raise media.VideoError(f"{path}: it has {info.frames} frames; a clip of the model needs {span}")
-    first = info.frames - num_clips * span if from_end else 0
-    clips = []
-    for start in range(first, first + num_clips * span, span):
-        # Clip by clip, so that no more than one clip is in memory at the file's own size.
-        frames = media.read_video(path, start, clip.frames, stride)
-        clips.append(center_crop_resize(frames, clip.height, clip.width, config.data.resize))
-    return np.stack(clips), info.fps / stride if info.fps > 0 else DEFAULT_FPS
-
-
-def _batches(sources: Iterator[Source], size: int) -> Iterator[list[Source]]:
-    batch: list[Source] = []
-    for source in sources:
-        batch.append(source)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _checked_options(config: Config, options: Mapping[str, Any] | None, formats: Sequence[str]) -> dict[str, Any]:
-    """`options` after the checks that `Config` makes of such fields."""
-    for name in formats:
-        require(name in FORMATS, "formats", name, f"choose from {', '.join(FORMATS)}")
-    options = dict(options or {})
-    dataclasses.replace(config, sample=dataclasses.replace(config.sample, **options))
-    return options
+def _checked_options(config: Config, options: Mapping[str, Any] | None, formats: Sequence[str]) -> Any:
+    """The settings of sampling with `options`, after the checks that `Config` makes of such fields."""
+    outputs.check_formats(formats)
+    settings = dataclasses.replace(config.sample, **(options or {}))
+    dataclasses.replace(config, sample=settings)
+    allowed = "the model was trained without classes (unet.num_classes=0)"
+    require(settings.class_guidance == 0 or config.unet.num_classes, "class_guidance", settings.class_guidance, allowed)
+    allowed = "this model's denoiser takes no previous clip (unet.cond_model=False)"
+    require(settings.guidance == 0 or config.unet.cond_model, "guidance", settings.guidance, allowed)
+    same = config.autoencoder.height == config.autoencoder.width
+    allowed = "the motion planes of frames that aren't square differ in size: there is one order only"
+    require(settings.plane_order != "confirm" or same, "plane_order", settings.plane_order, allowed)
+    return settings
 
 
 def _labels(model: "PVDM", classes: Sequence[str]) -> np.ndarray:
-    allowed = "the model was trained without classes"
-    require(model.config.unet.num_classes > 0, "classes", list(classes), allowed)
+    """Class indices of names or numbers."""
+    count = model.config.unet.num_classes
+    require(count > 0, "classes", list(classes), "the model was trained without classes")
+    known = ", ".join(model.class_names) if model.class_names else f"numbers from 0 to {count - 1}"
+    labels = []
     for name in classes:
-        require(name in model.class_names, "classes", name, f"the model knows {', '.join(model.class_names)}")
-    return np.array([model.class_names.index(name) for name in classes], np.int32)
+        if name in model.class_names:
+            labels.append(model.class_names.index(name))
+        elif name.isdecimal() and int(name) < count:
+            labels.append(int(name))
+        else:
+            raise ConfigError(f"classes is {name!r}; the model knows {known}, also by number from 0 to {count - 1}")
+    return np.array(labels, np.int32)
 
 
-def _make_folder(output: Path) -> None:
-    if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty; name a new folder")
-    output.mkdir(parents=True, exist_ok=True)
+def _class_name(model: "PVDM", label: int) -> str:
+    return model.class_names[label] if model.class_names else str(label)
 
 
 def _write(path: Path, video: np.ndarray, formats: Sequence[str], fps: float) -> None:
-    for suffix in formats:
-        media.write_video(path.with_name(f"{path.name}.{suffix}"), video, fps=fps)
+    """A whole video (t, height, width, 3)."""
+    for _ in outputs.write_clips(iter([video[None]]), [path], len(video), formats, [fps]):
+        pass
 
 
-def _write_grid(path: Path, videos: np.ndarray, formats: Sequence[str], fps: float) -> None:
-    """Videos (n, t, h, w, 3) side by side, and their middle frames as a picture."""
-    factor = math.ceil(GRID_SIDE / min(videos.shape[2:4]))
-    grid = media.video_grid(media.upscale(videos, factor), columns=math.ceil(math.sqrt(len(videos))))
-    _write(path, grid, formats, fps)
-    media.write_image(path.with_suffix(".png"), grid[len(grid) // 2])
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def _wait_for_all(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def _table(records: Sequence[Mapping[str, Any]], mean: Mapping[str, float]) -> str:

@@ -226,6 +226,12 @@ class PVDM:
         videos = self._over_batches(self._decode, flat)
         return videos.reshape(len(chosen), num_videos, *videos.shape[1:]), np.asarray(steps)[chosen]
 
+    def fingerprint(self) -> str:
+        """A hash of all weights, with their names."""
+        from pvdm_jax.training.latents import fingerprint
+
+        return fingerprint(self.weights)
+
     def calls(self, num_frames: int | None = None, given: bool = False, **options: Any) -> int:
         """How often the denoiser is called for a video of `num_frames`."""
         settings, clips = self._settings(options), self._clips(num_frames)
@@ -297,12 +303,16 @@ class PVDM:
         return sharding.to_numpy(video)[: request.count, : request.frames]
 
     def _run_clip_by_clip(self, request: "_Request") -> Iterator[np.ndarray]:
-        batch, left = request.batch, request.frames
+        batch, waiting = request.batch, None
         for number in range(request.clips):
             video, context = self._call(request, number, batch, 1, request.given or number > 0)
             batch = batch | {"context": context}
-            yield sharding.to_numpy(video)[: request.count, :left]
-            left -= self.config.autoencoder.frames
+            # The devices work on a clip while the one before is taken from them and written.
+            if waiting is not None:
+                yield sharding.to_numpy(waiting)[: request.count]
+            waiting = video
+        last = request.frames - (request.clips - 1) * self.config.autoencoder.frames
+        yield sharding.to_numpy(waiting)[: request.count, :last]
 
     def _call(self, request: "_Request", number: int, batch: dict[str, jax.Array], clips: int, given: bool):
         return self._generate(

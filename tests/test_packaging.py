@@ -34,6 +34,8 @@ ROOMS = (
     "report",
     "pipeline",
     "settings",
+    "originals",
+    "outputs",
     "generate",
     "demo",
     "pvdm_jax",  # its `load` calls pipeline

@@ -5,22 +5,27 @@ from pathlib import Path
 
 import pvdm_jax
 from pvdm_jax.cli.arguments import AddCommand, add_model, positive, positive_number
+from pvdm_jax.config.diffusion import GRIDS, PLANE_ORDERS, SAMPLERS
 
 
 def _sample(args: argparse.Namespace) -> None:
-    from pvdm_jax import generate
+    from pvdm_jax import generate, sharding
 
+    sharding.start_distributed()
     generate.sample(
         pvdm_jax.load(args.model),
         args.output,
         num_videos=args.num_videos,
         num_frames=args.num_frames,
+        first_video=args.first_video,
+        videos=args.videos,
         seed=args.seed,
         batch_size=args.batch_size,
         options=_sampling_options(args),
-        classes=args.classes,
+        classes=_classes(args),
         formats=args.formats,
         fps=args.fps,
+        preview_every=args.preview_every,
     )
 
 
@@ -36,6 +41,25 @@ def _extend(args: argparse.Namespace) -> None:
         seed=args.seed,
         batch_size=args.batch_size,
         options=_sampling_options(args),
+        classes=_classes(args),
+        formats=args.formats,
+        fps=args.fps,
+    )
+
+
+def _interpolate(args: argparse.Namespace) -> None:
+    from pvdm_jax import generate
+
+    generate.interpolate(
+        pvdm_jax.load(args.model),
+        args.first,
+        args.second,
+        args.output,
+        num_videos=args.num_videos,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        options=_sampling_options(args),
+        classes=_classes(args),
         formats=args.formats,
         fps=args.fps,
     )
@@ -54,10 +78,43 @@ def _reconstruct(args: argparse.Namespace) -> None:
     )
 
 
+# Options of sampling that are fields of SampleConfig as they are; --steps sets two.
+_FIELDS = (
+    *("sampler", "grid", "eta", "guidance", "class_guidance", "guidance_from", "guidance_to"),
+    *("clip_x0", "reencode", "plane_order"),
+)
+
+
 def _sampling_options(args: argparse.Namespace) -> dict:
     """The options of the sampler that were given; for the others the model's own settings hold."""
-    names = ("steps", "later_steps", "sampler", "eta", "guidance")
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    first, later = args.steps or (None, None)
+    given = {"steps": first, "later_steps": args.later_steps or later}
+    given |= {name: getattr(args, name) for name in _FIELDS}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _classes(args: argparse.Namespace) -> list[str] | None:
+    """`--classes 3,7 spin` as ["3", "7", "spin"]."""
+    if args.classes is None:
+        return None
+    return [name.strip() for text in args.classes for name in text.split(",") if name.strip()]
+
+
+def _steps(text: str) -> tuple[int, int | None]:
+    """ "400" or "400/20": the first clip's, and each later one's."""
+    first, slash, later = text.partition("/")
+    return positive(first), positive(later) if slash else None
+
+
+def _numbers(text: str) -> list[int]:
+    """ "37" or "3,7,10-20" """
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        numbers += range(int(first), int(last if dash else first) + 1)
+    if not numbers:
+        raise argparse.ArgumentTypeError(f"{text} names no video")
+    return numbers
 
 
 def add_commands(add: AddCommand) -> None:
@@ -70,9 +127,14 @@ def add_commands(add: AddCommand) -> None:
     add_model(command)
     command.add_argument("--num-videos", type=positive, default=8, help="how many (default: 8)")
     command.add_argument("--num-frames", type=positive, help="frames of each video (default: one clip)")
+    help = "number of the first one; video 37 is the same whatever is made with it (default: 0)"
+    command.add_argument("--first-video", type=int, default=0, metavar="NUMBER", help=help)
+    help = "the numbers of the videos, such as 37 or 3,7,10-20, instead of --num-videos"
+    command.add_argument("--videos", type=_numbers, metavar="NUMBERS", help=help)
     help = "frames per second of the files (default: 8)"
     command.add_argument("--fps", type=positive_number, default=8.0, help=help)
-    command.add_argument("--classes", nargs="+", metavar="NAME", help="classes to generate in turn, by name")
+    help = "also write a video of the denoising: the first clips after every so many calls of the denoiser"
+    command.add_argument("--preview-every", type=positive, default=0, metavar="CALLS", help=help)
     _add_sampling(command)
 
     command = add(
@@ -89,6 +151,19 @@ def add_commands(add: AddCommand) -> None:
     _add_sampling(command)
 
     command = add(
+        "interpolate",
+        _interpolate,
+        "make the clip between two videos, with a model that was trained for it (unet.cond_next)",
+        "pvdm interpolate --model=runs/between --first=a.mp4 --second=b.mp4 --output=between --num-videos=4",
+    )
+    add_model(command)
+    command.add_argument("--first", type=Path, required=True, help="video file whose last clip comes before")
+    command.add_argument("--second", type=Path, required=True, help="video file whose first clip comes after")
+    command.add_argument("--num-videos", type=positive, default=1, help="how many, with other noise (default: 1)")
+    _add_fps(command)
+    _add_sampling(command)
+
+    command = add(
         "reconstruct",
         _reconstruct,
         "encode and decode videos: original and reconstruction side by side",
@@ -102,6 +177,10 @@ def add_commands(add: AddCommand) -> None:
 def _add_source(command: argparse.ArgumentParser) -> None:
     help = "video files, and folders of them"
     command.add_argument("--source", type=Path, nargs="+", required=True, metavar="PATH", help=help)
+    _add_fps(command)
+
+
+def _add_fps(command: argparse.ArgumentParser) -> None:
     help = "frames per second of the files (default: the source's)"
     command.add_argument("--fps", type=positive_number, help=help)
 
@@ -110,9 +189,23 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0, help="the same seed gives the same videos (default: 0)")
     help = "videos generated at once (default: 4)"
     command.add_argument("--batch-size", type=positive, default=4, help=help)
+    help = "classes to generate in turn, by name or number: 3,7"
+    command.add_argument("--classes", nargs="+", metavar="NAME", help=help)
     group = command.add_argument_group("sampling", "What is not given is as in the model's configuration.")
-    group.add_argument("--steps", type=positive, help="denoising steps of a first clip")
+    help = "denoising steps, or FIRST/LATER: of a first clip and of each continuation, such as 400/20"
+    group.add_argument("--steps", type=_steps, metavar="STEPS", help=help)
     group.add_argument("--later-steps", type=positive, help="denoising steps of each continuation")
-    group.add_argument("--sampler", choices=("ddim", "ddpm"), help="kind of sampler")
+    group.add_argument("--sampler", choices=SAMPLERS, help="kind of sampler")
+    group.add_argument("--grid", choices=GRIDS, help="which times it visits")
     group.add_argument("--eta", type=float, help="noise of DDIM, 0 to 1")
-    group.add_argument("--guidance", type=float, help="weight w of (1 + w) eps(previous clip) - w eps(nothing)")
+    group.add_argument("--guidance", type=float, help="weight w of (1 + w) f(previous clip) - w f(nothing)")
+    group.add_argument("--class-guidance", type=float, metavar="WEIGHT", help="the same for the class")
+    help = "guidance is on from this fraction of the process (0: the data) ..."
+    group.add_argument("--guidance-from", type=float, metavar="TIME", help=help)
+    group.add_argument("--guidance-to", type=float, metavar="TIME", help="... to this one (1: the noise)")
+    help = "clip the predicted latents to [-1, 1]"
+    group.add_argument("--clip-x0", action=argparse.BooleanOptionalAction, help=help)
+    help = "give the next clip the latents of the decoded clip, not the sampled ones"
+    group.add_argument("--reencode", action=argparse.BooleanOptionalAction, help=help)
+    help = "order of a first clip's motion planes: kept, confirmed by the autoencoder, or auto (where it is needed)"
+    group.add_argument("--plane-order", choices=PLANE_ORDERS, help=help)

@@ -97,6 +97,20 @@ def write_report(path: str | os.PathLike, title: str, sections: Sequence[Section
     os.replace(temporary, path)
 
 
+def card_sections(card: Mapping) -> list[Section]:
+    """The parts of a report that show a card of `pvdm evaluate`: its numbers, all they depend on, and the time."""
+    from pvdm_jax.evaluation import card as cards
+
+    of = ", ".join(f"{name} {value}" for name, value in card["of"].items())
+    missing = [f"Not measured: {name}. {reason}." for name, reason in card["not_measured"].items()]
+    return [
+        Text("\n\n".join([f"Of {of}. Made {card['made']}.", *missing])),
+        Table(cards.RESULT_HEADER, cards.result_rows(card), "Intervals are of other draws of clips, not of trainings."),
+        Table(("the numbers depend on", ""), cards.protocol_rows(card)),
+        Table(cards.PASS_HEADER, cards.pass_rows(card)),
+    ]
+
+
 def read_metrics(path: str | os.PathLike) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The metrics of a run's JSON lines file {"step": ..., name: value, ...} as {name: (steps, values)}.
 

@@ -55,7 +55,7 @@ def video_features(videos: np.ndarray, batch_size: int = 32) -> np.ndarray:
         batch = videos[start : start + batch_size]
         # The last batch is filled up, so that one program serves all of them.
         padded = np.pad(batch, [(0, batch_size - len(batch))] + [(0, 0)] * 4)
-        features[start : start + batch_size] = np.asarray(_features(padded))[: len(batch)]
+        features[start : start + batch_size] = np.asarray(scattering(padded))[: len(batch)]
     return features
 
 
@@ -74,7 +74,8 @@ def _space_filters() -> list[np.ndarray]:
 
 
 @jax.jit
-def _features(videos: jax.Array) -> jax.Array:
+def scattering(videos: jax.Array) -> jax.Array:
+    """The features of one batch, uint8 (n, frames, height, width, 3) to float32 (n, FEATURES), on its devices."""
     clip = videos.astype(jnp.float32) / 127.5 - 1
     rows, columns = clip.shape[2] // 2, clip.shape[3] // 2
     quarters = [

@@ -1,0 +1,123 @@
+"""The command that measures: a trained model or two folders of videos, by a protocol that the result carries."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import pvdm_jax
+from pvdm_jax.cli.arguments import AddCommand, positive
+from pvdm_jax.config import ConfigError, require
+from pvdm_jax.config.evaluation import FEATURES, PROTOCOLS
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    modes = {
+        "--model": args.model is not None,
+        "--real and --fake": args.real is not None or args.fake is not None,
+        "--compare": args.compare is not None,
+    }
+    chosen = [name for name, given in modes.items() if given]
+    if len(chosen) != 1:
+        given = " and ".join(chosen) or "none of them"
+        raise ConfigError(f"name one of {', '.join(modes)}; {given} is given")
+    if args.compare is not None:
+        _compare(args.compare)
+        return
+    require(args.output is not None, "--output", args.output, "name a folder for the card, new or empty")
+    require(args.config is None or args.model is not None, "--config", args.config, "it names the data of a --model")
+    require(not args.overrides or args.config is not None, "--config.field=value", args.overrides, "name --config, too")
+    if args.output.exists() and any(args.output.iterdir()):
+        raise FileExistsError(f"{args.output} is not empty; name a new folder")
+
+    from pvdm_jax.config.evaluation import load_protocol
+
+    protocol = load_protocol(args.protocol, args.set, args.features)
+    card = _of_model(args, protocol) if args.model is not None else _of_sets(args, protocol)
+
+    import jax
+
+    from pvdm_jax.evaluation.card import to_text, write_card
+    from pvdm_jax.report import card_sections, write_report
+
+    card["software"]["pvdm_jax"] = pvdm_jax.__version__
+    if jax.process_index() == 0:
+        write_card(args.output, card)
+        write_report(args.output / "card.html", f"Evaluation: {card['protocol']['name']}", card_sections(card))
+    print(to_text(card))
+    print(f"card: {args.output / 'card.json'}, card.md, card.html")
+
+
+def _of_model(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
+    data = None
+    if args.config is not None:
+        from pvdm_jax.settings import load_settings
+
+        data = load_settings(args.config, args.overrides).data
+
+    from pvdm_jax import sharding
+
+    sharding.start_distributed()
+
+    from pvdm_jax.evaluation.evaluate import evaluate_model
+
+    model = pvdm_jax.load(args.model)
+    return evaluate_model(model, protocol, _places(args), data, args.batch_size, args.model.name)
+
+
+def _of_sets(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
+    for name in ("real", "fake"):
+        require(getattr(args, name) is not None, f"--{name}", None, "--real and --fake go together")
+
+    from pvdm_jax import sharding
+
+    sharding.start_distributed()
+
+    from pvdm_jax.evaluation.evaluate import evaluate_sets
+
+    return evaluate_sets(args.real, args.fake, protocol, _places(args), args.batch_size)
+
+
+def _compare(paths: list[Path]) -> None:
+    from pvdm_jax.evaluation.card import compare, read_card
+
+    print(compare(*(read_card(path) for path in paths), names=tuple(map(str, paths))))
+
+
+def _places(args: argparse.Namespace) -> Any:
+    from pvdm_jax.evaluation.evaluate import Places
+
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Places(args.cache or Path(cache) / "pvdm_jax" / "evaluation", args.weights, args.features_file)
+
+
+def add_commands(add: AddCommand) -> None:
+    command = add(
+        "evaluate",
+        _evaluate,
+        "measure a model, or two folders of videos; compare two results",
+        "pvdm evaluate --real=real_videos --fake=generated_videos --features=scattering --output=evaluation\n"
+        "  pvdm evaluate --model=runs/demo --protocol=quick --output=evaluation\n"
+        "  pvdm evaluate --compare one/card.json other/card.json",
+    )
+    command.add_argument("--model", type=Path, help="folder of a run with trained stages, measured against its data")
+    help = "settings whose data the model is measured against (default: the data of its run)"
+    command.add_argument("--config", help=help)
+    command.add_argument("--real", type=Path, help="folder of real videos, or a data set of `pvdm prepare`")
+    command.add_argument("--fake", type=Path, help="folder of generated videos")
+    help = "two cards: both their numbers, or the lines for which they can't be compared"
+    command.add_argument("--compare", type=Path, nargs=2, metavar="CARD", help=help)
+    help = f"{', '.join(PROTOCOLS)}, or a .json file of a protocol's fields (default: quick)"
+    command.add_argument("--protocol", default="quick", help=help)
+    help = "fields of the protocol to change, such as samples=64 frames=16,32"
+    command.add_argument("--set", nargs="+", default=(), metavar="FIELD=VALUE", help=help)
+    help = "feature space of the Frechet distance in place of the protocol's; scattering needs no weights"
+    command.add_argument("--features", choices=FEATURES, help=help)
+    help = "the feature network's weights, where they don't have their usual name"
+    command.add_argument("--features-file", type=Path, metavar="FILE", help=help)
+    help = "folder of weights (default: $PVDM_WEIGHTS, or ~/.cache/pvdm_jax/weights)"
+    command.add_argument("--weights", type=Path, metavar="DIR", help=help)
+    help = "folder in which measured features are kept (default: ~/.cache/pvdm_jax/evaluation)"
+    command.add_argument("--cache", type=Path, metavar="DIR", help=help)
+    command.add_argument("--batch-size", type=positive, default=16, help="clips measured at once (default: 16)")
+    command.add_argument("--output", type=Path, help="folder for the card, new or empty")

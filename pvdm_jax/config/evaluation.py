@@ -1,0 +1,183 @@
+"""Protocols: everything that a number of an evaluation depends on, as data.
+
+Two numbers can be compared when their protocols are equal. A protocol is one of PROTOCOLS, a JSON file of its fields,
+or either with some fields changed; whatever it is called, all of it is on the card.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pvdm_jax.config.checks import ConfigError, at_least_zero, one_of, positive, require
+from pvdm_jax.config.mapping import config_from_dict
+
+MEASURES = ("fvd", "is", "reconstruction", "seams")
+FEATURES = ("i3d_official", "i3d_torchscript", "i3d_tfhub", "i3d_random", "scattering")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProtocolConfig:
+    """One protocol. The defaults are those of `quick`."""
+
+    name: str = "quick"
+    measures: tuple[str, ...] = ("fvd", "reconstruction", "seams")  # fvd, is, reconstruction, seams
+    # The clips that are compared.
+    samples: int = 256  # generated videos
+    real_samples: int = 256  # real clips
+    frames: tuple[int, ...] = (16,)  # FVD is taken for each of these lengths
+    stride: int = 1  # every stride-th frame of real videos
+    split: str = "holdout"  # of the model's data: what it trained on (train) or not (holdout); a dataset's test, or all
+    videos: str = "spread"  # which of the real videos, where there are more: first, spread evenly, or random
+    clips: str = "random"  # which window of a real video: random, or start
+    # Sizes: both sets are cropped to the middle and resized before anything else.
+    height: int = 0  # pixels; 0: as the model, or the generated videos, have them
+    width: int = 0
+    resize: str = "antialias"  # antialias, or bilinear (without antialiasing)
+    # The feature space of FVD.
+    features: str = "scattering"  # i3d_official, i3d_torchscript, i3d_tfhub, i3d_random or scattering
+    network_resize: str = "crop"  # I3D's input: crop (shorter side to 224, the middle) or stretch (both sides to 224)
+    ddof: int = 1  # covariances are divided by n - ddof
+    # The Inception score.
+    inception_samples: int = 10_000
+    inception_splits: int = 10
+    # Reconstruction.
+    reconstruction_samples: int = 256  # real clips of the model's length
+    # How the model samples; "" and -1: as its configuration says.
+    sampler: str = ""
+    steps: int = -1
+    later_steps: int = -1
+    eta: float = -1.0
+    guidance: float = -1.0
+    weights: str = "ema"  # the only ones that a loaded model has; "": unknown, of videos that lie there
+    seed: int = 0  # of the samples, and of random clips
+    bootstrap: int = 200  # resamplings for the confidence interval; 0: none
+
+    def __post_init__(self):
+        section = "protocol"
+        positive(section, self, "samples", "real_samples", "stride", "inception_samples", "inception_splits")
+        positive(section, self, "reconstruction_samples")
+        at_least_zero(section, self, "height", "width", "seed", "bootstrap")
+        for name in self.measures:
+            require(name in MEASURES, f"{section}.measures", name, f"choose from {', '.join(MEASURES)}")
+        require(len(self.measures) > 0, f"{section}.measures", self.measures, f"choose from {', '.join(MEASURES)}")
+        allowed = "name at least one length, each positive"
+        require(len(self.frames) > 0 and min(self.frames) > 0, f"{section}.frames", self.frames, allowed)
+        require((self.height == 0) == (self.width == 0), f"{section}.width", self.width, "set both sides, or neither")
+        one_of(section, self, "split", ("train", "holdout", "test", "all"))
+        one_of(section, self, "videos", ("first", "spread", "random"))
+        one_of(section, self, "clips", ("random", "start"))
+        one_of(section, self, "resize", ("antialias", "bilinear"))
+        one_of(section, self, "features", FEATURES)
+        one_of(section, self, "network_resize", ("crop", "stretch"))
+        one_of(section, self, "weights", ("ema", ""))
+        require(self.ddof in (0, 1), f"{section}.ddof", self.ddof, "0 or 1")
+        allowed = "at most one part for each sample"
+        require(
+            self.inception_splits <= self.inception_samples,
+            f"{section}.inception_splits",
+            self.inception_splits,
+            allowed,
+        )
+        for name in ("samples", "real_samples"):
+            require(getattr(self, name) >= 2, f"{section}.{name}", getattr(self, name), "a covariance needs at least 2")
+
+
+# Section 4.1 of the PVDM paper and its code: 2,048 clips each, I3D logits after a resize of the shorter side to 224,
+# covariances over n - 1; the code draws real clips from its training set. "400/400" of its tables is sampler steps.
+_PAPER = ProtocolConfig(
+    measures=("fvd", "reconstruction", "seams"),
+    samples=2048,
+    real_samples=2048,
+    frames=(16, 128),
+    split="train",
+    videos="random",
+    clips="random",
+    height=256,
+    width=256,
+    resize="bilinear",
+    features="i3d_official",
+    network_resize="crop",
+    ddof=1,
+    reconstruction_samples=2048,
+    sampler="ddim",
+    steps=400,
+    later_steps=400,
+    eta=1.0,
+    guidance=0.0,
+)
+
+PROTOCOLS: Mapping[str, ProtocolConfig] = {
+    "quick": ProtocolConfig(),
+    "paper_ucf101": dataclasses.replace(
+        _PAPER, name="paper_ucf101", measures=("fvd", "is", "reconstruction", "seams"), inception_samples=10_000
+    ),
+    "paper_sky": dataclasses.replace(_PAPER, name="paper_sky"),
+    # StyleGAN-V's code, fvd2048_16f, fvd2048_128f and isv2048_ucf: the first 2,048 videos by name that are long
+    # enough, of all splits, one random window of each; covariances over n; its TorchScript I3D resizes both sides.
+    "stylegan_v": dataclasses.replace(
+        _PAPER,
+        name="stylegan_v",
+        measures=("fvd", "is"),
+        split="all",
+        videos="first",
+        features="i3d_torchscript",
+        network_resize="stretch",
+        ddof=0,
+        inception_samples=2048,
+        inception_splits=10,
+        sampler="",
+        steps=-1,
+        later_steps=-1,
+        eta=-1.0,
+        guidance=-1.0,
+    ),
+}
+
+
+def load_protocol(name: str, changes: Sequence[str] = (), features: str | None = None) -> ProtocolConfig:
+    """The protocol of a name or of a JSON file, with changes written `field=value`, lists as 16,128.
+
+    A changed protocol keeps its name with a plus behind it. Raises ConfigError for an unknown name or field, or a
+    value that can't be, FileNotFoundError where there is no such file.
+    """
+    if name in PROTOCOLS:
+        protocol = PROTOCOLS[name]
+    else:
+        allowed = f"choose {', '.join(PROTOCOLS)}, or name a .json file of its fields"
+        require(name.endswith(".json"), "--protocol", name, allowed)
+        text = pathlib.Path(name).read_text(encoding="utf-8")
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"--protocol is {name!r}; it is no JSON: {error}") from error
+        require(isinstance(values, dict), "--protocol", name, "it must hold one JSON object of fields")
+        protocol = config_from_dict(ProtocolConfig, {"name": pathlib.Path(name).stem} | values, "protocol.")
+    changed = dict(_parse(change) for change in changes)
+    if features is not None:
+        changed["features"] = features
+    differing = {field: value for field, value in changed.items() if getattr(protocol, field) != value}
+    if not differing:
+        return protocol
+    values = dataclasses.asdict(protocol) | differing
+    if "name" not in differing:
+        values["name"] = f"{protocol.name.removesuffix('+')}+"
+    return config_from_dict(ProtocolConfig, values, "protocol.")
+
+
+def _parse(change: str) -> tuple[str, Any]:
+    """A change `field=value`, the value of the field's type."""
+    field, equals, text = change.partition("=")
+    defaults = dataclasses.asdict(ProtocolConfig())
+    require(equals == "=", "--set", change, "write field=value")
+    require(field in defaults, "--set", change, f"there is no such field; a protocol has {', '.join(defaults)}")
+    default = defaults[field]
+    try:
+        if isinstance(default, tuple):
+            kind = type(default[0])
+            return field, tuple(kind(part) for part in text.split(","))
+        return field, type(default)(text)
+    except ValueError as error:
+        kind = "a list such as 16,128" if isinstance(default, tuple) else type(default).__name__
+        raise ConfigError(f"protocol.{field} is {text!r}; {kind} is needed") from error

@@ -1,0 +1,205 @@
+"""Cards: the numbers of an evaluation with everything that they depend on, and when two of them can be compared.
+
+A card is one JSON object. `protocol` is what was asked for with nothing left open, `networks` which files measured,
+`real` and `generated` which clips these were (hashes of the files and of the chosen windows), `results` the numbers.
+"""
+
+import datetime
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import traverse_util
+
+from pvdm_jax.config import ConfigError, config_to_dict
+from pvdm_jax.config.evaluation import ProtocolConfig
+
+VERSION = 1
+TITLES = {
+    "psnr": "PSNR of reconstructions, dB",
+    "still_psnr": "PSNR of each clip's mean as a still, dB",
+    "ssim": "SSIM of reconstructions",
+    "gradient_energy_ratio": "gradient energy kept (1: as sharp)",
+    "lpips": "LPIPS (VGG16) of reconstructions",
+    "inception_score": "Inception score (C3D)",
+}
+
+
+def make_card(
+    what: Mapping[str, str],
+    protocol: ProtocolConfig,
+    networks: Mapping[str, Any],
+    real: Mapping[str, Any],
+    generated: Mapping[str, Any],
+    results: Mapping[str, Any],
+    not_measured: Mapping[str, str],
+    passes: Mapping[str, Any],
+) -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "card": VERSION,
+        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "of": dict(what),
+        "results": dict(results),
+        "not_measured": dict(not_measured),
+        "protocol": config_to_dict(protocol),
+        "networks": dict(networks),
+        "real": dict(real),
+        "generated": dict(generated),
+        "passes": dict(passes),
+        "software": {"jax": jax.__version__, "devices": f"{jax.device_count()} x {device.device_kind}"},
+    }
+
+
+def write_card(folder: pathlib.Path, card: Mapping[str, Any]) -> None:
+    """Writes card.json and card.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    (folder / "card.md").write_text(to_markdown(card), encoding="utf-8")
+
+
+def read_card(path: pathlib.Path) -> dict[str, Any]:
+    """A card.json, or that of a folder. Raises FileNotFoundError, ConfigError for a file that is no card."""
+    path = path / "card.json" if path.is_dir() else path
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no card: {error}") from error
+    if not isinstance(card, dict) or card.get("card") != VERSION:
+        raise ConfigError(f"{path} is no card of `pvdm evaluate` (version {VERSION})")
+    return card
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The lines in which two cards' numbers were made differently: protocol, networks, real clips, and how many and
+    how generated videos were sampled. Which videos or model were judged, and files' names, may differ."""
+
+    def comparable(card: Mapping[str, Any]) -> dict[str, Any]:
+        protocol = {name: value for name, value in card["protocol"].items() if name != "name"}
+        real = {name: _without(facts, ("folder", "files", "skipped")) for name, facts in card["real"].items()}
+        own = ("folder", "files", "skipped", "windows", "sha256", "model_sha256", "size", "resize")
+        generated = {name: _without(facts, own) for name, facts in card["generated"].items()}
+        networks = {name: _without(facts, ("file",)) for name, facts in card["networks"].items()}
+        tree = {"protocol": protocol, "networks": networks, "real": real, "generated": generated}
+        return traverse_util.flatten_dict(json.loads(json.dumps(tree)), sep=".")
+
+    first, second = comparable(a), comparable(b)
+    return [
+        f"{name}: {_short(first.get(name, 'absent'))} and {_short(second.get(name, 'absent'))}"
+        for name in sorted(first.keys() | second.keys())
+        if first.get(name, "absent") != second.get(name, "absent")
+    ]
+
+
+def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> str:
+    """A table of both cards' numbers. Raises ConfigError with the differing lines where they can't be compared."""
+    lines = differences(a, b)
+    if lines:
+        raise ConfigError("these cards can't be compared; they differ in\n  " + "\n  ".join(lines))
+    rows = [("", *names, "difference")]
+    for name in a["results"].keys() & b["results"].keys():
+        first, second = a["results"][name], b["results"][name]
+        rows.append((title(name), _number(first), _number(second), _verdict(first, second, names)))
+    rows[1:] = sorted(rows[1:])
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def title(name: str) -> str:
+    """A result's name in words."""
+    if name in TITLES:
+        return TITLES[name]
+    prefix = "reconstruction " if name.startswith("reconstruction_") else ""
+    kind, _, frames = name.removeprefix("reconstruction_").rpartition("_")
+    if kind == "fvd":
+        return f"{prefix}FVD, {frames} frames"
+    network = kind.removeprefix("frechet_")
+    return f"{prefix}Frechet distance in {network} features, {frames} frames (no FVD)"
+
+
+def result_rows(card: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """(what, value, 95 % interval, fewer samples, unlimited samples) of each result."""
+    rows = []
+    for name, entry in card["results"].items():
+        interval = "" if entry["low"] is None else f"{entry['low']:.4g} to {entry['high']:.4g}"
+        fewer = ", ".join(f"{count}: {value:.4g}" for count, value in entry["by_count"][:-1])
+        unlimited = "" if entry["unlimited"] is None else f"{entry['unlimited']:.4g}"
+        rows.append((title(name), f"{entry['value']:.4g}", interval, fewer, unlimited))
+    return rows
+
+
+def protocol_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every line that the numbers depend on, as (name, value)."""
+    parts = {name: card[name] for name in ("protocol", "networks", "real", "generated", "software")}
+    flat = traverse_util.flatten_dict(json.loads(json.dumps(parts)), sep=".")
+    return [(name, _text(value)) for name, value in flat.items()]
+
+
+def pass_rows(card: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """(pass, clips, seconds, of these in networks, clips found in the cache)."""
+    return [
+        (name, str(p["clips"]), f"{p['seconds']:.1f}", f"{p['seconds_in_network']:.1f}", str(p["found_in_cache"]))
+        for name, p in card["passes"].items()
+    ]
+
+
+RESULT_HEADER = ("measure", "value", "95 % interval", "with fewer samples", "unlimited samples (fit)")
+PASS_HEADER = ("pass", "clips", "seconds", "of these in networks", "clips found in the cache")
+
+
+def to_text(card: Mapping[str, Any]) -> str:
+    """The numbers, a line each."""
+    rows = result_rows(card)
+    width = max((len(row[0]) for row in rows), default=0)
+    return "\n".join(f"{row[0]:{width}}  {row[1]}{f'  ({row[2]})' if row[2] else ''}" for row in rows)
+
+
+def to_markdown(card: Mapping[str, Any]) -> str:
+    """The card as a page of text."""
+    of = ", ".join(f"{name} {value}" for name, value in card["of"].items())
+    parts = [f"# Evaluation: {card['protocol']['name']}", f"Of {of}. Made {card['made']}."]
+    parts.append(_table(RESULT_HEADER, result_rows(card)))
+    if card["not_measured"]:
+        parts.append("Not measured:")
+        parts.append("\n".join(f"- {name}: {reason}" for name, reason in card["not_measured"].items()))
+    parts += ["## What the numbers depend on", _table(("line", "value"), protocol_rows(card))]
+    parts += ["## Time", _table(PASS_HEADER, pass_rows(card))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(header: tuple[str, ...], rows: list) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _number(entry: Mapping[str, Any]) -> str:
+    interval = "" if entry["low"] is None else f" ({entry['low']:.4g} to {entry['high']:.4g})"
+    return f"{entry['value']:.4g}{interval}"
+
+
+def _verdict(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> str:
+    if first["low"] is None or second["low"] is None:
+        return ""
+    if first["low"] <= second["high"] and second["low"] <= first["high"]:
+        return "the intervals overlap"
+    if first["better"] not in ("lower", "higher"):
+        return "the intervals are apart"
+    better = names[(first["value"] < second["value"]) != (first["better"] == "lower")]
+    return f"{better} is better"
+
+
+def _without(facts: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if name not in names}
+
+
+def _short(value: Any) -> str:
+    text = _text(value)
+    return f"{text[:12]}..." if len(text) == 64 else text
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,241 @@
+"""Evaluations from start to card, and which cards can be compared."""
+
+import copy
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from pvdm_jax import sharding
+from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, MeshConfig, UNetConfig
+from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig, load_protocol
+from pvdm_jax.data.sources import open_source
+from pvdm_jax.evaluation import evaluate
+from pvdm_jax.evaluation.card import compare, differences, read_card, to_markdown, write_card
+from pvdm_jax.evaluation.evaluate import Places, evaluate_model, evaluate_sets
+from pvdm_jax.evaluation.features import video_features
+from pvdm_jax.evaluation.frechet import frechet_distance
+from pvdm_jax.evaluation.reconstruction import psnr
+from pvdm_jax.media import read_video, write_video
+
+TINY = ProtocolConfig(samples=12, real_samples=12, frames=(8, 16), bootstrap=10, reconstruction_samples=6)
+
+
+@pytest.fixture(scope="module")
+def folders(real_clips, soften, tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for i, clip in enumerate(real_clips(12, 32)):
+        write_video(root / "real" / f"{i:02d}.mp4", clip)
+    for i, clip in enumerate(soften(real_clips(12, 32, "holdout"), noise=20)):
+        write_video(root / "fake" / f"{i:02d}.mp4", clip)
+    return root
+
+
+@pytest.fixture(scope="module")
+def card(folders, tmp_path_factory):
+    return evaluate_sets(folders / "real", folders / "fake", TINY, Places(tmp_path_factory.mktemp("cache")), 5)
+
+
+def test_two_folders(folders, card):
+    sets = [np.stack([read_video(path) for path in sorted((folders / name).iterdir())]) for name in ("real", "fake")]
+    for frames in (8, 16):
+        found = card["results"][f"frechet_scattering_{frames}"]
+        if frames == 16:  # of shorter clips, the real windows are random
+            expected = frechet_distance(*(video_features(videos) for videos in sets))
+            assert found["value"] == pytest.approx(expected, rel=1e-3)
+        assert found["low"] <= found["value"] <= found["high"] and found["samples"] == [12, 12]
+        assert [count for count, _ in found["by_count"]] == [2, 3, 6, 12][-len(found["by_count"]) :]
+    assert card["not_measured"].keys() == {"reconstruction", "seams"}
+    protocol = card["protocol"]
+    assert (protocol["height"], protocol["width"], protocol["split"], protocol["steps"]) == (32, 32, "all", -1)
+    assert card["networks"]["fvd"]["network"] == "scattering"
+    assert card["passes"]["real 16"]["clips"] == 12 and card["software"]["jax"] == jax.__version__
+    assert card["generated"]["frames_16"]["clips"] == 12
+
+
+def test_order_and_batches_change_nothing(folders, card, tmp_path):
+    for i, path in enumerate(sorted((folders / "fake").iterdir(), reverse=True)):
+        (tmp_path / "renamed").mkdir(exist_ok=True)
+        (tmp_path / "renamed" / f"{i}.mp4").write_bytes(path.read_bytes())
+    again = evaluate_sets(folders / "real", tmp_path / "renamed", TINY, Places(tmp_path / "cache"), 7)
+    for name, entry in card["results"].items():
+        assert again["results"][name]["value"] == pytest.approx(entry["value"], rel=1e-4)
+    assert differences(card, again) == []
+
+
+def test_cards_are_written_and_read(card, tmp_path):
+    write_card(tmp_path, card)
+    assert read_card(tmp_path) == read_card(tmp_path / "card.json") == json.loads(json.dumps(card))
+    page = (tmp_path / "card.md").read_text()
+    assert page == to_markdown(card)
+    for text in ("no FVD", "| protocol.samples | 12 |", "networks.fvd.network", "it needs a model"):
+        assert text in page
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ConfigError, match="other.json is no card"):
+        read_card(tmp_path / "other.json")
+    with pytest.raises(FileNotFoundError):
+        read_card(tmp_path / "missing.json")
+
+
+def test_cards_with_other_protocols_are_refused(card):
+    other = copy.deepcopy(card)
+    other["protocol"]["steps"] = 50
+    other["networks"]["fvd"]["sha256"] = "f" * 64
+    other["real"]["frames_16"]["windows"] = "0" * 64
+    other["generated"]["frames_16"]["clips"] = 11
+    # What may differ: which videos were judged, and names.
+    other["generated"]["frames_16"]["sha256"] = "1" * 64
+    other["protocol"]["name"], other["of"]["generated"] = "mine", "others"
+    with pytest.raises(ConfigError) as refusal:
+        compare(card, other)
+    lines = str(refusal.value).splitlines()
+    assert len(lines) == 5 and "  protocol.steps: -1 and 50" in lines
+    assert "  networks.fvd.sha256: absent and ffffffffffff..." in lines
+    assert any(line.startswith("  real.frames_16.windows: ") for line in lines)
+    assert "  generated.frames_16.clips: 12 and 11" in lines
+
+
+def test_comparable_cards(card):
+    better = copy.deepcopy(card)
+    entry = better["results"]["frechet_scattering_16"]
+    entry.update(value=entry["value"] / 100, low=entry["low"] / 1000 - 1, high=entry["low"] / 100)
+    table = compare(card, better, ("one.json", "two.json"))
+    (line,) = (line for line in table.splitlines() if "16 frames" in line)
+    assert line.endswith("two.json is better")
+    assert "the intervals overlap" in compare(card, card)
+
+
+CONFIG = Config(
+    data=DataConfig(synthetic_videos=8, synthetic_frames=20),
+    autoencoder=AutoencoderConfig(frames=8, height=24, width=24, patch_size=4, channels=8, depth=1, num_heads=1),
+    unet=UNetConfig(model_channels=32, channel_mult=(1,), num_heads=1),
+)
+
+
+class Model:
+    """Stands in for a trained model: samples are held-out videos, reconstructions are a grey level too bright."""
+
+    def __init__(self):
+        self.config, self.class_names = CONFIG, ()
+        self.mesh = sharding.make_mesh(MeshConfig())
+        self.weights = {"autoencoder": {"w": np.arange(3.0)}, "denoiser": {"w": np.ones(2)}}
+        self.calls = []
+
+    def sample(self, key, num_videos, num_frames=None, *, labels=None, indices=None, **options):
+        self.calls.append((num_videos, num_frames, labels, options))
+        clip = dataclasses.replace(CONFIG.autoencoder, frames=num_frames)
+        source = open_source(CONFIG.data, clip, "holdout", int(jax.random.randint(key, (), 0, 1000)))
+        assert len(indices) == num_videos
+        return np.stack([source[int(i) % len(source)].read(0, num_frames) for i in indices])
+
+    def reconstruct(self, video):
+        return np.minimum(video, 254) + np.uint8(1)
+
+
+def test_a_model(tmp_path):
+    protocol = dataclasses.replace(TINY, samples=20, steps=3, measures=("fvd", "is", "reconstruction"))
+    model = Model()
+    card = evaluate_model(model, protocol, Places(tmp_path, weights=tmp_path), name="run")
+    # 20 videos in two batches, each of the longer length; steps as the protocol has them, the rest as the model's.
+    assert [call[:3] for call in model.calls] == [(16, 16, None)] * 2
+    assert model.calls[0][3] == {"sampler": "ddim", "steps": 3, "later_steps": 100, "eta": 1.0, "guidance": 0.0}
+    results = card["results"]
+    for frames in (8, 16):
+        assert results[f"frechet_scattering_{frames}"]["samples"] == [12, 20]
+    assert results["psnr"]["value"] == pytest.approx(20 * np.log10(255), abs=0.2) and results["ssim"]["value"] > 0.99
+    assert results["reconstruction_frechet_scattering_8"]["value"] < 0.1
+    assert {"still_psnr", "gradient_energy_ratio"} <= results.keys()
+    for name, file in (("inception_score", "conv3d_deepnetA_ucf.npz"), ("lpips", "vgg16-397923af.pth")):
+        assert name not in results and file in card["not_measured"][name]
+    assert card["protocol"]["later_steps"] == 100 and card["protocol"]["height"] == 24
+    assert card["generated"]["videos"]["sampling"]["steps"] == 3 and card["real"]["frames_8"]["split"] == "holdout"
+
+    again = Model()
+    second = evaluate_model(again, protocol, Places(tmp_path, weights=tmp_path), name="run")
+    assert again.calls == [] and second["results"] == results and differences(card, second) == []
+    trained = Model()
+    trained.weights["denoiser"]["w"] += 1
+    evaluate_model(trained, dataclasses.replace(protocol, measures=("fvd",)), Places(tmp_path, weights=tmp_path))
+    assert len(trained.calls) == 2
+
+
+def test_refusals_come_before_the_work(tmp_path):
+    model = Model()
+    places = Places(tmp_path, weights=tmp_path)
+    with pytest.raises(FileNotFoundError, match="i3d_pretrained_400.pt.*--features-file.*--features=scattering"):
+        evaluate_model(model, dataclasses.replace(TINY, features="i3d_official"), places)
+    with pytest.raises(ConfigError, match="frames is 4; the feature space scattering needs at least 7"):
+        evaluate_model(model, dataclasses.replace(TINY, frames=(4,)), places)
+    with pytest.raises(ConfigError, match="sample.steps is 5000"):
+        evaluate_model(model, dataclasses.replace(TINY, steps=5000), places)
+    model.config = dataclasses.replace(CONFIG, unet=dataclasses.replace(CONFIG.unet, cond_model=False))
+    with pytest.raises(ConfigError, match="frames is 16; this model's denoiser takes no previous clip"):
+        evaluate_model(model, TINY, places)
+    assert model.calls == []
+
+
+def test_reconstruction_is_of_the_split_that_the_protocol_names(tmp_path):
+    seen = []
+
+    class Watching(Model):
+        def reconstruct(self, video):
+            seen.append(video)
+            return video
+
+    protocol = dataclasses.replace(TINY, measures=("reconstruction",), split="train", clips="start")
+    evaluate_model(Watching(), protocol, Places(tmp_path, weights=tmp_path))
+    source = open_source(CONFIG.data, CONFIG.autoencoder, "train", 0)
+    assert any(np.min(psnr(source[0].read(0, 8), clip)) == 100 for clip in np.concatenate(seen))
+
+
+def test_changed_protocols():
+    assert load_protocol("paper_ucf101") is PROTOCOLS["paper_ucf101"]
+    changed = load_protocol("paper_sky", ["samples=64", "frames=16", "measures=fvd,seams", "eta=0"], "scattering")
+    assert (changed.name, changed.samples, changed.frames, changed.eta) == ("paper_sky+", 64, (16,), 0.0)
+    assert changed.measures == ("fvd", "seams") and changed.features == "scattering"
+    assert load_protocol("quick", ["samples=256"]) == PROTOCOLS["quick"]
+
+
+def test_protocol_files(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"samples": 10, "frames": [8]}')
+    assert load_protocol(str(path)) == ProtocolConfig(name="mine", samples=10, frames=(8,))
+    path.write_text('{"sample": 10}')
+    with pytest.raises(ConfigError, match="protocol.sample is 10; there is no such field"):
+        load_protocol(str(path))
+    path.write_text("[1")
+    with pytest.raises(ConfigError, match="it is no JSON"):
+        load_protocol(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("samples", "write field=value"),
+        ("sample=3", "no such field; a protocol has name, measures, samples"),
+        ("samples=few", "protocol.samples is 'few'; int is needed"),
+        ("frames=16;32", "a list such as 16,128"),
+        ("samples=1", "a covariance needs at least 2"),
+        ("measures=fid", "protocol.measures is 'fid'; choose from fvd"),
+        ("height=64", "set both sides, or neither"),
+        ("ddof=2", "0 or 1"),
+        ("split=val", "choose one of train, holdout, test, all"),
+    ],
+)
+def test_wrong_changes_are_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        load_protocol("quick", [change])
+    with pytest.raises(ConfigError, match="choose quick, paper_ucf101"):
+        load_protocol("paper")
+
+
+def test_samples_do_not_depend_on_batches():
+    settings = {"sampler": "ddim", "steps": 2, "later_steps": 2, "eta": 1.0, "guidance": 0.0}
+    protocol = dataclasses.replace(TINY, **settings)
+    videos = evaluate.Generated(Model(), "0", protocol, 8, 9, None, (24, 24))
+    whole = videos.batch(0, 9)
+    assert whole.shape == (9, 8, 24, 24, 3)
+    np.testing.assert_array_equal(np.concatenate([videos.batch(0, 4), videos.batch(4, 9)]), whole)
+    assert evaluate.Generated(Model(), "0", protocol, 8, 9, None, (30, 20)).batch(0, 2).shape == (2, 8, 30, 20, 3)

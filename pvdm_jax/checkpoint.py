@@ -2,10 +2,12 @@
 
 A checkpoint holds the stage's state and a JSON record. The state is stored as nested dicts named after its fields, so
 files don't depend on class names, and one part of it (the EMA) can be read alone. A step whose files are damaged is
-skipped with a warning and the one before it is used: Orbax by itself only offers the newest.
+skipped with a warning and the one before it is used: Orbax by itself only offers the newest. A stage may call one of
+its checkpoints the best, which is then the one that others read.
 """
 
 import copy
+import dataclasses
 import fnmatch
 import json
 import logging
@@ -24,27 +26,33 @@ from jax.sharding import SingleDeviceSharding
 from pvdm_jax.config import ConfigError
 
 FOLDER = "checkpoints"  # within a stage's directory
+BEST_FILE = "phases.json"  # beside it, where a stage tells its best checkpoint: {"best_step": a step, or -1 for none}
 # What Orbax and TensorStore raise on missing, truncated or emptied files; JSONDecodeError is a ValueError.
 UNREADABLE = (ValueError, OSError, KeyError)
 
 
 class Checkpoints:
-    """The checkpoints of one stage, in `directory/checkpoints`; the newest `keep` of them stay.
+    """The checkpoints of one stage, in `directory/checkpoints`; the newest `keep` stay, and those that they need.
 
     A context manager: leaving it waits for the save that is under way.
     """
 
     def __init__(self, directory: str | pathlib.Path, keep: int):
         self._folder = pathlib.Path(directory).absolute() / FOLDER
-        policy = ocp.checkpoint_managers.LatestN(keep)
+        policy = _NewestAndNeeded(keep)
+        self._needed = policy.needed
         # A process killed while it was saving leaves a temporary folder behind.
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-    def save(self, step: int, state: Any, info: dict[str, Any]) -> None:
-        """Saves in the background. `info` must be JSON. State and info may be donated or changed afterwards."""
+    def save(self, step: int, state: Any, info: dict[str, Any], needed: Sequence[int] = ()) -> None:
+        """Saves in the background. `info` must be JSON. State and info may be donated or changed afterwards.
+
+        needed: steps of other checkpoints that stay as long as this one is among the newest.
+        """
+        self._needed[step] = list(needed)
         # Orbax copies the arrays before it returns, but writes the record later, as it is then.
-        record = ocp.args.JsonSave(copy.deepcopy(info))
+        record = ocp.args.JsonSave(copy.deepcopy(info) | {"needed": list(needed)})
         args = ocp.args.Composite(state=ocp.args.StandardSave(_to_dicts(state)), info=record)
         self._manager.save(step, args=args, force=True)
 
@@ -67,10 +75,21 @@ class Checkpoints:
             state = self._attempt(step, _restore_state, abstract)
             if state is not None:
                 self._set_aside(steps[:index])
+                self._needed[step] = info.pop("needed", [])
+                for older in steps[index + 1 :]:
+                    older_info = self._attempt(older, _restore_info) or {}
+                    self._needed[older] = older_info.get("needed", [])
                 return state, step, info
         if steps:
             raise OSError(f"none of the checkpoints in {self._folder} can be read (steps {_listing(steps)})")
         return None
+
+    def restore_step(self, step: int, abstract: Any) -> Any:
+        """The state of the checkpoint of `step`. Raises OSError where it can't be read."""
+        state = self._attempt(step, _restore_state, abstract)
+        if state is None:
+            raise OSError(f"the checkpoint of step {step} in {self._folder} can't be read")
+        return state
 
     def _attempt(self, step: int, read: Callable[..., Any], *args: Any) -> Any:
         """`read`'s result, or None if any process finds the checkpoint damaged: all of them must take the same one."""
@@ -102,9 +121,30 @@ class Checkpoints:
         self.close()
 
 
-def read_part(directory: str | pathlib.Path, part: str, abstract: Any) -> Any:
-    """One part of the state, such as "ema", of the newest readable checkpoint; the others aren't read.
+@dataclasses.dataclass
+class _NewestAndNeeded(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the newest checkpoints, and those that these need."""
 
+    keep: int
+    needed: dict[int, Sequence[int]] = dataclasses.field(default_factory=dict)  # of each step
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        newest = [checkpoint.step for checkpoint in checkpoints][-self.keep :]
+        kept = {*newest, *(step for new in newest for step in self.needed.get(new, ()))}
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+def best_step(directory: str | pathlib.Path) -> int | None:
+    """The step of the checkpoint that the stage in `directory` calls its best; None where it tells none."""
+    path = pathlib.Path(directory) / BEST_FILE
+    step = json.loads(path.read_text())["best_step"] if path.exists() else -1
+    return None if step < 0 else step
+
+
+def read_part(directory: str | pathlib.Path, part: str, abstract: Any) -> Any:
+    """One part of the state, such as "ema", of the stage's best checkpoint; the others aren't read.
+
+    Where the stage tells no best one, or it is damaged, that is the newest readable checkpoint.
     `directory` is the stage's. `abstract` has the part's structure, of ShapeDtypeStructs; leaves without a sharding
     come to this process's first device. Raises FileNotFoundError where there is no checkpoint, OSError where none can
     be read. Nothing in the directory is changed.
@@ -115,8 +155,8 @@ def read_part(directory: str | pathlib.Path, part: str, abstract: Any) -> Any:
     device = SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device), abstract)
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=False)) as manager:
-        steps = sorted(manager.all_steps(), reverse=True)
-        for step in steps:
+        best, steps = best_step(directory), sorted(manager.all_steps(), reverse=True)
+        for step in sorted(steps, key=lambda step: step != best):
             tree = _attempt(manager, step, _restore_part, {part: placed})
             if tree is not None:
                 return tree[part]

@@ -6,11 +6,16 @@ function of the seed and the step, so a run that is killed and started again end
 
 Order within a step that is due for everything: log, save, evaluate. A checkpoint comes before the evaluation, so that
 an evaluation that fails costs no training; on resuming, an evaluation that is missing is made up for.
+
+A stage with phases has several steps, and its evaluations decide (`training.phases`) which of them comes next, whether
+the run goes back to its best checkpoint, and when it ends. Each of its evaluations has a checkpoint, made before the
+decision; resuming from it decides again, or takes the decision from phases.json.
 """
 
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import os
 import pathlib
@@ -28,15 +33,16 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from pvdm_jax import sharding
-from pvdm_jax.checkpoint import Checkpoints, check_settings
+from pvdm_jax.checkpoint import BEST_FILE, Checkpoints, check_settings
 from pvdm_jax.config import StageConfig
 from pvdm_jax.training.metrics import MetricWriter
+from pvdm_jax.training.phases import BEGIN, END, ROLL_BACK, Phases, Record
 from pvdm_jax.training.progress import Progress, StepClock, duration, parameter_table
 
 # Settings that may change when a run is resumed. The others decide its numbers.
 FREE_SETTINGS = (
-    *("*.steps", "*.log_every", "*.eval_every", "*.eval_clips", "*.checkpoint_every", "*.keep"),
-    *("mesh.*", "data.threads", "data.prefetch", "sample.*"),
+    *("*.steps", "*.log_every", "*.eval_every", "*.eval_clips", "*.eval_samples", "*.checkpoint_every", "*.keep"),
+    *("*.max_skipped", "mesh.*", "data.threads", "data.prefetch", "sample.*"),
 )
 SIGTERM_EXIT = 128 + signal.SIGTERM
 
@@ -47,13 +53,30 @@ class Stage(Protocol):
     name: str
 
     def init(self, key: jax.Array) -> Any:
-        """The first state: a registered dataclass with step (int32 scalar, 0), params, ema, opt_state. Jitted."""
+        """The first state, a `TrainState` or a dataclass that adds fields to it. Jitted."""
 
     def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         """One update, pure and jitted: the new state, and float32 scalars with at least "loss"."""
 
     def evaluate(self, state: Any, folder: pathlib.Path) -> dict[str, float]:
         """Numbers of the fixed evaluation. Pictures go into `folder`, written by process 0 alone."""
+
+
+class PhasedStage(Stage, Protocol):
+    """What the loop needs to know of a stage with phases."""
+
+    constants: Any  # arrays that its steps take beside the state
+
+    def step(
+        self, state: Any, batch: Any, key: jax.Array, kind: str, constants: Any
+    ) -> tuple[Any, dict[str, jax.Array]]:
+        """One update of the given kind, named by `Phases.kind`. "loss" may be missing from its metrics."""
+
+    def begin(self, state: Any) -> Any:
+        """The state with which the second phase begins."""
+
+    def roll_back(self, best: Any, state: Any, rollbacks: int) -> Any:
+        """The state that goes on from that of the best checkpoint, at the step of `state`."""
 
 
 def train(
@@ -65,6 +88,7 @@ def train(
     mesh: Mesh,
     seed: int,
     unrelated: Sequence[str] = (),
+    phases: Phases | None = None,
 ) -> Any:
     """Trains `stage` up to `config.steps` updates and returns its state, resuming from what is in `directory`.
 
@@ -72,10 +96,12 @@ def train(
     (batch, ...). `settings` is the whole configuration: it is written to config.json, beside the shapes of all
     parameters in parameters.txt, and stored with checkpoints. Resuming with others is refused, except for
     FREE_SETTINGS and fields that match a pattern of `unrelated`, which this stage's numbers don't depend on.
+    `phases` are those of a PhasedStage; they may end the run before `config.steps`.
 
-    Raises ConfigError for a batch that doesn't split over the mesh or for other settings, FloatingPointError at a
-    metric that isn't finite (nothing is saved then), OSError where no checkpoint can be read, and SystemExit(143)
-    after SIGTERM, once the state is saved.
+    An update whose gradient isn't finite is left out, with a warning. Raises FloatingPointError after more than
+    `config.max_skipped` of them in a row, or at a metric of another update that isn't finite (nothing is saved then),
+    ConfigError for a batch that doesn't split over the mesh or for other settings, OSError where no checkpoint can be
+    read, and SystemExit(143) after SIGTERM, once the state is saved.
     """
     sharding.check_batch(mesh, config.batch_size, f"{config.section}.batch_size", config.accumulate)
     directory = pathlib.Path(directory).absolute()
@@ -91,6 +117,8 @@ def train(
             state, start, window = jax.jit(stage.init, out_shardings=shardings)(_keys(seed)[0]), 0, []
         else:
             state, start, window = restored[0], restored[1], restored[2]["window"]
+            if phases is not None:
+                phases.record = Record.from_json(restored[2]["phases"])
         if jax.process_index() == 0:
             _write(directory / "config.json", json.dumps(settings, indent=2) + "\n")
             _write(directory / "parameters.txt", get_parameter_overview(abstract.params, include_stats=False) + "\n")
@@ -98,16 +126,17 @@ def train(
             MetricWriter(directory, start) as writer,
             Progress(stage.name, start, config.steps, config.batch_size) as progress,
         ):
-            run = _Run(stage, directory, config, settings, mesh, checkpoints, writer, progress, window)
+            run = _Run(stage, directory, config, settings, mesh, checkpoints, writer, progress, window, placed, phases)
             if start:
-                run.make_up_evaluation(state, start)
-            if start >= config.steps:
-                progress.say(f"{stage.name}: finished, {start} of {config.steps} steps are done ({directory})")
+                state = run.take_up_decision(state, start)
+                state = run.make_up_evaluation(state, start)
+            if start >= run.last_step:
+                progress.say(f"{stage.name}: finished, {start} of {run.last_step} steps are done ({directory})")
                 return state
             progress.say(f"{stage.name}: parameters\n{parameter_table(abstract.params)}")
             if start:
                 progress.say(f"{stage.name}: resuming after step {start} ({directory})")
-            return run.go_on(state, start, batches, shardings, seed)
+            return run.go_on(state, start, batches, seed)
 
 
 @dataclasses.dataclass
@@ -123,9 +152,21 @@ class _Run:
     writer: MetricWriter
     progress: Progress
     window: list[dict[str, float]]  # metrics of every step since the last log; a checkpoint keeps them
+    placed: Any  # the state's structure, of ShapeDtypeStructs with shardings
+    phases: Phases | None
     pending: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)  # the latest, still on the device
+    programs: dict[str, Callable] = dataclasses.field(default_factory=dict)  # compiled steps of each kind
 
-    def go_on(self, state: Any, start: int, batches: Callable, shardings: Any, seed: int) -> Any:
+    @property
+    def last_step(self) -> int:
+        """The update after which the run ends, as far as is known."""
+        return self.phases.last_step(self.config.steps) if self.phases else self.config.steps
+
+    def evaluation_due(self, step: int) -> bool:
+        due = step == self.last_step or step % self.config.eval_every == 0
+        return due or (self.phases is not None and self.phases.due(step))
+
+    def go_on(self, state: Any, start: int, batches: Callable, seed: int) -> Any:
         """Trains from update `start` to the last one."""
         config, progress, clock = self.config, self.progress, StepClock()
         with _sigterm() as stop_requested, contextlib.ExitStack() as stack:
@@ -133,15 +174,16 @@ class _Run:
             if hasattr(iterator, "close"):
                 stack.callback(iterator.close)
             batch = sharding.global_batch(self.mesh, next(iterator))
-            began = time.perf_counter()
-            update = _compile(self.stage, state, batch, shardings, self.mesh, seed)
-            progress.say(f"{self.stage.name}: compiled in {duration(time.perf_counter() - began)}")
+            self.program(start + 1, state, batch, seed)
             progress.begin()
             clock.reset()
-            for step in range(start + 1, config.steps + 1):
+            step = start
+            while step < self.last_step:
+                step += 1
+                update = self.program(step, state, batch, seed, clock)
                 state, metrics = update(state, batch)
                 self.pending.append(metrics)
-                if step < config.steps:
+                if step < self.last_step:
                     began = time.perf_counter()
                     local = next(iterator)
                     clock.wait(time.perf_counter() - began)
@@ -151,47 +193,87 @@ class _Run:
                     jax.block_until_ready(self.pending[-2])
                 progress.advance(step)
 
-                last, stop = step == config.steps, stop_requested(step)
-                log, save, evaluate = (
-                    last or step % every == 0
-                    for every in (config.log_every, config.checkpoint_every, config.eval_every)
-                )
+                last, stop, evaluate = step == self.last_step, stop_requested(step), self.evaluation_due(step)
+                log, save = (last or step % every == 0 for every in (config.log_every, config.checkpoint_every))
+                save |= evaluate and self.phases is not None
                 if not (log or save or evaluate or stop):
                     continue
                 clock.pause(self.fetch(step))
                 if log:
                     self.log(step, clock)
                 if save or stop:
-                    info = {"settings": self.settings, "window": self.window}
-                    self.checkpoints.save(step, state, info)
+                    self.save(step, state)
                 if stop:
                     self.checkpoints.wait()
                     progress.say(f"{self.stage.name}: SIGTERM; saved after step {step}, run again to go on")
                     raise SystemExit(SIGTERM_EXIT)
                 if evaluate:
-                    self.evaluate(state, step)
+                    state = self.evaluate(state, step)
                 progress.skip()
                 clock.resume()
         self.checkpoints.wait()
         return state
+
+    def program(self, step: int, state: Any, batch: Any, seed: int, clock: StepClock | None = None) -> Callable:
+        """The compiled step (state, batch) -> (state, metrics) for update `step`."""
+        kind = self.phases.kind(step) if self.phases else ""
+        if kind not in self.programs:
+            if clock is not None:
+                clock.pause(0)
+            began = time.perf_counter()
+            self.programs[kind] = _compile(self.stage, kind, state, batch, self.placed, self.mesh, seed)
+            step_name = f"{kind} step " if kind and self.phases.config.enabled else ""
+            self.progress.say(f"{self.stage.name}: {step_name}compiled in {duration(time.perf_counter() - began)}")
+            if clock is not None:
+                self.progress.skip()
+                clock.resume()
+        return self.programs[kind]
+
+    def save(self, step: int, state: Any) -> None:
+        info, needed = {"settings": self.settings, "window": self.window}, ()
+        if self.phases:
+            record = self.phases.record
+            # Going on from here may mean going back to the best.
+            info, needed = info | {"phases": record.to_json()}, (record.best_step,)
+        self.checkpoints.save(step, state, info, needed)
 
     def fetch(self, step: int) -> int:
         """Brings the metrics of the steps up to `step` from the device and checks them; returns how many."""
         fetched = jax.device_get(self.pending)
         self.pending = []
         for number, metrics in enumerate(fetched, start=step - len(fetched) + 1):
-            for name, value in metrics.items():
-                if not math.isfinite(value):
-                    raise FloatingPointError(
-                        f"{self.stage.name}: {name} is {value} at step {number}; the checkpoints in {self.directory} "
-                        "are of earlier steps"
-                    )
+            skipped = int(metrics.pop("skipped"))
+            spoilt = [name for name, value in metrics.items() if not math.isfinite(value)]
+            if skipped:
+                self.report_skipped(number, skipped, spoilt)
+                self.window.append({"skipped": 1.0})
+                continue
+            for name in spoilt:
+                raise FloatingPointError(
+                    f"{self.stage.name}: {name} is {metrics[name]} at step {number}; the checkpoints in "
+                    f"{self.directory} are of earlier steps"
+                )
             self.window.append({name: float(value) for name, value in metrics.items()})
         return len(fetched)
 
+    def report_skipped(self, step: int, skipped: int, spoilt: list[str]) -> None:
+        """Warns of the first update in a row that was left out, and raises after more than are allowed."""
+        what = f"{self.stage.name}: the gradient at step {step - skipped + 1} was not finite"
+        what += f" ({', '.join(spoilt)} neither)" if spoilt else ""
+        if skipped > self.config.max_skipped:
+            raise FloatingPointError(
+                f"{what}, nor were those of the {skipped - 1} steps after it; {self.config.section}.max_skipped is "
+                f"{self.config.max_skipped}; the checkpoints in {self.directory} are of earlier steps"
+            )
+        if skipped == 1:
+            logging.warning("%s; that update is left out", what)
+
     def log(self, step: int, clock: StepClock) -> None:
-        """Writes the means of the metrics since the last log."""
-        means = {name: float(np.mean([metrics[name] for metrics in self.window])) for name in self.window[0]}
+        """Writes the means of the metrics since the last log; of "skipped", how many updates were left out."""
+        means = {}
+        for name in dict.fromkeys(name for metrics in self.window for name in metrics):
+            values = [metrics[name] for metrics in self.window if name in metrics]
+            means[name] = sum(values) if name == "skipped" else float(np.mean(values))
         self.window = []
         times = {
             "time/step": clock.step_seconds,
@@ -202,25 +284,80 @@ class _Run:
         self.progress.report(step, clock.step_seconds, clock.data_wait, means)
         clock.reset()
 
-    def evaluate(self, state: Any, step: int) -> None:
-        """The stage's evaluation, in a folder named after the step."""
+    def evaluate(self, state: Any, step: int) -> Any:
+        """The stage's evaluation, in a folder named after the step, and what it decides. Returns the state."""
         began = time.perf_counter()
         folder = self.directory / "evaluation" / f"step_{step:07d}"
         folder.mkdir(parents=True, exist_ok=True)
         values = self.stage.evaluate(state, folder)
         seconds = time.perf_counter() - began
+        decided = ""
+        if self.phases and self.phases.record.judged < step:
+            record = self.phases.judge(step, values)
+            self.checkpoints.wait()  # what phases.json calls the best must be there
+            if jax.process_index() == 0:
+                _write(self.directory / BEST_FILE, json.dumps(record.to_json(), indent=2) + "\n")
+            decided = ", the best so far" if record.best_step == step else ""
         named = {f"eval/{name}": value for name, value in values.items()}
         self.writer.write(step, named | {"time/evaluation": seconds})
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self.progress.say(f"{self.stage.name}: evaluation after step {step} ({duration(seconds)}): {numbers}")
+        after = f"evaluation after step {step} ({duration(seconds)})"
+        self.progress.say(f"{self.stage.name}: {after}: {numbers}{decided}")
+        return self.act(state, step)
 
-    def make_up_evaluation(self, state: Any, step: int) -> None:
-        """Evaluates a resumed state if that was due and the run ended before it was done."""
-        due = step % self.config.eval_every == 0 or step == self.config.steps
+    def act(self, state: Any, step: int) -> Any:
+        """Does what the decision after `step` asks for, and returns the state."""
+        if self.phases is None or self.phases.record.judged != step:
+            return state
+        record, name = self.phases.record, self.stage.name
+        if record.action == BEGIN:
+            self.progress.say(f"{name}: the adversarial phase begins after step {step}: {record.reason}")
+            state = self.stage.begin(state)
+        elif record.action == ROLL_BACK:
+            times = f"roll-back {record.rollbacks} of {self.phases.config.guard_rollbacks}"
+            logging.warning(
+                "%s: %s; back to the checkpoint of step %d (%s)", *(name, record.reason), *(record.best_step, times)
+            )
+            best = self.checkpoints.restore_step(record.best_step, self.placed)
+            state = self.stage.roll_back(best, state, record.rollbacks)
+        elif record.action == END:
+            logging.warning("%s: %s; the run ends, its best is step %d", name, record.reason, record.best_step)
+        self.progress.retarget(self.last_step)
+        return state
+
+    def take_up_decision(self, state: Any, step: int) -> Any:
+        """What the run had decided after `step` when it ended; the checkpoint was made before. Returns the state."""
+        if self.phases is None:
+            return state
+        path, text = self.directory / BEST_FILE, ""
+        if jax.process_index() == 0 and path.exists():
+            text = path.read_text()
+        text = _broadcast(text)
+        record = Record.from_json(json.loads(text)) if text else Record()
+        if record.judged == step:
+            self.phases.record = record
+        elif jax.process_index() == 0:
+            # Of a later step, if any, that has to be trained again.
+            _write(path, json.dumps(self.phases.record.to_json(), indent=2) + "\n")
+        return self.act(state, step)
+
+    def make_up_evaluation(self, state: Any, step: int) -> Any:
+        """Evaluates a resumed state if that was due and the run ended before it was done. Returns the state."""
         done = np.asarray(self.writer.resumed_with(step, "time/evaluation"))
         # Only process 0 has the file, and an evaluation takes all processes.
-        if due and not multihost_utils.broadcast_one_to_all(done):
-            self.evaluate(state, step)
+        if self.evaluation_due(step) and not multihost_utils.broadcast_one_to_all(done):
+            return self.evaluate(state, step)
+        return state
+
+
+def _broadcast(text: str) -> str:
+    """Process 0's text, on every process."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.asarray(len(data))))
+    padded = np.zeros(length, np.uint8)
+    if jax.process_index() == 0:
+        padded[:] = data
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
 
 
 def _keys(seed: int) -> tuple[jax.Array, jax.Array]:
@@ -229,21 +366,37 @@ def _keys(seed: int) -> tuple[jax.Array, jax.Array]:
     return init, step
 
 
-def _compile(stage: Stage, state: Any, batch: Any, shardings: Any, mesh: Mesh, seed: int) -> Callable:
+def _compile(stage: Stage, kind: str, state: Any, batch: Any, placed: Any, mesh: Mesh, seed: int) -> Callable:
     """The stage's step as one compiled call (state, batch) -> (state, metrics); the state is donated."""
+    constants = stage.constants if kind else None
+    compiled = trace_step(stage, kind, state, batch, placed, mesh, seed).lower().compile()
+    return lambda state, batch: compiled(state, batch, constants)
 
-    def step(state, batch):
-        new_state, metrics = stage.step(state, batch, jax.random.fold_in(_keys(seed)[1], state.step))
-        # Tells of an update that spoils the parameters before a checkpoint of them is made.
-        return new_state, metrics | {"param_norm": optax.tree.norm(new_state.params)}
 
+def trace_step(
+    stage: Stage, kind: str, state: Any, batch: Any, placed: Any, mesh: Mesh, seed: int
+) -> jax.stages.Traced:
+    """The stage's step as it will be compiled, a function of state, batch and constants.
+
+    kind: of a PhasedStage's step, which takes the stage's constants too; empty for a stage without phases. state,
+    batch: arrays, or ShapeDtypeStructs. placed: the state's structure, of ShapeDtypeStructs with shardings.
+    """
+    constants = stage.constants if kind else None
+
+    def step(state, batch, constants):
+        key = jax.random.fold_in(_keys(seed)[1], state.step)
+        new_state, metrics = stage.step(state, batch, key, *((kind, constants) if kind else ()))
+        # The norm tells of an update that spoils the parameters before a checkpoint of them is made.
+        return new_state, metrics | {"param_norm": optax.tree.norm(new_state.params), "skipped": new_state.skipped}
+
+    shardings = jax.tree.map(lambda x: x.sharding, placed)
     jitted = jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        in_shardings=(shardings, sharding.batch_sharding(mesh), jax.tree.map(lambda x: x.sharding, constants)),
         out_shardings=(shardings, sharding.replicated(mesh)),
     )
-    return jitted.lower(state, batch).compile()
+    return jitted.trace(state, batch, constants)
 
 
 def _write(path: pathlib.Path, text: str) -> None:

@@ -46,9 +46,11 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that a stage trains: updates done (int32 scalar), parameters, their EMA, the optimizer's moments."""
+    """All that a stage trains: updates done and those in a row left out at the end of them (int32 scalars), parameters,
+    their EMA, the optimizer's moments."""
 
     step: jax.Array
+    skipped: jax.Array
     params: Any
     ema: Any
     opt_state: optax.OptState
@@ -56,8 +58,9 @@ class TrainState:
 
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first update. The EMA starts as a copy of the parameters, in buffers of its own."""
+    step, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
     ema = jax.tree.map(jnp.copy, params)
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=ema, opt_state=optimizer.init(params))
+    return TrainState(step=step, skipped=skipped, params=params, ema=ema, opt_state=optimizer.init(params))
 
 
 def update(
@@ -67,16 +70,48 @@ def update(
     ema_decay: float,
     ema_every: int = 1,
 ) -> TrainState:
-    """One update of parameters and EMA. `grads` has the parameters' structure."""
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    step = state.step + 1
-    count = (step // ema_every).astype(jnp.float32)
+    """One update of parameters and EMA. `grads` has the parameters' structure.
+
+    A gradient that isn't finite changes neither parameters nor moments, and counts in `skipped`.
+    """
+    finite = is_finite(grads)
+    params, opt_state = apply_gradients(state.params, state.opt_state, grads, optimizer, finite)
+    return advance(state, finite, ema_decay, ema_every, params=params, opt_state=opt_state)
+
+
+def is_finite(grads: Any) -> jax.Array:
+    """Whether a tree's norm is finite: one too large for float32 would spoil the moments for good."""
+    return jnp.isfinite(optax.tree.norm(grads))
+
+
+def apply_gradients(
+    params: Any,
+    opt_state: optax.OptState,
+    grads: Any,
+    optimizer: optax.GradientTransformation,
+    finite: jax.Array,
+    scale: jax.Array | None = None,
+) -> tuple[Any, optax.OptState]:
+    """Parameters and moments after an update, or as they were where `finite` (a scalar) is false.
+
+    scale: of the learning rate (None: 1).
+    """
+    updates, new_opt_state = optimizer.update(grads, opt_state, params)
+    if scale is not None:
+        updates = jax.tree.map(lambda x: scale * x, updates)
+    new = optax.apply_updates(params, updates), new_opt_state
+    return jax.tree.map(lambda ours, old: jnp.where(finite, ours, old), new, (params, opt_state))
+
+
+def advance(state: TrainState, finite: jax.Array, ema_decay: float, ema_every: int, **changed: Any) -> TrainState:
+    """The state one update later, with the fields that changed and with the EMA of its parameters."""
+    state = dataclasses.replace(state, step=state.step + 1, **changed)
+    count = (state.step // ema_every).astype(jnp.float32)
     decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
     # Between two EMA updates the weight of the new parameters is 0, which leaves the average as it is.
-    weight = jnp.where(step % ema_every == 0, 1 - decay, 0.0)
-    ema = optax.incremental_update(params, state.ema, weight)
-    return TrainState(step=step, params=params, ema=ema, opt_state=opt_state)
+    weight = jnp.where(state.step % ema_every == 0, 1 - decay, 0.0)
+    ema = optax.incremental_update(state.params, state.ema, weight)
+    return dataclasses.replace(state, ema=ema, skipped=jnp.where(finite, 0, state.skipped + 1))
 
 
 def accumulate_gradients(

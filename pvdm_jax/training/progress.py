@@ -115,7 +115,7 @@ class Progress:
 
     def report(self, step: int, step_seconds: float, data_wait: float, values: Mapping[str, float]) -> None:
         """Shows the numbers of a log: in the bar, or as a line of its own."""
-        self._loss = f"{values['loss']:.4g}"
+        self._loss = f"{values['loss']:.4g}" if "loss" in values else ""
         self._waiting = f", {data_wait:.0%} waiting for data" if data_wait >= SLOW_DATA else ""
         if self._bar is None:
             share = f"{step}/{self._steps} ({step / self._steps:.0%})"
@@ -124,6 +124,12 @@ class Progress:
         else:
             self._bar.postfix = self._describe(step, step_seconds)
             self._bar.refresh()
+
+    def retarget(self, steps: int) -> None:
+        """Takes note of another number of steps that the run will have."""
+        self._steps = steps
+        if self._bar is not None:
+            self._bar.total = steps
 
     def skip(self) -> None:
         """Leaves the time since the last step out of the bar's step time."""

@@ -167,11 +167,47 @@ def test_finished_run_goes_on_with_more_steps(undisturbed, tmp_path):
     assert digest(state) == digest(run(tmp_path / "whole", toy_config(steps=44)))
 
 
-def test_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(FloatingPointError, match="toy: loss is nan at step 18"):
-        run(tmp_path, toy_config(log_every=10), spoil_at=18)
-    assert saved_steps(tmp_path)[-1] == 15
-    assert max(line["step"] for line in lines(tmp_path)) == 10
+def test_an_update_that_is_not_finite_is_left_out(tmp_path, caplog):
+    """The run goes on, and ends with finite numbers; the log tells how many updates were left out."""
+    state = run(tmp_path, toy_config(log_every=10), spoil_at=18)
+    assert int(state.step) == 40 and int(state.skipped) == 0
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
+    assert [record.message for record in caplog.records if "toy" in record.message] == [
+        "toy: the gradient at step 18 was not finite (loss neither); that update is left out"
+    ]
+    assert {line["step"]: line["train/skipped"] for line in lines(tmp_path) if "train/skipped" in line} == {20: 1.0}
+    assert all(np.isfinite(line["train/loss"]) for line in lines(tmp_path) if "train/loss" in line)
+
+
+@pytest.mark.parametrize("allowed", [0, 3])
+def test_too_many_such_updates_in_a_row_stop_the_run(tmp_path, allowed):
+    class Spoilt(ToyStage):
+        def loss(self, params, batch, key):
+            loss, metrics = super().loss(params, batch, key)
+            return loss * jax.numpy.where(batch["step"][0] < 17, 1.0, jax.numpy.inf), metrics
+
+        def step(self, state, batch, key):
+            rows = jax.numpy.full(len(batch["x"]), state.step)
+            return super().step(state, batch | {"step": rows}, key)
+
+    with pytest.raises(FloatingPointError, match="the gradient at step 18 was not finite.*max_skipped is") as error:
+        run(tmp_path, toy_config(log_every=1, max_skipped=allowed), stage=Spoilt)
+    assert f"those of the {allowed} steps after it" in str(error.value)
+    assert max(line["step"] for line in lines(tmp_path)) == 17 + allowed
+
+
+def test_a_resumed_run_counts_on(tmp_path):
+    """Four spoilt updates in a row are too many, even if the run is stopped after the second of them."""
+
+    class Spoilt(ToyStage):
+        def loss(self, params, batch, key):
+            loss, metrics = super().loss(params, batch, key)
+            return loss * jax.numpy.inf, metrics
+
+    config = {"max_skipped": 3, "checkpoint_every": 2}
+    run(tmp_path, toy_config(steps=2, **config), stage=Spoilt)
+    with pytest.raises(FloatingPointError, match="the gradient at step 1 was not finite"):
+        run(tmp_path, toy_config(**config), stage=Spoilt)
 
 
 def test_spoilt_parameters_are_not_saved(tmp_path):

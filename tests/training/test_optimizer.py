@@ -103,3 +103,19 @@ def test_ema_of_a_new_state_has_its_own_buffers():
     state = init_state({"w": jnp.ones(3)}, optimizer)
     step = jax.jit(lambda state: update(state, state.params, optimizer, 0.9), donate_argnums=0)
     np.testing.assert_allclose(step(state).ema["w"], 1.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad):
+    """3e38 is finite, but its square isn't: it would set a second moment to infinity for good."""
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, clip_norm=1.0), 10)
+    state = update(init_state({"w": jnp.ones(3)}, optimizer), {"w": jnp.ones(3)}, optimizer, 0.9)
+    found = state
+    for skipped in (1, 2):
+        found = update(found, {"w": jnp.array([1.0, bad, 1.0])}, optimizer, 0.9)
+        assert int(found.skipped) == skipped and int(found.step) == 1 + skipped
+    for name in ("params", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(found, name), getattr(state, name))
+    assert np.all(np.isfinite(found.ema["w"]))
+    found = update(found, {"w": jnp.ones(3)}, optimizer, 0.9)
+    assert int(found.skipped) == 0 and np.all(found.params["w"] < state.params["w"])

@@ -9,9 +9,10 @@ from pvdm_jax.config.models import DiscriminatorConfig
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, its learning rate and the gradient's clipping."""
+    """AdamW or, for the hidden matrices, Muon; the learning rates and the gradient's clipping."""
 
     learning_rate: float = 1e-4
+    muon_learning_rate: float = 0.0  # of the hidden matrices, by Muon; 0: AdamW for them too
     b1: float = 0.9
     b2: float = 0.999
     weight_decay: float = 0.01
@@ -21,7 +22,7 @@ class OptimizerConfig:
 
     def __post_init__(self):
         positive("optimizer", self, "learning_rate")
-        at_least_zero("optimizer", self, "weight_decay", "warmup_steps", "clip_norm")
+        at_least_zero("optimizer", self, "muon_learning_rate", "weight_decay", "warmup_steps", "clip_norm")
         one_of("optimizer", self, "decay", ("constant", "cosine"))
         for name in ("b1", "b2"):
             require(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "at least 0 and below 1")
@@ -158,10 +159,15 @@ class DiffusionTrainingConfig(StageConfig):
     recipe: str = "default"  # default: each clip is shown the one before or not; official: all of a batch, or none
     context_prob: float = 0.3  # of predicting a clip given the one before it
     label_prob: float = 0.9  # of showing the class, on a model with classes
+    eval_samples: int = 0  # clips sampled at every evaluation and compared with as many held-out ones; 0: none
 
     section = "train_diffusion"
 
     def __post_init__(self):
         super().__post_init__()
+        allowed = "0, or at least 2 clips, whose covariance can be taken"
+        require(
+            self.eval_samples == 0 or self.eval_samples >= 2, f"{self.section}.eval_samples", self.eval_samples, allowed
+        )
         one_of(self.section, self, "recipe", ("default", "official"))
         probability(self.section, self, "context_prob", "label_prob")

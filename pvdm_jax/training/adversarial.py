@@ -33,7 +33,7 @@ class AdversarialState(TrainState):
 
 def make_discriminator_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """One optimizer for the tree {"image", "video"}, which clips the gradient of each by its own norm."""
-    optimizer = make_optimizer(dataclasses.replace(config, clip_norm=0.0), steps)
+    optimizer = make_optimizer(dataclasses.replace(config, clip_norm=0.0, muon_learning_rate=0.0), steps)
     if config.clip_norm == 0:
         return optimizer
     clip = optax.clip_by_global_norm(config.clip_norm)

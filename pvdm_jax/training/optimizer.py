@@ -1,8 +1,8 @@
 """The optimizer, the state that both stages train, and gradient accumulation.
 
-AdamW with a warmed-up learning rate; an exponential moving average (EMA) of the parameters whose decay is ramped
-up as min(ema_decay, (1 + n) / (10 + n)) at the n-th EMA update, so that the first averages forget the
-initialisation quickly (the ramp of the official code and of most diffusion models).
+AdamW, or Muon for the hidden matrices, with a warmed-up learning rate; an exponential moving average (EMA) of the
+parameters whose decay is ramped up as min(ema_decay, (1 + n) / (10 + n)) at the n-th EMA update, so that the first
+averages forget the initialisation quickly (the ramp of the official code and of most diffusion models).
 
 Parameters are nested dicts of arrays (`nnx.to_pure_dict`). Nothing here knows of devices.
 """
@@ -16,17 +16,18 @@ import jax.numpy as jnp
 import optax
 
 from pvdm_jax.config import OptimizerConfig
+from pvdm_jax.training.muon import muon_with_adamw
 
 LossFn = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
-def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate after a number of updates: warmup times decay.
+def learning_rate_schedule(config: OptimizerConfig, steps: int, rate: float | None = None) -> optax.Schedule:
+    """The learning rate after a number of updates: warmup times decay, from `rate` (None: AdamW's).
 
     The warmup is linear from 0 over `warmup_steps`; the decay is none, or half a cosine that reaches 0 at `steps`.
     As they are multiplied, a run that is shorter than its warmup works too.
     """
-    rate = config.learning_rate
+    rate = config.learning_rate if rate is None else rate
     decay = optax.cosine_decay_schedule(rate, steps) if config.decay == "cosine" else optax.constant_schedule(rate)
     if config.warmup_steps == 0:
         return decay
@@ -35,12 +36,16 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW for a run of `steps` updates, after clipping by the global norm where `clip_norm` is positive."""
+    """The optimizer of a run of `steps` updates, after clipping by the global norm where `clip_norm` is positive."""
     schedule = learning_rate_schedule(config, steps)
-    adamw = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
+    if config.muon_learning_rate == 0:
+        optimizer = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
+    else:
+        muon_schedule = learning_rate_schedule(config, steps, config.muon_learning_rate)
+        optimizer = muon_with_adamw(muon_schedule, schedule, config.b1, config.b2, config.weight_decay)
     if config.clip_norm == 0:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
 @jax.tree_util.register_dataclass

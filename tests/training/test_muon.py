@@ -1,0 +1,55 @@
+"""Muon: which leaves it takes, and that its updates are orthogonal."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from pvdm_jax.config import OptimizerConfig, UNetConfig
+from pvdm_jax.models import functional
+from pvdm_jax.models.unet import UNet
+from pvdm_jax.training.muon import dimension_numbers
+from pvdm_jax.training.optimizer import make_optimizer
+
+KERNELS = {"blocks": {"up": {"kernel": (2, 6, 8), "bias": (2, 8)}}, "mid": {"conv": {"kernel": (3, 3, 4, 8)}}}
+
+
+@pytest.fixture
+def params():
+    rng = np.random.default_rng(0)
+    arrays = jax.tree.map(lambda shape: rng.normal(size=shape), KERNELS, is_leaf=lambda x: isinstance(x, tuple))
+    return jax.tree.map(lambda x: x.astype(np.float32), arrays)
+
+
+def test_hidden_kernels_are_matrices_and_the_rest_is_not(params):
+    numbers = dimension_numbers(params | {"conv_in": {"kernel": params["mid"]["conv"]["kernel"]}})
+    assert numbers["blocks"]["up"]["kernel"] == ((1,), (2,))
+    assert numbers["mid"]["conv"]["kernel"] == ((0, 1, 2), (3,))
+    assert numbers["blocks"]["up"]["bias"] is None
+    assert numbers["conv_in"]["kernel"] is None
+
+
+def test_a_first_update_is_orthogonal(params):
+    """Newton-Schulz brings all singular values near 1; AdamW's signs would spread them widely."""
+    optimizer = make_optimizer(OptimizerConfig(muon_learning_rate=1.0, weight_decay=0.0), 10)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    for matrix in (*updates["blocks"]["up"]["kernel"], updates["mid"]["conv"]["kernel"].reshape(36, 8)):
+        values = np.linalg.svd(matrix, compute_uv=False)
+        assert values.max() / values.min() < 2
+
+
+def test_an_update_has_the_size_of_adamws(params):
+    """The learning rates of both are on one scale: 0.2 of the size that AdamW's first update has, its learning rate."""
+    optimizer = make_optimizer(OptimizerConfig(muon_learning_rate=0.1, learning_rate=0.1, weight_decay=0.0), 10)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    size = np.sqrt(np.mean(np.square(updates["mid"]["conv"]["kernel"])))
+    assert size == pytest.approx(0.02, rel=0.3)
+
+
+def test_it_takes_every_hidden_layer_of_a_denoiser():
+    config = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=1)
+    _, params = functional.abstract(lambda: UNet(config, rngs=nnx.Rngs(0)))
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    kernels = {"/".join(key.key for key in path) for path, _ in leaves if path[-1].key == "kernel"}
+    taken = jax.tree_util.tree_leaves_with_path(dimension_numbers(params), is_leaf=lambda x: hasattr(x, "output_axis"))
+    assert kernels - {"/".join(key.key for key in path) for path, _ in taken} == {"conv_in/kernel", "conv_out/kernel"}

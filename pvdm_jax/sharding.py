@@ -95,6 +95,15 @@ def parameter_shardings(mesh: Mesh, abstract: Any) -> Any:
     return jax.tree.map(rule, abstract)
 
 
+def place(mesh: Mesh, tree: Any) -> Any:
+    """A tree of arrays on the mesh's devices, as `parameter_shardings` says; of ShapeDtypeStructs, what they would be
+    there."""
+    shardings = parameter_shardings(mesh, tree)
+    if all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+    return jax.device_put(tree, shardings)
+
+
 def global_batch(mesh: Mesh, local: Any) -> Any:
     """This process's share of a batch (numpy, (local batch, ...)) as part of one array over all devices."""
     sharding = batch_sharding(mesh)

@@ -58,13 +58,17 @@ def positive_number(text: str) -> float:
     return value
 
 
-def add_config(command: argparse.ArgumentParser, config: str | None = None, workdir: str | None = None) -> None:
+def add_settings(command: argparse.ArgumentParser, config: str | None = None) -> None:
     default = f" (default: {config})" if config else ""
     help = (
         "file.py[:variant], or one of demo, video_folder, ucf101[:s], sky_timelapse[:s]; any field of it is set by "
         f"--config.some.field=value{default}"
     )
     command.add_argument("--config", required=config is None, default=config, help=help)
+
+
+def add_config(command: argparse.ArgumentParser, config: str | None = None, workdir: str | None = None) -> None:
+    add_settings(command, config)
     default = f" (default: {workdir})" if workdir else ""
     help = f"the run's folder; a run that was stopped goes on{default}"
     command.add_argument("--workdir", type=Path, required=workdir is None, default=workdir, help=help)

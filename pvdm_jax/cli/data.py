@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from pvdm_jax.cli.arguments import AddCommand, positive, positive_number
+from pvdm_jax.cli.arguments import AddCommand, add_settings, load_config, positive, positive_number
+from pvdm_jax.config import ConfigError
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -25,6 +26,27 @@ def _prepare(args: argparse.Namespace) -> None:
         workers=args.workers or 0,
     )
     print(summary)
+
+
+def _data(args: argparse.Namespace) -> None:
+    config = load_config(args)
+
+    from pvdm_jax.data import benchmark, loader, preview, sources
+
+    if args.output:
+        print(preview.preview(config.data, config.autoencoder, config.seed, args.output, args.clips))
+    if args.benchmark:
+        settings = (config.autoencoder, config.data)
+        source = sources.open_source(config.data, config.autoencoder, "train", config.seed)
+        print(benchmark.measure_reading(source, *settings, args.seconds))
+        size = config.train_autoencoder.batch_size
+        print(
+            benchmark.measure_loading(
+                lambda: loader.train_batches(source, *settings, size, config.seed), args.step_seconds, args.seconds
+            )
+        )
+    if not (args.output or args.benchmark):
+        raise ConfigError("output is not given; name a folder with --output=DIR, or measure with --benchmark")
 
 
 def add_commands(add: AddCommand) -> None:
@@ -58,3 +80,17 @@ def add_commands(add: AddCommand) -> None:
     help = "how to resize: with antialiasing, or without as the official code (default: antialias)"
     group.add_argument("--resize", choices=("antialias", "bilinear"), default="antialias", help=help)
     group.add_argument("--quality", type=positive, default=95, help="of jpeg (default: 95)")
+
+    command = add(
+        "data",
+        _data,
+        "show what the model will see: clips, numbers, problems",
+        "pvdm data --config=ucf101 --output=out/data",
+    )
+    add_settings(command)
+    command.add_argument("--output", type=Path, help="folder for the pictures and index.html, new or empty")
+    command.add_argument("--clips", type=positive, default=16, help="how many are shown (default: 16)")
+    command.add_argument("--benchmark", action="store_true", help="measure how fast clips are read and loaded")
+    help = "of the training step that the loader has to keep busy (default: 0.1)"
+    command.add_argument("--step-seconds", type=positive_number, default=0.1, help=help)
+    command.add_argument("--seconds", type=positive_number, default=10.0, help="of each measurement (default: 10)")

@@ -50,10 +50,15 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EncodeConfig:
-    """The cache of latents that stage 2 trains from."""
+    """The latents that stage 2 trains from."""
 
-    windows: int = 4  # random windows of two consecutive clips, per training video
-    batch_size: int = 32
+    cache: bool = True  # made once by `pvdm encode`; False: in every step of stage 2, from pixels
+    windows: int = 4  # random windows of two consecutive clips, per training video; without a cache, 0: always new ones
+    flips: bool = False  # take every window mirrored as well (data.flip: mirrored by chance)
+    batch_size: int = 32  # pairs of clips encoded at once
 
     def __post_init__(self):
-        positive("encode", self, "windows", "batch_size")
+        positive("encode", self, "batch_size")
+        at_least_zero("encode", self, "windows")
+        allowed = "a cache holds at least 1 window of each video; 0 (always new ones) needs encode.cache=False"
+        require(self.windows > 0 or not self.cache, "encode.windows", self.windows, allowed)

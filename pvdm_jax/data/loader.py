@@ -89,12 +89,13 @@ def pair_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    clips: int = 2,
 ) -> Batches:
     """Endless batches of the items of `clip_pairs`, in the order in which `latent_batches` takes what was made of them.
 
     With `windows` 0 every sample is a new random window, instead of one of a fixed number for each video.
     """
-    pairs = _Pairs(_Replacing(source), clip, data, windows, flips, seed, augment=True)
+    pairs = ClipPairs(_Replacing(source), clip, data, windows, flips, seed, True, clips)
     share = _Share(batch_size, start_step, process_index, process_count)
     size = len(pairs) if windows else len(source)
     sample = _Stored(pairs) if windows else _FreshPair(pairs)
@@ -139,7 +140,8 @@ def clip_pairs(
     seed: int,
     augment: bool = True,
     flips: bool = False,
-) -> grain.MapDataset:
+    clips: int = 2,
+) -> "ClipPairs":
     """`windows` random windows of two consecutive clips from every video, as a sequence; decoded when asked for.
 
     Item i is a function of (seed, i):
@@ -150,14 +152,32 @@ def clip_pairs(
             whether it was mirrored, and (scale, row, column) of its window
 
     i // windows is the video. With `flips` there are twice as many: items 2 i and 2 i + 1 are a window and its mirror
-    image. Otherwise `data.flip` decides by chance. `augment` allows that, and `data.crop_scale`. Videos that can't be
-    decoded are replaced as in `train_batches`. `.to_iter_dataset(grain.ReadOptions(threads, buffer))` reads ahead.
+    image. Otherwise `data.flip` decides by chance. `augment` allows that, and `data.crop_scale`.
+
+    With `clips` 3 a window is of three clips, of which the second is the one that the others stand beside, and an item
+    has has_next too; a video of only two clips gives either the first two or the last two. Videos that can't be decoded
+    are replaced as in `train_batches`.
     """
-    pairs = _Pairs(_Replacing(source), clip, data, windows, flips and augment, seed, augment)
-    return grain.MapDataset.range(len(pairs)).map(lambda index: pairs[int(index)])
+    return ClipPairs(_Replacing(source), clip, data, windows, flips and augment, seed, augment, clips)
 
 
-def stream(dataset: grain.MapDataset, workers: int, threads: int, prefetch: int) -> Any:
+def read_ahead(items: Sequence[dict], rows: Sequence[Sequence[int]], data: DataConfig) -> Batches:
+    """For each list of `rows`, those of `items` (dicts of arrays), stacked; made ahead by threads or processes."""
+    numbers = grain.MapDataset.range(len(rows)).map(_Rows(items, rows))
+    return Batches(_stream(numbers, data.workers, data.threads, data.prefetch), items.read.broken)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    items: Sequence[dict]
+    rows: Sequence[Sequence[int]]
+
+    def __call__(self, number: int) -> dict:
+        found = [self.items[int(row)] for row in self.rows[int(number)]]
+        return {name: np.stack([item[name] for item in found]) for name in found[0]}
+
+
+def _stream(dataset: grain.MapDataset, workers: int, threads: int, prefetch: int) -> Any:
     """An iterator over `dataset`, read ahead by `threads` threads in each of `workers` processes (0: in this one)."""
     # Each thread makes whole elements, so that the consumer's thread has nothing left to do.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
@@ -230,7 +250,7 @@ class _RandomWindow:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pairs:
+class ClipPairs:
     """The items of `clip_pairs`."""
 
     read: _Replacing
@@ -240,6 +260,7 @@ class _Pairs:
     flips: bool
     seed: int
     augment: bool
+    clips: int  # of a window: 2 (previous, clip) or 3 (and next)
 
     def __post_init__(self):
         _check_not_empty(len(self.read.source))
@@ -257,16 +278,23 @@ class _Pairs:
         data, span = self.data, clip_span(self.clip.frames, self.data.stride)
 
         def window(video: Video) -> dict:
-            clips = 2 if video.frames >= 2 * span else 1
+            clips = min(self.clips, video.frames // span)
             start = int(rng.integers(video.frames - clips * span + 1))
             by_chance = mirrored is None and self.augment and data.flip
             mirror = rng.random() < 0.5 if by_chance else bool(mirrored)
             crop = random_crop(rng, data.crop_scale if self.augment else 1.0)
             frames = video.read(start, clips * self.clip.frames, data.stride, crop)
             frames = _mirror(frames) if mirror else frames
+            # Of three clips, two can be the first two or the last two.
+            has_previous = clips > 1 and (clips == self.clips or rng.random() < 0.5)
+            first = 0 if has_previous else self.clip.frames
+            whole = np.zeros((self.clips * self.clip.frames, *frames.shape[1:]), np.uint8)
+            whole[first : first + len(frames)] = frames
+            has_next = {} if self.clips == 2 else {"has_next": clips == 3 or (clips == 2 and not has_previous)}
             return {
-                "video": frames if clips == 2 else np.concatenate([np.zeros_like(frames), frames]),
-                "has_previous": clips == 2,
+                "video": whole,
+                "has_previous": has_previous,
+                **has_next,
                 "label": np.int32(video.label),
                 "start": np.int32(start),
                 "mirrored": mirror,
@@ -281,7 +309,7 @@ class _Pairs:
 class _FreshPair:
     """Sample n: a pair of the video `index` that no other sample has."""
 
-    pairs: _Pairs
+    pairs: ClipPairs
 
     @property
     def read(self) -> _Replacing:
@@ -381,7 +409,7 @@ def _batches(
     numbers = grain.MapDataset.range(share.start_step * share.size, ENDLESS)
     batches = numbers.map(_Numbered(sample, share, _Order(size, seed))).batch(share.size)
     read = getattr(sample, "read", None)
-    return Batches(stream(batches, workers, threads, prefetch), read.broken if read else {})
+    return Batches(_stream(batches, workers, threads, prefetch), read.broken if read else {})
 
 
 def _spread(count: int, size: int) -> list[int]:

@@ -136,15 +136,17 @@ class PreparedVideos:
     def __init__(self, data: DataConfig, clip: AutoencoderConfig, held_out: bool):
         self.dataset = open_dataset(data.path)
         self.class_names = self.dataset.class_names
-        self.left_out = 0  # videos that are too short
+        self.facts: list[dict] = []  # what is known of each video
+        self.left_out: list[str] = []  # names of videos that are too short
         self._data, self._clip, self._held_out = data, clip, held_out
         self._videos: list[PreparedVideo] = []
         for split, facts in self._chosen():
             places = self._part(facts)
             if len(places):
                 self._videos.append(self._video(split, facts, places))
+                self.facts.append(facts)
             elif not held_out:
-                self.left_out += 1
+                self.left_out.append(facts["name"])
         self._require_some()
         size = sum(len(video._unique()) * video.frame_bytes for video in self._videos)
         for video in self._videos:

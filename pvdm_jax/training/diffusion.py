@@ -9,6 +9,7 @@ without a previous one says so in the cache: it is never told by black pixels.
 
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ from pvdm_jax.diffusion.sampling import sample_clip
 from pvdm_jax.models import functional
 from pvdm_jax.models.unet import UNet
 from pvdm_jax.training.autoencoder import to_uint8
-from pvdm_jax.training.latents import LatentCache, load_autoencoder, open_latents
+from pvdm_jax.training.latents import load_autoencoder, training_latents
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
 from pvdm_jax.triplane import PlaneShape, unpack
 
@@ -44,6 +45,7 @@ class DiffusionStage:
     autoencoder: graph definition and weights of stage 1, which decodes the samples of the evaluation.
     held_out: {"previous", "clip": (n, positions, channels), "has_previous", "label": (n,)} that training never sees;
     with unet.cond_next also "next" and "has_next".
+    real: uint8 (n, frames, height, width, 3), held-out clips that as many sampled ones are compared with; None: none.
     """
 
     name = "diffusion"
@@ -55,7 +57,9 @@ class DiffusionStage:
         shape: PlaneShape,
         held_out: dict[str, Any],
         mesh: Mesh,
+        real: np.ndarray | None = None,
     ):
+        self.real = real
         self.model, self.config, self.sampling = config.unet, config.train_diffusion, config.sample
         self.process, self.shape = Process(config.process), shape
         self.optimizer = make_optimizer(self.config.optimizer, self.config.steps)
@@ -172,8 +176,11 @@ class DiffusionStage:
     def evaluate(self, state: TrainState, folder: pathlib.Path) -> dict[str, float]:
         """The EMA's loss on held-out clips, without and (for those that have them) with the clips beside them.
 
-        Writes clips that the EMA samples, always from the same noise: samples.gif.
+        Writes clips that the EMA samples, always from the same noise: samples.gif. With `eval_samples`, also the
+        Frechet distance of as many of them from held-out clips, in the scattering space.
         """
+        from pvdm_jax.evaluation.features import video_features
+        from pvdm_jax.evaluation.frechet import frechet_distance
         from pvdm_jax.media import video_grid, write_video
 
         errors = sharding.map_batches(
@@ -187,47 +194,43 @@ class DiffusionStage:
             known["given_both"] = known["given_previous"] & self.held_out["has_next"]
         values = {f"loss_{kind}": float(np.mean(errors[kind][known[kind]])) for kind in errors if known[kind].any()}
 
-        keys = jax.random.key_data(jax.random.split(jax.random.key(0), PICTURED))
-        batch = {"key": np.asarray(keys), "label": np.arange(PICTURED, dtype=np.int32) % max(1, self.model.num_classes)}
+        compared = 0 if self.real is None else self.config.eval_samples
+        count = max(PICTURED, compared)
+        keys = jax.random.key_data(jax.random.split(jax.random.key(0), count))
+        batch = {"key": np.asarray(keys), "label": np.arange(count, dtype=np.int32) % max(1, self.model.num_classes)}
         draw = functools.partial(self.draw, state.ema, self.decoder_weights)
-        clips = sharding.map_batches(self.mesh, draw, batch, PICTURED)
+        clips = sharding.map_batches(self.mesh, draw, batch, min(count, max(PICTURED, self.config.batch_size)))
+        if compared:
+            values["frechet_scattering"] = frechet_distance(video_features(self.real), video_features(clips[:compared]))
         if jax.process_index() == 0:
-            write_video(folder / "samples.gif", video_grid(clips, columns=2))
+            write_video(folder / "samples.gif", video_grid(clips[:PICTURED], columns=2))
         return values
 
 
 def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
-    """Trains stage 2 of the run in `workdir` from its cached latents, going on from its newest checkpoint.
+    """Trains stage 2 of the run in `workdir`, going on from its newest checkpoint.
 
-    Returns the last state. Raises ConfigError where `pvdm encode` has not been run or its latents don't fit.
+    It takes the cached latents, or with `encode.cache` False makes them from pixels in every step. Returns the last
+    state. Raises ConfigError where `pvdm encode` has not been run or its latents don't fit.
     """
-    from pvdm_jax.data.loader import latent_batches
     from pvdm_jax.training.loop import train as run
 
     workdir = pathlib.Path(workdir)
     mesh, stage_config = sharding.make_mesh(config.mesh), config.train_diffusion
     sharding.check_batch(mesh, stage_config.batch_size, "train_diffusion.batch_size", stage_config.accumulate)
-    latents, held_out = (open_latents(config, workdir, split) for split in ("train", "holdout"))
+    latents, held_out = training_latents(config, workdir, mesh)
     classes = len(latents.class_names)
     allowed = f"the data has {classes} classes: set it to that, or to 0 to train without classes"
     require(config.unet.num_classes in (0, classes), "unet.num_classes", config.unet.num_classes, allowed)
 
     def batches(start: int):
-        return latent_batches(
-            latents,
-            stage_config.batch_size,
-            config.seed,
-            start,
-            jax.process_index(),
-            jax.process_count(),
-            config.data.threads,
-            config.data.prefetch,
-        )
+        return latents.batches(config, stage_config.batch_size, start)
 
     graphdef, weights = load_autoencoder(config.autoencoder, workdir)
     weights = jax.device_put(weights, sharding.parameter_shardings(mesh, weights))
     held_out_clips = _stack(held_out, stage_config.eval_clips)
-    stage = DiffusionStage(config, (graphdef, weights), latents.shape, held_out_clips, mesh)
+    real = _held_out_videos(config)
+    stage = DiffusionStage(config, (graphdef, weights), latents.shape, held_out_clips, mesh, real)
     settings = config_to_dict(config) | {"latents": latents.identity, "class_names": list(latents.class_names)}
     return run(stage, batches, workdir / FOLDER, stage_config, settings, mesh, config.seed, UNRELATED)
 
@@ -237,11 +240,27 @@ def _pack_context(batch: Batch, given: dict[str, jax.Array]) -> jax.Array:
     return jnp.concatenate([jnp.where(mask[:, None, None], batch[name], 0.0) for name, mask in given.items()], axis=-1)
 
 
+def _held_out_videos(config: Config) -> np.ndarray | None:
+    """The clips that samples are compared with in training; None where `eval_samples` is 0."""
+    from pvdm_jax.data.loader import fixed_clips
+    from pvdm_jax.data.sources import open_held_out
+    from pvdm_jax.evaluation.features import MIN_FRAMES, MIN_SIDE
+
+    count, clip = config.train_diffusion.eval_samples, config.autoencoder
+    if count == 0:
+        return None
+    fits = clip.frames >= MIN_FRAMES and min(clip.height, clip.width) >= MIN_SIDE
+    allowed = f"comparing samples takes clips of at least {MIN_FRAMES} frames of {MIN_SIDE} x {MIN_SIDE} pixels"
+    require(fits, "train_diffusion.eval_samples", count, allowed)
+    source = open_held_out(config.data, clip, config.seed)
+    return fixed_clips(source, clip, config.data, count)["video"]
+
+
 def _nothing(clip: jax.Array, channels: int) -> jax.Array:
     return jnp.zeros((*clip.shape[:-1], channels), clip.dtype)
 
 
-def _stack(latents: LatentCache, count: int) -> dict[str, np.ndarray]:
+def _stack(latents: Sequence[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
     """`count` items, evenly spread, as one batch."""
     index = np.linspace(0, len(latents) - 1, min(count, len(latents))).astype(int)
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(latents[int(i)] for i in index))

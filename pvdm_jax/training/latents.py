@@ -1,13 +1,17 @@
-"""The cache of latents: every training video is encoded once, ahead of stage 2.
+"""The latents that stage 2 trains from: made once and cached, or made from pixels in every step.
 
 Encoding a clip costs more than a training step of the denoiser on it, so doing it once removes most of stage 2's
-cost. The cache holds pairs of consecutive clips' latents in array_record files, one a split, with an index.json that
-says what they are and by which autoencoder they were made.
+cost. The cache holds pairs of consecutive clips' latents in array_record files:
 
-    latents/index.json     sizes, count of each split, the autoencoder's fingerprint, the settings that made them
-    latents/train.array_record, latents/holdout.array_record
-        a record: has_previous and label (int32), then the latents of the previous clip and of the clip
-        (float32, positions x channels)
+    latents/index.json            sizes, counts, statistics, the videos' names, the autoencoder's fingerprint, settings
+    latents/SPLIT-00000-of-00012.array_record, and a .json of the same name: its statistics
+        a record: has_previous, has_next, label, source, start, mirrored (int32), crop (three float32), then the
+        latents of the previous clip, of the clip and, for unet.cond_next, of the next one (float32, positions x
+        channels). source is the video's number in the index's names of that split, start the window's first frame in
+        it, crop the (scale, row, column) of data/clips.py
+
+A shard has its name once it is complete, so a run that is killed goes on with the shards that are missing; index.json
+comes last. Until then encoding.json says by which autoencoder and settings the shards are made.
 """
 
 import dataclasses
@@ -15,47 +19,110 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from pvdm_jax import sharding
-from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_to_dict
+from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, EncodeConfig, config_to_dict
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
 from pvdm_jax.training.autoencoder import FOLDER as AUTOENCODER_FOLDER
 from pvdm_jax.training.autoencoder import to_float
 from pvdm_jax.triplane import PlaneShape
 
+if TYPE_CHECKING:
+    from pvdm_jax.data.loader import ClipPairs
+    from pvdm_jax.data.sources import VideoSource
+
 FOLDER = "latents"
 SPLITS = ("train", "holdout")
+SHARD_PAIRS = 1024  # pairs of clips in a file; what a kill can cost
+HELD_OUT_WINDOWS = 4  # of each held-out video, where training has always new ones
+HEADER = np.dtype(
+    [(name, "<i4") for name in ("has_previous", "has_next", "label", "source", "start", "mirrored")]
+    + [("crop", "<f4", 3)]
+)
 # What decides the latents, beside the autoencoder's weights.
 DECISIVE = ("seed", "data", "encode", "autoencoder")
+FREE = {"data": ("threads", "prefetch", "workers"), "encode": ("batch_size", "cache")}
 
 
 class LatentCache:
     """A split of the cache: a sequence of {"previous", "clip": float32 (positions, channels), "has_previous": bool,
-    "label": int32}. Threads may read from it side by side."""
+    "label": int32}, for unet.cond_next also {"next", "has_next"}. Threads may read from it side by side."""
 
-    def __init__(self, path: pathlib.Path, index: dict[str, Any]):
+    def __init__(self, folder: pathlib.Path, split: str, index: dict[str, Any]):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self.shape = PlaneShape(*index["shape"])
         self.identity: str = index["made_by"]["autoencoder"]  # fingerprint of the autoencoder that made them
         self.class_names: tuple[str, ...] = tuple(index["class_names"])
-        self._latent = (self.shape.positions, index["channels"])
-        self._records = ArrayRecordDataSource(str(path))
+        self.names: list[str] = index["names"][split]  # of the videos
+        self._latents = (index["clips"], self.shape.positions, index["channels"])
+        count = index["shards"][split]
+        self._records = ArrayRecordDataSource([str(_shard(folder, split, i, count)) for i in range(count)])
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are no latents {index}; the cache has {len(self)}")
         record = self._records[index]
-        has_previous, label = np.frombuffer(record, np.int32, 2)
-        previous, clip = np.frombuffer(record, np.float32, offset=8).reshape(2, *self._latent)
-        return {"previous": previous, "clip": clip, "has_previous": np.bool_(has_previous), "label": np.int32(label)}
+        header = np.frombuffer(record, HEADER, 1)[0]
+        return _item(np.frombuffer(record, np.float32, offset=HEADER.itemsize).reshape(self._latents), header)
+
+    def window(self, index: int) -> dict[str, Any]:
+        """Where item `index` is from: the video's name, the first frame, whether mirrored, (scale, row, column)."""
+        header = np.frombuffer(self._records[index], HEADER, 1)[0]
+        crop = tuple(float(value) for value in header["crop"])
+        name, start = self.names[header["source"]], int(header["start"])
+        return {"name": name, "start": start, "mirrored": bool(header["mirrored"]), "crop": crop}
+
+    def batches(self, config: Config, batch_size: int, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """This process's share of the endless batches from number `start` on; see `latent_batches`."""
+        from pvdm_jax.data.loader import latent_batches
+
+        share = (start, jax.process_index(), jax.process_count())
+        return latent_batches(self, batch_size, config.seed, *share, config.data.threads, config.data.prefetch)
+
+
+class PixelLatents:
+    """Latents of the training videos, encoded when they are asked for: `batches` as those of a `LatentCache`.
+
+    For the same windows the numbers are the cache's, up to float32 rounding.
+    """
+
+    def __init__(self, config: Config, workdir: str | pathlib.Path, mesh: Mesh):
+        from pvdm_jax.data.sources import open_source
+
+        self._encoder = _Encoder(config.autoencoder, workdir, mesh)
+        self._source = open_source(config.data, config.autoencoder, "train", config.seed)
+        self.shape = plane_shape(config.autoencoder)
+        self.identity = self._encoder.identity
+        self.class_names = tuple(self._source.class_names)
+
+    def batches(self, config: Config, batch_size: int, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """This process's share of the endless batches from number `start` on."""
+        from pvdm_jax.data.loader import pair_batches
+
+        share = (start, jax.process_index(), jax.process_count())
+        encode, settings = config.encode, (config.autoencoder, config.data)
+        pixels = pair_batches(self._source, *settings, encode.windows, encode.flips, batch_size, config.seed, *share)
+        try:
+            for batch in pixels:
+                latents = _local_rows(self._encoder.encode(batch["video"]))
+                latents = latents.reshape(len(batch["label"]), -1, *latents.shape[1:])
+                items = [_item(*parts) for parts in zip(_without_missing(latents, batch), _rows(batch), strict=True)]
+                yield {name: np.stack([item[name] for item in items]) for name in items[0]}
+        finally:
+            pixels.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +133,14 @@ class EncodeSummary:
     counts: dict[str, int]  # pairs of each split
     mean: float  # over all latent values of the training split
     std: float
+    bytes_per_pair: int
 
     def __str__(self) -> str:
         pairs = ", ".join(f"{count} pairs of clips for {split}" for split, count in self.counts.items())
-        return f"latents: {pairs}; mean {self.mean:.3f}, standard deviation {self.std:.3f} ({self.folder})"
+        return (
+            f"latents: {pairs}, {self.bytes_per_pair:,} bytes each; "
+            f"mean {self.mean:.3f}, standard deviation {self.std:.3f} ({self.folder})"
+        )
 
 
 def fingerprint(params: functional.Params) -> str:
@@ -92,113 +163,312 @@ def load_autoencoder(model: AutoencoderConfig, workdir: str | pathlib.Path) -> t
 def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
     """Encodes `config.encode.windows` pairs of clips of every video with the run's autoencoder, into its cache.
 
-    All devices share the work; several processes write from the first. A cache that is already there is kept if it
-    is the same, and refused with ConfigError if another autoencoder or other settings made it.
+    All devices and processes share the work; the first process writes. A cache that is already there is kept, and one
+    that was begun is gone on with, if it is the same; it is refused with ConfigError if another autoencoder or other
+    settings made it.
     """
-    from pvdm_jax.data.loader import clip_pairs
-    from pvdm_jax.data.sources import open_held_out, open_source
-
     folder = pathlib.Path(workdir) / FOLDER
-    graphdef, params = load_autoencoder(config.autoencoder, workdir)
-    identity = {"autoencoder": fingerprint(params)} | _decisive(config)
-    if (folder / "index.json").exists():
-        index = _read_index(folder)
-        _check_same(index["made_by"], identity, folder)
-        return EncodeSummary(folder, index["counts"], index["mean"], index["std"])
-
     mesh = sharding.make_mesh(config.mesh)
-    params = jax.device_put(params, sharding.parameter_shardings(mesh, params))
-    encode_video = jax.jit(lambda params, video: functional.merge(graphdef, params).encode(to_float(video)).pack())
-    shape = plane_shape(config.autoencoder)
-    writing = jax.process_index() == 0
-    if writing:
+    if not config.encode.cache:
+        raise ConfigError("encode.cache is False; then stage 2 encodes by itself, and there is nothing to do")
+    encoder = _Encoder(config.autoencoder, workdir, mesh)
+    identity = {"autoencoder": encoder.identity} | _decisive(config)
+    for name in ("index.json", "encoding.json"):
+        if (folder / name).exists():
+            _check_same(_read(folder / name)["made_by"], identity, folder)
+    if (folder / "index.json").exists():
+        open_latents(config, workdir, "train")
+        return _summary(folder, _read(folder / "index.json"))
+    if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-    counts, statistics = {}, (0.0, 1.0)
+        _write(folder / "encoding.json", {"made_by": identity})
+
+    index = {"shape": list(plane_shape(config.autoencoder)), "channels": config.autoencoder.latent_channels}
+    index |= {"clips": _clips(config), "counts": {}, "shards": {}, "names": {}}
     for split in SPLITS:
+        source, pairs, rows = _pairs(config, split)
+        shards = [rows[first : first + SHARD_PAIRS] for first in range(0, len(rows), SHARD_PAIRS)]
+        outcomes = _encode_split(encoder, pairs, shards, folder, split, config)
+        index["counts"][split], index["shards"][split] = len(rows), len(shards)
+        index["names"][split] = [source[i].name for i in range(len(source))]
         if split == "train":
-            source = open_source(config.data, config.autoencoder, split, config.seed)
-        else:
-            source = open_held_out(config.data, config.autoencoder, config.seed)
-        windows, training = config.encode.windows, split == "train"
-        pairs = clip_pairs(source, config.autoencoder, config.data, windows, config.seed, augment=training)
-        if split == "holdout":
-            # Only the evaluation reads them: as many as it uses, spread over the videos.
-            pairs = pairs[:: max(1, len(pairs) // config.train_diffusion.eval_clips)]
-        counts[split], moments = _encode_split(
-            pairs, folder / f"{split}.array_record", lambda v: encode_video(params, v), mesh, config, writing
-        )
-        if split == "train":
-            statistics = moments
-    if writing:
-        index = {
-            "shape": list(shape),
-            "channels": config.autoencoder.latent_channels,
-            "counts": counts,
-            "class_names": list(source.class_names),
-            "mean": statistics[0],
-            "std": statistics[1],
-            "made_by": identity,
-        }
-        temporary = folder / "index.json.tmp"
-        temporary.write_text(json.dumps(index, indent=2) + "\n")
-        os.replace(temporary, folder / "index.json")  # the cache counts as complete from here on
-    return EncodeSummary(folder, counts, *statistics)
+            index["class_names"] = list(source.class_names)
+            index |= _merge(outcomes)
+    index["made_by"] = identity
+    if jax.process_index() == 0:
+        _write(folder / "index.json", index)  # the cache counts as complete from here on
+        (folder / "encoding.json").unlink()
+    return _summary(folder, index)
 
 
 def open_latents(config: Config, workdir: str | pathlib.Path, split: str) -> LatentCache:
     """The run's cached latents. Raises ConfigError where there are none or they were made otherwise."""
     folder = pathlib.Path(workdir) / FOLDER
     if not (folder / "index.json").exists():
-        raise ConfigError(f"there are no latents in {folder}; `pvdm encode` makes them from a trained autoencoder")
-    index = _read_index(folder)
+        begun = " (they were begun, but aren't finished)" if (folder / "encoding.json").exists() else ""
+        raise ConfigError(
+            f"there are no latents in {folder}{begun}; `pvdm encode` makes them from a trained autoencoder"
+        )
+    index = _read(folder / "index.json")
     made_by = index["made_by"]
+    if "shards" not in index:
+        raise ConfigError(f"the latents in {folder} were made by an older version; remove them and run `pvdm encode`")
     _check_same(made_by, {"autoencoder": made_by["autoencoder"]} | _decisive(config), folder)
-    return LatentCache(folder / f"{split}.array_record", index)
+    return LatentCache(folder, split, index)
 
 
-def _encode_split(pairs: Any, path: pathlib.Path, encode_video: Any, mesh: Any, config: Config, writing: bool):
-    """Writes one split; returns its number of pairs and the mean and standard deviation of the latents."""
-    import grain
-    from array_record.python.array_record_module import ArrayRecordWriter
+def training_latents(
+    config: Config, workdir: str | pathlib.Path, mesh: Mesh
+) -> tuple[LatentCache | PixelLatents, Sequence[dict[str, np.ndarray]]]:
+    """What stage 2 trains from and what it is evaluated on: from the cache, or (`encode.cache` False) from pixels.
+
+    Both have items as those of a `LatentCache`; the first has `batches`, `shape`, `identity` and `class_names`.
+    """
+    if config.encode.cache:
+        return tuple(open_latents(config, workdir, split) for split in SPLITS)
+    training = PixelLatents(config, workdir, mesh)
+    _, pairs, rows = _pairs(config, "holdout")
+    encoder, batch_size = training._encoder, _batch_size(config.encode, mesh)
+    held_out = []
+    for latents, facts in _encoded(encoder, pairs, [rows], batch_size, config.data):
+        held_out += [_item(*parts) for parts in zip(latents, _rows(facts), strict=True)]
+    return training, held_out
+
+
+class _Encoder:
+    """The run's autoencoder on all devices: pixels of this process's pairs in, latents of all out."""
+
+    def __init__(self, model: AutoencoderConfig, workdir: str | pathlib.Path, mesh: Mesh):
+        graphdef, params = load_autoencoder(model, workdir)
+        self.identity = fingerprint(params)
+        self.mesh, self.frames = mesh, model.frames
+        self._params = jax.device_put(params, sharding.parameter_shardings(mesh, params))
+        self._encode = jax.jit(
+            lambda params, video: functional.merge(graphdef, params).encode(to_float(video)).pack(),
+            out_shardings=sharding.batch_sharding(mesh),
+        )
+
+    def encode(self, video: np.ndarray) -> jax.Array:
+        """uint8 (b, n frames, h, w, 3) of this process to float32 (n b of all processes, positions, channels)."""
+        # The n clips of a window go through the autoencoder as n.
+        clips = video.reshape(-1, self.frames, *video.shape[2:])
+        return self._encode(self._params, sharding.global_batch(self.mesh, clips))
+
+
+def _pairs(config: Config, split: str) -> tuple["VideoSource", "ClipPairs", list[int]]:
+    """The source of a split, its pairs of clips, and which of them are encoded."""
+    from pvdm_jax.data.loader import clip_pairs
+    from pvdm_jax.data.sources import open_held_out, open_source
+
+    training, windows = split == "train", config.encode.windows or HELD_OUT_WINDOWS
+    if training:
+        source = open_source(config.data, config.autoencoder, split, config.seed)
+    else:
+        source = open_held_out(config.data, config.autoencoder, config.seed)
+    settings = (config.autoencoder, config.data, windows, config.seed)
+    pairs = clip_pairs(source, *settings, augment=training, flips=config.encode.flips, clips=_clips(config))
+    # Only the evaluation reads what is held out: as many as it uses, spread over the videos.
+    step = 1 if training else max(1, len(pairs) // config.train_diffusion.eval_clips)
+    return source, pairs, list(range(0, len(pairs), step))
+
+
+def _batch_size(config: EncodeConfig, mesh: Mesh) -> int:
+    """Pairs encoded at once: `batch_size`, rounded up so that every device gets as many."""
+    return -(-config.batch_size // mesh.size) * mesh.size
+
+
+def _encoded(
+    encoder: _Encoder, pairs: "ClipPairs", parts: Sequence[Sequence[int]], batch_size: int, data: DataConfig
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """The latents float32 (b, clips, positions, channels) and facts (b,) of the pairs that `parts` lists, in batches.
+
+    No batch reaches over the end of a part. Every process decodes its share of each batch, and gets the latents of all;
+    the last batch of a part is filled up with repetitions, which are left out again. What encodes a missing clip is
+    set to zero.
+    """
+    from pvdm_jax.data.loader import read_ahead
+
+    processes, process = jax.process_count(), jax.process_index()
+    share, counts, rows = batch_size // processes, [], []
+    for part in parts:
+        for first in range(0, len(part), batch_size):
+            places = np.minimum(np.arange(first, first + batch_size), len(part) - 1)
+            rows.append([part[i] for i in places[process * share :][:share]])
+            counts.append(min(batch_size, len(part) - first))
+    if not rows:
+        return
+    batches = read_ahead(pairs, rows, data)
+    try:
+        for count, batch in zip(counts, batches, strict=True):
+            latents = sharding.to_numpy(encoder.encode(batch.pop("video")))
+            batch = {name: batch[name].astype(HEADER[name].base) for name in HEADER.names if name in batch}
+            facts = sharding.to_numpy(sharding.global_batch(encoder.mesh, batch))
+            latents = latents.reshape(batch_size, -1, *latents.shape[1:])[:count].astype(np.float32)
+            facts = {name: values[:count] for name, values in facts.items()}
+            yield _without_missing(latents, facts), facts
+    finally:
+        batches.close()
+
+
+def _encode_split(
+    encoder: _Encoder,
+    pairs: "ClipPairs",
+    shards: Sequence[Sequence[int]],
+    folder: pathlib.Path,
+    split: str,
+    config: Config,
+) -> list[dict[str, Any]]:
+    """Writes the shards of a split that are missing; returns the statistics of all."""
     from tqdm import tqdm
 
-    frames = config.autoencoder.frames
-    batch_size = config.encode.batch_size
-    options = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch)
-    batches = pairs.batch(batch_size).to_iter_dataset(options)
-    writer = ArrayRecordWriter(str(path), "group_size:1") if writing else None
-    count, total, squares, values = 0, 0.0, 0.0, 0
-    with tqdm(total=len(pairs), desc=f"encode {path.stem}", unit="pair", disable=not writing) as progress:
-        for batch in batches:
-            # Both clips of a pair go through the autoencoder as two.
-            video = batch["video"].reshape(-1, frames, *batch["video"].shape[2:])
-            latents = sharding.map_batches(mesh, encode_video, video, 2 * batch_size)
-            latents = latents.reshape(len(batch["label"]), 2, *latents.shape[1:])
-            for pair, known, label in zip(latents, batch["has_previous"], batch["label"], strict=True):
-                if not known:
-                    pair[0] = 0  # what encodes a missing clip is not its latent
-                if writer:
-                    writer.write(np.array([known, label], np.int32).tobytes() + pair.astype(np.float32).tobytes())
-            clips = latents[:, 1].astype(np.float64)
-            count, values = count + len(latents), values + clips.size
-            total, squares = total + clips.sum(), squares + np.square(clips).sum()
-            progress.update(len(latents))
-    if writer:
-        writer.close()
-    mean = total / values
-    return count, (float(mean), float(np.sqrt(squares / values - mean**2)))
+    paths = [_shard(folder, split, number, len(shards)) for number in range(len(shards))]
+    # Every process must come to the same list, whatever the first one has written when it looks.
+    done = multihost_utils.broadcast_one_to_all(np.array([path.with_suffix(".json").exists() for path in paths]))
+    missing = [number for number in range(len(shards)) if not done[number]]
+    parts = [shards[number] for number in missing]
+    batches = _encoded(encoder, pairs, parts, _batch_size(config.encode, encoder.mesh), config.data)
+    total, ready = sum(map(len, shards)), sum(len(shards[n]) for n in range(len(shards)) if done[n])
+    segments = _segments(plane_shape(config.autoencoder))
+    outcomes = {n: _read(paths[n].with_suffix(".json")) for n in range(len(shards)) if done[n]}
+    writing = jax.process_index() == 0
+    with tqdm(total=total, initial=ready, desc=f"encode {split}", unit="pair", disable=not writing) as progress:
+        for number in missing:
+            shard = _ShardWriter(paths[number], segments, writing)
+            while shard.count < len(shards[number]):
+                latents, facts = next(batches)
+                shard.write(latents, facts)
+                progress.update(len(latents))
+            outcomes[number] = shard.close()
+    batches.close()
+    return [outcomes[number] for number in range(len(shards))]
+
+
+class _ShardWriter:
+    """Writes a file of pairs and adds up their statistics. Only where `writing` it touches the disk."""
+
+    def __init__(self, path: pathlib.Path, segments: dict[str, slice], writing: bool):
+        self._path, self._segments, self._writer, self._size = path, segments, None, 0
+        self._unfinished = path.with_suffix(".unfinished")
+        self.count, self._sums = 0, {}
+        if writing:
+            from array_record.python.array_record_module import ArrayRecordWriter
+
+            self._writer = ArrayRecordWriter(str(self._unfinished), "group_size:1")
+
+    def write(self, latents: np.ndarray, facts: dict[str, np.ndarray]) -> None:
+        """latents: float32 (b, clips, positions, channels); facts: fields of HEADER, (b,) each."""
+        headers = np.zeros(len(latents), HEADER)
+        for name, values in facts.items():
+            headers[name] = values
+        for header, pair in zip(headers, latents, strict=True):
+            record = header.tobytes() + pair.tobytes()
+            self._size += len(record)
+            if self._writer:
+                self._writer.write(record)
+        self.count += len(latents)
+        clips = latents[:, 1].astype(np.float64)
+        for plane, segment in self._segments.items():
+            part = clips[:, segment]
+            moments = np.stack([part.sum(axis=(0, 1)), np.square(part).sum(axis=(0, 1))])
+            self._sums[plane] = self._sums.get(plane, 0) + moments
+
+    def close(self) -> dict[str, Any]:
+        """Gives the file its name; returns, and writes beside it, its statistics."""
+        sums = {plane: moments.tolist() for plane, moments in self._sums.items()}
+        sizes = {plane: segment.stop - segment.start for plane, segment in self._segments.items()}
+        outcome = {"count": self.count, "bytes": self._size, "positions": sizes, "sums": sums}
+        if self._writer:
+            self._writer.close()
+            os.replace(self._unfinished, self._path)
+            _write(self._path.with_suffix(".json"), outcome)
+        return outcome
+
+
+def _clips(config: Config) -> int:
+    """Clips of a window: the previous one and the clip, perhaps the next one."""
+    return 3 if config.unet.cond_next else 2
+
+
+def _without_missing(latents: np.ndarray, facts: dict[str, np.ndarray]) -> np.ndarray:
+    """Latents (b, clips, ...) with zeros for clips that aren't there: what encodes black is not their latent."""
+    for slot, name in ((0, "has_previous"), (2, "has_next")):
+        if name in facts:
+            latents = np.where(
+                (np.arange(latents.shape[1]) == slot)[:, None, None] & (facts[name] == 0)[:, None, None, None],
+                np.float32(0),
+                latents,
+            )
+    return latents
+
+
+def _rows(facts: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    for row in range(len(facts["label"])):
+        yield {name: values[row] for name, values in facts.items() if name in HEADER.names}
+
+
+def _item(latents: np.ndarray, facts: Any) -> dict[str, np.ndarray]:
+    """What stage 2 takes, of latents (clips, positions, channels) and the fields of HEADER."""
+    item = {"previous": latents[0], "clip": latents[1], "has_previous": np.bool_(facts["has_previous"])}
+    if len(latents) == 3:
+        item |= {"next": latents[2], "has_next": np.bool_(facts["has_next"])}
+    return item | {"label": np.int32(facts["label"])}
+
+
+def _segments(shape: PlaneShape) -> dict[str, slice]:
+    """Which positions of packed latents belong to each plane."""
+    sizes = {
+        "yx": shape.height * shape.width,
+        "tx": shape.frames * shape.width,
+        "ty": shape.frames * shape.height,
+    }
+    ends = np.cumsum(list(sizes.values())).tolist()
+    return {plane: slice(end - size, end) for (plane, size), end in zip(sizes.items(), ends, strict=True)}
+
+
+def _merge(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Statistics of the latents of all shards: over everything, and of each plane's channels."""
+    pairs = sum(outcome["count"] for outcome in outcomes)
+    positions = outcomes[0]["positions"]
+    sums = {plane: sum(np.array(outcome["sums"][plane]) for outcome in outcomes) for plane in positions}
+    planes = {}
+    for plane, moments in sums.items():
+        mean, square = moments / (pairs * positions[plane])
+        planes[plane] = {"mean": mean.tolist(), "std": np.sqrt(np.maximum(square - mean**2, 0)).tolist()}
+    mean, square = sum(moments.mean(axis=1) for moments in sums.values()) / (pairs * sum(positions.values()))
+    size = sum(outcome["bytes"] for outcome in outcomes)
+    std = float(np.sqrt(max(square - mean**2, 0)))
+    return {"mean": float(mean), "std": std, "planes": planes, "bytes_per_pair": size // pairs}
+
+
+def _summary(folder: pathlib.Path, index: dict[str, Any]) -> EncodeSummary:
+    return EncodeSummary(folder, index["counts"], index["mean"], index["std"], index["bytes_per_pair"])
+
+
+def _local_rows(array: jax.Array) -> np.ndarray:
+    """This process's rows of a batch that is split over all devices."""
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def _shard(folder: pathlib.Path, split: str, number: int, count: int) -> pathlib.Path:
+    return folder / f"{split}-{number:05d}-of-{count:05d}.array_record"
 
 
 def _decisive(config: Config) -> dict[str, Any]:
     values = {name: value for name, value in config_to_dict(config).items() if name in DECISIVE}
-    for name in ("threads", "prefetch"):
-        values["data"].pop(name)
-    values["encode"].pop("batch_size")
-    return {"settings": values}
+    for section, names in FREE.items():
+        values[section] = {name: value for name, value in values[section].items() if name not in names}
+    return {"settings": values | {"clips": _clips(config)}}
 
 
-def _read_index(folder: pathlib.Path) -> dict[str, Any]:
-    return json.loads((folder / "index.json").read_text())
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def _write(path: pathlib.Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
 
 
 def _check_same(made_by: dict[str, Any], wanted: dict[str, Any], folder: pathlib.Path) -> None:
@@ -209,4 +479,13 @@ def _check_same(made_by: dict[str, Any], wanted: dict[str, Any], folder: pathlib
             f"the latents in {folder} were made by another autoencoder "
             f"({made_by['autoencoder'][:12]}, this run's is {wanted['autoencoder'][:12]}); remove them to encode anew"
         )
-    check_settings(made_by["settings"], wanted["settings"], ())
+    check_settings(_with_defaults(made_by["settings"]), wanted["settings"], ())
+
+
+def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an older version, which knew fewer fields."""
+    defaults = _decisive(Config())["settings"]
+    return {
+        name: defaults[name] | value if isinstance(value, dict) and name in defaults else value
+        for name, value in settings.items()
+    }

@@ -42,3 +42,8 @@ def dataset(tmp_path_factory):
 @pytest.fixture
 def read_numbers():
     return frame_numbers
+
+
+@pytest.fixture
+def numbered():
+    return numbered_frames

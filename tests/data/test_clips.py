@@ -8,7 +8,9 @@ from pvdm_jax.data.clips import (
     center_crop_resize,
     center_window,
     crop_window,
+    lengthen,
     random_crop,
+    resample,
     resize_bilinear,
     shrunk_size,
     train_range,
@@ -120,3 +122,27 @@ def test_unknown_method_is_refused():
 )
 def test_train_range(frames, span, holdout, expected):
     assert train_range(frames, span, holdout) == expected
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "target", "expected"),
+    [
+        (10, 30.0, 10.0, [0, 3, 6, 9]),
+        (9, 30.0, 10.0, [0, 3, 6]),
+        (10, 25.0, 10.0, [0, 3, 5, 8]),  # at 0, 2.5, 5 and 7.5 frames
+        (3, 10.0, 20.0, [0, 1, 1, 2, 2]),  # faster than it plays: frames repeat
+        (4, 24.0, 24.0, [0, 1, 2, 3]),
+    ],
+)
+def test_resampling_takes_the_nearest_frames(frames, fps, target, expected):
+    assert list(resample(frames, fps, target)) == expected
+
+
+def test_short_videos_are_left_out_repeated_or_held():
+    places = range(3, 6)
+    assert list(lengthen(places, 2, 2, "skip")) == []
+    assert list(lengthen(places, 2, 2, "loop")) == [3, 4, 5, 3, 4, 5, 3, 4]  # two clips of 4 frames
+    assert list(lengthen(places, 2, 2, "pad")) == [3, 4, 5, 5]  # one, so that none lies before it
+    for policy in ("skip", "loop", "pad"):
+        assert list(lengthen(range(4), 2, 2, policy)) == [0, 1, 2, 3]
+        assert list(lengthen(range(0), 2, 2, policy)) == []

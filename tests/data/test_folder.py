@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from pvdm_jax.data.builders import folder as builder
 from pvdm_jax.data.builders.folder import prepare
 from pvdm_jax.media import VideoError, decode_video, read_video, write_video
 
@@ -112,6 +113,7 @@ class WithoutTensorFlow:
         return None if name.split(".")[0] == "tensorflow" else self.finder.find_spec(name, path, target)
 sys.meta_path[:] = [WithoutTensorFlow(finder) for finder in sys.meta_path]
 from pvdm_jax.config import AutoencoderConfig, DataConfig
+from pvdm_jax.data.builders import folder as builder
 from pvdm_jax.data.builders.folder import prepare
 from pvdm_jax.data.sources import open_source
 prepare({str(folder)!r}, {str(tmp_path / "out")!r})
@@ -122,3 +124,69 @@ print(len(source), source[1].read(0, 16).shape)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "4 (16, 32, 32, 3)"
+
+
+def names_in(path):
+    return [record["name"].decode() for record in tfds.builder_from_directory(path).as_data_source("train")]
+
+
+def test_a_killed_prepare_goes_on_where_it_was(folder, tmp_path, monkeypatch):
+    """Killed in the third of four shards: the first two are kept, and the dataset is as if nothing had happened."""
+    monkeypatch.setattr(builder, "SHARD_VIDEOS", 2)
+    prepare(folder, tmp_path / "whole", workers=1)
+    write_shard = builder.write_shard
+
+    def killed(path, *rest):
+        if path.name == "shard-00002.array_record":
+            raise KeyboardInterrupt
+        write_shard(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "write_shard", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(folder, tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+    unfinished = tmp_path / ".out.unfinished"
+    assert sorted(path.name for path in unfinished.glob("*.json"))[-2:] == ["shard-00000.json", "shard-00001.json"]
+    made = []
+    monkeypatch.setattr(builder, "write_shard", lambda path, *rest: made.append(path.name) or write_shard(path, *rest))
+    assert prepare(folder, tmp_path / "out", workers=1) == prepare_summary(tmp_path / "whole")
+    assert made == ["shard-00002.array_record", "shard-00003.array_record"]
+    assert names_in(tmp_path / "out") == names_in(tmp_path / "whole")
+    assert not unfinished.exists() and not (tmp_path / ".out.lock").exists()
+
+
+def prepare_summary(path):
+    return builder.Summary(**json.loads((path / "summary.json").read_text()))
+
+
+def test_other_videos_or_options_start_anew(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(builder, "_finish", lambda *args: None)
+    prepare(folder, tmp_path / "out")
+    monkeypatch.undo()
+    (folder / "top.mp4").unlink()
+    assert prepare(folder, tmp_path / "out").count == 3
+    assert "begun for other videos or options; starting anew" in capsys.readouterr().out
+    assert "top.mp4" not in names_in(tmp_path / "out")
+
+
+def test_two_cannot_make_the_same_dataset(folder, tmp_path):
+    with builder._only_one(tmp_path / ".out.unfinished", tmp_path / "out"):
+        with pytest.raises(FileExistsError, match="out: another process is making it right now"):
+            prepare(folder, tmp_path / "out")
+
+
+def test_classes_without_a_usable_video_are_none(folder, tmp_path):
+    """jump has only a broken file; its place among the classes isn't left empty."""
+    assert prepare(folder, tmp_path / "out").classes == {"run": 1, "walk": 2}
+    dataset = tfds.builder_from_directory(tmp_path / "out")
+    assert dataset.info.features["label"].names == ["run", "walk"]
+    assert dataset.info.metadata["videos"]["train"][1]["label"] == 0
+
+
+@pytest.mark.slow
+def test_worker_processes_make_the_same_dataset(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(builder, "SHARD_VIDEOS", 1)
+    one = prepare(folder, tmp_path / "one", workers=1)
+    assert prepare(folder, tmp_path / "two", workers=2) == one
+    assert names_in(tmp_path / "one") == names_in(tmp_path / "two")

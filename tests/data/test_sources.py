@@ -9,6 +9,7 @@ from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig
 from pvdm_jax.data import prepared
 from pvdm_jax.data.builders.folder import prepare
 from pvdm_jax.data.clips import Crop
+from pvdm_jax.data.loader import clip_pairs
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.media import VideoError, write_video
 
@@ -117,3 +118,62 @@ def test_too_short_videos_name_the_longest(dataset):
 def test_unknown_split_is_refused():
     with pytest.raises(ValueError, match="split is 'test'; choose one of train, holdout"):
         open_source(DataConfig(), CLIP, "test", seed=0)
+
+
+def test_target_rate_and_stride_choose_frames(dataset, read_numbers):
+    """The videos play at 10 frames a second."""
+    data = DataConfig(source="tfds", path=dataset, fps=5.0, holdout=0.0)
+    video = open_source(data, CLIP, "train", seed=0)[1]
+    assert video.name == "walk/long.mp4" and video.frames == 40
+    assert read_numbers(video.read(3, 8)) == list(range(6, 22, 2))
+    assert read_numbers(video.read(3, 4, 3)) == [6, 12, 18, 24]
+    data = dataclasses.replace(data, holdout=0.3)
+    parts = [numbers(open_source(data, CLIP, split, seed=0), read_numbers) for split in ("train", "holdout")]
+    assert parts[0]["walk/long.mp4"] == list(range(0, 56, 2)) and parts[1]["walk/long.mp4"] == list(range(56, 80, 2))
+
+
+def test_faster_than_the_videos_no_frame_is_in_both_parts(dataset, read_numbers):
+    data = DataConfig(source="tfds", path=dataset, fps=25.0, holdout=0.4)
+    train, held_out = (numbers(open_source(data, CLIP, s, seed=0), read_numbers) for s in ("train", "holdout"))
+    for name in held_out:
+        assert not set(train[name]) & set(held_out[name])
+
+
+def test_a_target_rate_needs_videos_that_say_theirs(tmp_path):
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", np.zeros((20, 8, 8, 3), np.uint8))
+    prepare(tmp_path / "in", tmp_path / "data")
+    with pytest.raises(ConfigError, match="data.fps is 5.0; the dataset doesn't say how fast a.npy plays; .*--fps"):
+        open_source(DataConfig(source="tfds", path=str(tmp_path / "data"), fps=5.0), CLIP, "train", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("loop", [i % 5 for i in range(16)]), ("pad", [0, 1, 2, 3, 4, 4, 4, 4])]
+)
+def test_short_videos_are_used_if_asked_for(tmp_path, read_numbers, numbered, policy, expected):
+    write_video(tmp_path / "in" / "short.mp4", numbered(5), fps=10)
+    write_video(tmp_path / "in" / "long.mp4", numbered(40), fps=10)
+    prepare(tmp_path / "in", tmp_path / "data", min_frames=1)
+    data = DataConfig(source="tfds", path=str(tmp_path / "data"), short_videos=policy)
+    source = open_source(data, CLIP, "train", seed=0)
+    short = next(source[i] for i in range(2) if source[i].name == "short.mp4")
+    assert read_numbers(short.read(0, short.frames)) == expected
+    pairs = clip_pairs(source, CLIP, data, windows=1, seed=0)
+    marked = {source[i].name: bool(pairs[i]["has_previous"]) for i in range(2)}
+    assert marked == {"long.mp4": True, "short.mp4": policy == "loop"}
+    skipping = open_source(dataclasses.replace(data, short_videos="skip"), CLIP, "train", seed=0)
+    assert len(skipping) == 1 and skipping.left_out == ["short.mp4"]
+
+
+def test_splits_train_and_evaluate_on_different_videos(tmp_path, read_numbers, numbered):
+    for name in ("train/a", "train/b", "test/c"):
+        write_video(tmp_path / "in" / f"{name}.mp4", numbered(20), fps=10)
+    prepare(tmp_path / "in", tmp_path / "data")
+    data = DataConfig(source="tfds", path=str(tmp_path / "data"), eval_split="test")
+    parts = [numbers(open_source(data, CLIP, split, seed=0), read_numbers) for split in ("train", "holdout")]
+    assert {name: len(frames) for name, frames in parts[0].items()} == {"train/a.mp4": 20, "train/b.mp4": 20}
+    assert {name: len(frames) for name, frames in parts[1].items()} == {"test/c.mp4": 20}
+    everything = open_source(dataclasses.replace(data, split="all", eval_split=""), CLIP, "train", seed=0)
+    assert len(everything) == 3
+    with pytest.raises(ConfigError, match="data.eval_split is 'val'; the dataset has train, test"):
+        open_source(dataclasses.replace(data, eval_split="val"), CLIP, "holdout", seed=0)

@@ -229,7 +229,8 @@ def _make(folder: pathlib.Path, jobs: list[_Job], classes: list[str], options: O
                     finished, waiting = futures.wait(waiting, timeout=0.5, return_when=futures.FIRST_EXCEPTION)
                     for future in finished:
                         future.result()
-                    progress.update(counter.value - progress.n)
+                    if counter.value > progress.n:
+                        progress.update(counter.value - progress.n)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

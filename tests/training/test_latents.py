@@ -1,0 +1,239 @@
+"""The latents that stage 2 trains from: cached in shards that survive a kill, or made on the fly with equal numbers."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from pvdm_jax.config import (
+    AutoencoderConfig,
+    AutoencoderTrainingConfig,
+    Config,
+    ConfigError,
+    DataConfig,
+    DiffusionTrainingConfig,
+    EncodeConfig,
+    MeshConfig,
+    SampleConfig,
+    UNetConfig,
+)
+from pvdm_jax.data.loader import clip_pairs
+from pvdm_jax.data.sources import open_source
+from pvdm_jax.models import functional
+from pvdm_jax.sharding import make_mesh
+from pvdm_jax.training import autoencoder, diffusion, latents
+
+SIZES = dict(channels=32, depth=1, num_heads=2, head_dim=16, mlp_ratio=2)
+PLANES = dict(plane_depth=1, plane_num_heads=2, plane_head_dim=16, plane_mlp_dim=32)
+STAGE = dict(batch_size=4, log_every=1, eval_every=9, eval_clips=4, checkpoint_every=9)
+CONFIG = Config(
+    data=DataConfig(synthetic_videos=5, synthetic_frames=14, flip=True, crop_scale=0.8),
+    autoencoder=AutoencoderConfig(frames=4, height=16, width=24, patch_size=4, **SIZES, **PLANES),
+    unet=UNetConfig(
+        model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=2, num_classes=3
+    ),
+    train_autoencoder=AutoencoderTrainingConfig(steps=1, **STAGE),
+    encode=EncodeConfig(windows=2, batch_size=3),
+    train_diffusion=DiffusionTrainingConfig(steps=2, **STAGE),
+    sample=SampleConfig(steps=2, later_steps=2),
+)
+
+
+def changed(config=CONFIG, **groups):
+    """`config` with changed(data={"stride": 2})."""
+    made = {name: dataclasses.replace(getattr(config, name), **values) for name, values in groups.items()}
+    return dataclasses.replace(config, **made)
+
+
+@pytest.fixture(scope="module")
+def stage_one(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    autoencoder.train(CONFIG, workdir)
+    return workdir
+
+
+@pytest.fixture
+def workdir(stage_one, tmp_path):
+    shutil.copytree(stage_one, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def cached(stage_one, tmp_path_factory):
+    """A run with a cache in shards of four pairs."""
+    path = tmp_path_factory.mktemp("cached") / "run"
+    shutil.copytree(stage_one, path)
+    before, latents.SHARD_PAIRS = latents.SHARD_PAIRS, 4
+    try:
+        latents.encode(CONFIG, path)
+    finally:
+        latents.SHARD_PAIRS = before
+    return path
+
+
+def files(workdir):
+    return {path.name: path.read_bytes() for path in (workdir / "latents").iterdir() if path.suffix != ".json"}
+
+
+def test_shards_know_their_windows_and_what_made_them(cached):
+    names = sorted(path.name for path in (cached / "latents").glob("*.array_record"))
+    assert names == [
+        f"{s}-0000{i}-of-0000{n}.array_record" for s, n in (("holdout", 2), ("train", 3)) for i in range(n)
+    ]
+    graphdef, params = latents.load_autoencoder(CONFIG.autoencoder, cached)
+    cache = latents.open_latents(CONFIG, cached, "train")
+    assert cache.identity == latents.fingerprint(params) and len(cache) == 10
+    source = open_source(CONFIG.data, CONFIG.autoencoder, "train", CONFIG.seed)
+    pairs = clip_pairs(source, CONFIG.autoencoder, CONFIG.data, 2, CONFIG.seed)
+    model, mirrored = functional.merge(graphdef, params), set()
+    for i in range(10):
+        window, pair, item = cache.window(i), pairs[i], cache[i]
+        assert window["name"] == source[i // 2].name and item["label"] == source[i // 2].label
+        assert (window["start"], window["mirrored"]) == (pair["start"], pair["mirrored"])
+        np.testing.assert_allclose(window["crop"], pair["crop"])
+        mirrored.add(window["mirrored"])
+        if i in (0, 9):
+            expected = model.encode(autoencoder.to_float(pair["video"].reshape(2, 4, 16, 24, 3))).pack()
+            np.testing.assert_allclose(np.stack([item["previous"], item["clip"]]), expected, atol=1e-5)
+    assert mirrored == {True, False}
+
+
+def test_statistics_are_those_of_the_clips(cached):
+    index = json.loads((cached / "latents" / "index.json").read_text())
+    cache = latents.open_latents(CONFIG, cached, "train")
+    clips = np.stack([cache[i]["clip"] for i in range(len(cache))]).astype(np.float64)
+    assert index["mean"] == pytest.approx(clips.mean()) and index["std"] == pytest.approx(clips.std())
+    rows, columns, frames = cache.shape.height, cache.shape.width, cache.shape.frames
+    bounds = np.cumsum([0, rows * columns, frames * columns, frames * rows])
+    for plane, first, end in zip(("yx", "tx", "ty"), bounds[:-1], bounds[1:], strict=True):
+        np.testing.assert_allclose(index["planes"][plane]["mean"], clips[:, first:end].mean(axis=(0, 1)), rtol=1e-6)
+        np.testing.assert_allclose(index["planes"][plane]["std"], clips[:, first:end].std(axis=(0, 1)), rtol=1e-5)
+    assert index["bytes_per_pair"] == 2 * cache.shape.positions * 4 * 4 + latents.HEADER.itemsize
+
+
+def test_a_killed_encoding_goes_on_with_the_same_bytes(cached, workdir, monkeypatch):
+    """Killed while the third of three shards is written: the first two are kept, and all end up the same."""
+    monkeypatch.setattr(latents, "SHARD_PAIRS", 4)
+    close = latents._ShardWriter.close
+
+    def killed(writer):
+        if "train-00002" in writer._path.name:
+            raise KeyboardInterrupt
+        return close(writer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(latents._ShardWriter, "close", killed)
+        with pytest.raises(KeyboardInterrupt):
+            latents.encode(CONFIG, workdir)
+    with pytest.raises(ConfigError, match="begun, but aren't finished"):
+        latents.open_latents(CONFIG, workdir, "train")
+    kept = workdir / "latents" / "train-00000-of-00003.array_record"
+    before = kept.stat().st_mtime_ns
+    latents.encode(CONFIG, workdir)
+    assert kept.stat().st_mtime_ns == before
+    one, other = latents.open_latents(CONFIG, cached, "train"), latents.open_latents(CONFIG, workdir, "train")
+    for i in range(10):
+        jax.tree.map(np.testing.assert_array_equal, one[i], other[i])
+    indexes = [json.loads((path / "latents" / "index.json").read_text()) for path in (cached, workdir)]
+    assert indexes[0] == indexes[1]
+    assert not list((workdir / "latents").glob("*unfinished")) and not (workdir / "latents" / "encoding.json").exists()
+
+
+def test_what_another_autoencoder_began_is_refused(workdir):
+    folder = workdir / "latents"
+    folder.mkdir()
+    settings = latents._decisive(CONFIG)
+    (folder / "encoding.json").write_text(json.dumps({"made_by": {"autoencoder": "0" * 64} | settings}))
+    with pytest.raises(ConfigError, match="made by another autoencoder"):
+        latents.encode(CONFIG, workdir)
+    identity = latents.fingerprint(latents.load_autoencoder(CONFIG.autoencoder, workdir)[1])
+    (folder / "encoding.json").write_text(json.dumps({"made_by": {"autoencoder": identity} | settings}))
+    with pytest.raises(ConfigError, match="data.flip is False"):
+        latents.encode(changed(data={"flip": False}), workdir)
+
+
+def test_older_caches_are_told_from_others(cached, workdir):
+    shutil.copytree(cached / "latents", workdir / "latents")
+    path = workdir / "latents" / "index.json"
+    index = json.loads(path.read_text())
+    del index["made_by"]["settings"]["data"]["short_videos"]  # a field that is new, and has its default
+    path.write_text(json.dumps(index))
+    assert len(latents.open_latents(CONFIG, workdir, "train")) == 10
+    del index["shards"]
+    path.write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="older version; remove them"):
+        latents.open_latents(CONFIG, workdir, "train")
+
+
+def test_pixels_give_the_numbers_of_the_cache(cached):
+    fly = changed(encode={"cache": False})
+    mesh = make_mesh(MeshConfig())
+    (cache, kept), (pixels, made) = (latents.training_latents(c, cached, mesh) for c in (CONFIG, fly))
+    assert (cache.shape, cache.identity, cache.class_names) == (pixels.shape, pixels.identity, pixels.class_names)
+    streams = [source.batches(CONFIG if source is cache else fly, 4, 2) for source in (cache, pixels)]
+    for _ in range(3):
+        one, other = (next(stream) for stream in streams)
+        assert one.keys() == other.keys()
+        for name in one:
+            assert one[name].dtype == other[name].dtype
+            np.testing.assert_allclose(one[name], other[name], atol=1e-5)
+    for stream in streams:
+        stream.close()
+    assert len(kept) == len(made)
+    for one, other in zip(kept, made, strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, other)
+
+
+@pytest.mark.slow
+def test_stage_two_trains_from_pixels_alike(cached, workdir):
+    def losses(run):
+        lines = [json.loads(line) for line in (run / "diffusion" / "metrics.jsonl").read_text().splitlines()]
+        return [line["train/loss"] for line in lines if "train/loss" in line]
+
+    diffusion.train(changed(encode={"cache": False}), workdir)
+    assert not (workdir / "latents").exists()
+    shutil.copytree(cached, workdir.parent / "other")
+    diffusion.train(CONFIG, workdir.parent / "other")
+    np.testing.assert_allclose(losses(workdir), losses(workdir.parent / "other"), rtol=1e-4)
+
+
+def test_a_cache_of_nothing_is_refused(workdir):
+    with pytest.raises(ConfigError, match="encode.windows is 0; .* needs encode.cache=False"):
+        EncodeConfig(windows=0)
+    with pytest.raises(ConfigError, match="encode.cache is False"):
+        latents.encode(changed(encode={"cache": False}), workdir)
+
+
+def test_windows_of_three_clips_for_a_denoiser_that_takes_the_next_one(workdir):
+    config = changed(data={"synthetic_frames": 14, "crop_scale": 1.0, "flip": False}, unet={"cond_next": True})
+    latents.encode(config, workdir)
+    cache = latents.open_latents(config, workdir, "train")
+    item = cache[3]
+    assert item["next"].shape == item["clip"].shape and item["has_next"] and item["has_previous"]
+    source = open_source(config.data, config.autoencoder, "train", config.seed)
+    video = source[1].read(cache.window(3)["start"], 12).reshape(3, 4, 16, 24, 3)
+    graphdef, params = latents.load_autoencoder(config.autoencoder, workdir)
+    expected = functional.merge(graphdef, params).encode(autoencoder.to_float(video)).pack()
+    found = np.stack([item["previous"], item["clip"], item["next"]])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(ConfigError, match="clips is 2"):
+        latents.open_latents(changed(config, unet={"cond_next": False}), workdir, "train")
+
+
+def test_videos_of_two_clips_have_either_neighbour():
+    config = changed(data={"synthetic_frames": 10, "crop_scale": 1.0, "flip": False})
+    source = open_source(config.data, config.autoencoder, "train", 0)
+    triples = clip_pairs(source, config.autoencoder, config.data, 6, 0, clips=3)
+    seen = set()
+    for i in range(len(triples)):
+        item = triples[i]
+        known = (bool(item["has_previous"]), bool(item["has_next"]))
+        seen.add(known)
+        first = 0 if known[0] else 4
+        expected = source[i // 6].read(int(item["start"]), 8)
+        np.testing.assert_array_equal(item["video"][first : first + 8], expected)
+        assert (np.delete(item["video"], np.s_[first : first + 8], axis=0) == 0).all()
+    assert seen == {(True, False), (False, True)}

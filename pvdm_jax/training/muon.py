@@ -22,7 +22,7 @@ def dimension_numbers(params: Any) -> Any:
     """
 
     def numbers(path: Any, leaf: jax.Array) -> MuonDimensionNumbers | None:
-        top, *_, name = [entry.key for entry in path]
+        top, name = path[0].key, path[-1].key
         if name != "kernel" or top in ENDS:
             return None
         inputs = tuple(range(leaf.ndim - 1)) if leaf.ndim == 4 else (leaf.ndim - 2,)

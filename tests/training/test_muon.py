@@ -22,11 +22,12 @@ def params():
 
 
 def test_hidden_kernels_are_matrices_and_the_rest_is_not(params):
-    numbers = dimension_numbers(params | {"conv_in": {"kernel": params["mid"]["conv"]["kernel"]}})
+    numbers = dimension_numbers(params | {"conv_in": params["mid"]["conv"], "colour_bias": np.zeros(3, np.float32)})
     assert numbers["blocks"]["up"]["kernel"] == ((1,), (2,))
     assert numbers["mid"]["conv"]["kernel"] == ((0, 1, 2), (3,))
     assert numbers["blocks"]["up"]["bias"] is None
     assert numbers["conv_in"]["kernel"] is None
+    assert numbers["colour_bias"] is None
 
 
 def test_a_first_update_is_orthogonal(params):

@@ -49,13 +49,15 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "pillow>=11",
+        "safetensors>=0.5",
         "scipy>=1.14",
         "tensorboardX>=2.6.5",
         "tensorflow-datasets>=4.9.10",
         "tqdm>=4.67",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.8", "ruff>=0.17.6"],
+        "export": ["flatbuffers>=24.3"],  # `pvdm export --sampler-program`
+        "test": ["flatbuffers>=24.3", "pytest>=8", "pytest-xdist>=3.8", "ruff>=0.17.6"],
         "cuda": ["jax[cuda12]>=0.10"],
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],

@@ -26,14 +26,25 @@ from pvdm_jax.triplane import Planes, unpack
 
 
 def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
-    """The model of a run's folder. Before stage 2's first checkpoint, it can encode, decode and reconstruct.
+    """The model of a run's folder or of a model folder. Without a denoiser (before stage 2's first checkpoint), it can
+    encode, decode and reconstruct.
 
     mesh: the devices to use (None: all of this process's, each with a copy of the weights), whatever the run was
-    trained on. Raises FileNotFoundError where the folder holds no trained autoencoder.
+    trained on. Raises FileNotFoundError where the folder holds no trained autoencoder, ConfigError for a model folder
+    that is damaged.
     """
+    from pvdm_jax import model_folder
     from pvdm_jax.checkpoint import read_part
     from pvdm_jax.training import autoencoder, diffusion, latents
 
+    if model_folder.is_model_folder(directory):
+        model = model_folder.read_model(directory)
+        if model.autoencoder is None:
+            raise FileNotFoundError(
+                f"{directory} holds no autoencoder; pvdm convert --autoencoder=... --denoiser={directory} --output=... "
+                "makes a folder of both"
+            )
+        return PVDM(model.config, model.autoencoder, model.denoiser, model.class_names, mesh)
     directory = pathlib.Path(directory)
     stage = directory / autoencoder.FOLDER
     if not (stage / "config.json").exists():
@@ -60,6 +71,8 @@ class PVDM:
     `config.sample`. The devices are those of this process: several hosts share videos, not the work on one of them.
     """
 
+    make_program = SamplingProgram  # of the configuration
+
     def __init__(
         self,
         config: Config,
@@ -69,7 +82,7 @@ class PVDM:
         mesh: Mesh | None = None,
     ):
         self.config, self.class_names = config, class_names
-        self.program = SamplingProgram(config)
+        self.program = self.make_program(config)
         self.plane_shape = self.program.plane_shape
         self.mesh = mesh or sharding.make_mesh(MeshConfig(), jax.local_devices())
         weights = {"autoencoder": autoencoder} | ({} if denoiser is None else {"denoiser": denoiser})

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pvdm_jax
-from pvdm_jax.cli import data, train, use
+from pvdm_jax.cli import convert, data, evaluate, measure, train, use
+from pvdm_jax.cli.allocator import keep_memory
 from pvdm_jax.cli.arguments import command_adder
 from pvdm_jax.config import ConfigError
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = " (fields are set by --config.some.field=value)" if "config" in args else ""
         parser.error(f"unrecognized arguments: {' '.join(overrides)}{hint}")
     args.overrides = overrides
+    keep_memory()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compilation_cache()))  # read when jax is first imported
 
     from pvdm_jax.media import VideoError
@@ -62,6 +64,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pvdm_jax {pvdm_jax.__version__}")
     add = command_adder(parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
-    for group in (train, data, use):
+    for group in (train, data, use, evaluate, convert, measure):
         group.add_commands(add)
     return parser

@@ -78,6 +78,23 @@ def _reconstruct(args: argparse.Namespace) -> None:
     )
 
 
+def _export(args: argparse.Namespace) -> None:
+    from pvdm_jax import export
+
+    folder = export.export(
+        args.model,
+        args.output,
+        dtype=args.dtype,
+        sampler=args.sampler_program,
+        num_frames=args.num_frames,
+        options=_sampling_options(args),
+        platforms=args.platforms.split(","),
+        batch_size=args.batch_size,
+        weights_inside=args.weights_inside,
+    )
+    print(f"exported to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+
+
 # Options of sampling that are fields of SampleConfig as they are; --steps sets two.
 _FIELDS = (
     *("sampler", "grid", "eta", "guidance", "class_guidance", "guidance_from", "guidance_to"),
@@ -173,6 +190,25 @@ def add_commands(add: AddCommand) -> None:
     _add_source(command)
     command.add_argument("--max-frames", type=positive, default=128, help="of each video's start (default: 128)")
 
+    command = add(
+        "export",
+        _export,
+        "make a model folder to share, and a sampler that runs without pvdm_jax",
+        "pvdm export --model=runs/demo --output=exported/demo --sampler-program --steps=50",
+    )
+    command.add_argument("--model", type=Path, required=True, help="folder of a run with trained stages")
+    command.add_argument("--output", type=Path, required=True, help="the model folder, new or empty")
+    help = "of the weight files: float32, bfloat16 or float16 (default: float32)"
+    command.add_argument("--dtype", default="float32", help=help)
+    help = "also write sampler.jax: the whole sampler as a portable program (needs the extra pvdm_jax[export])"
+    command.add_argument("--sampler-program", action="store_true", help=help)
+    command.add_argument("--num-frames", type=positive, help="of the program's videos (default: one clip)")
+    help = "that the program runs on, of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)"
+    command.add_argument("--platforms", default="cpu,cuda,tpu", help=help)
+    command.add_argument("--batch-size", type=positive, help="of the program (default: any)")
+    command.add_argument("--weights-inside", action="store_true", help="put the weights into the program")
+    _add_settings(command)
+
 
 def _add_source(command: argparse.ArgumentParser) -> None:
     help = "video files, and folders of them"
@@ -191,6 +227,11 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch-size", type=positive, default=4, help=help)
     help = "classes to generate in turn, by name or number: 3,7"
     command.add_argument("--classes", nargs="+", metavar="NAME", help=help)
+    _add_settings(command)
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    """Fields of SampleConfig."""
     group = command.add_argument_group("sampling", "What is not given is as in the model's configuration.")
     help = "denoising steps, or FIRST/LATER: of a first clip and of each continuation, such as 400/20"
     group.add_argument("--steps", type=_steps, metavar="STEPS", help=help)

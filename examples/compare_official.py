@@ -1,0 +1,285 @@
+"""Times the official PyTorch code and this package on the same machine, with the same weights and inputs.
+
+    python examples/compare_official.py --official=DIR [--compile] [--only encode decode ...] [--repeats=3]
+
+DIR is a copy of github.com/sihyun-yu/PVDM at commit 793172f; both PyTorch and JAX are needed. Each side runs in a
+process of its own, one after the other, in float32 at the paper's sizes, one clip at a time. Forward results of the two
+are compared. `--compile` times the official code under torch.compile too. Prints a table of medians and ratios.
+
+The official autoencoder's training step needs more memory than 24 GB at 256 x 256: it is timed on clips of
+160 x 160. A 100-step DDIM run is 25 times one of 4 steps.
+"""
+
+import argparse
+import gc
+import importlib.util
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+REFERENCE = pathlib.Path(__file__).parent.parent / "tests" / "reference"
+OPERATIONS = ("encode", "decode", "autoencoder_train", "denoiser", "denoiser_train", "ddim100")
+TRAIN_SIZE, DDIM_STEPS = 160, 4
+
+
+def load(name: str):
+    """A module of the reference folder."""
+    sys.path.insert(0, str(REFERENCE))
+    spec = importlib.util.spec_from_file_location(name, REFERENCE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def weights(name: str) -> dict[str, np.ndarray]:
+    """The reference weights of the paper's autoencoder or denoiser, under their official names."""
+    info = json.loads((REFERENCE / f"{name}_paper.json").read_text())
+    return load("recipe").weights(info["weights"], info["seed"])
+
+
+def inputs() -> dict[str, np.ndarray]:
+    recipe = load("recipe")
+    video, small = (recipe.video(16, size, size, seed=5, batch=1).astype(np.float32) for size in (256, TRAIN_SIZE))
+    x, cond, noise = (recipe.noise((1, 4, 2048), 5, name) for name in ("x", "cond", "noise"))
+    return {"video": video, "small": small, "x": x, "cond": np.tanh(cond), "noise": noise}
+
+
+def timed(function, repeats: int) -> dict:
+    """Seconds of the calls of a function that returns when its result is ready; the first call is apart."""
+    began = time.perf_counter()
+    result = function()
+    first = time.perf_counter() - began
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        result = function()
+        seconds.append(time.perf_counter() - began)
+    return {"first": first, "seconds": seconds, "result": result}
+
+
+def official(folder: pathlib.Path, only: list[str], repeats: int, compiled: bool):
+    """Yields (operation, timing) of the official code."""
+    import torch
+
+    load("make_official").prepare(folder)
+    from models.autoencoder.autoencoder_vit import ViTAutoencoder
+    from models.ddpm.unet import UNetModel
+
+    given = {name: torch.from_numpy(array) for name, array in inputs().items()}
+    videos = {name: given[name].permute(0, 4, 1, 2, 3).contiguous() for name in ("video", "small")}
+    wrap = torch.compile if compiled else (lambda function: function)
+
+    def autoencoder(size):
+        return ViTAutoencoder(4, dict(channels=384, resolution=size, timesteps=16, splits=1))
+
+    def fill(model, name):
+        loaded = {key: torch.from_numpy(array) for key, array in weights(name).items()}
+        model.load_state_dict(loaded, strict=False)
+        return model
+
+    def train(model, loss):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+        def step():
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            optimizer.step()
+            return np.asarray(value.detach())
+
+        return step
+
+    if {"encode", "decode"} & set(only):
+        model = fill(autoencoder(256), "autoencoder").eval()
+        with torch.no_grad():
+            for name, call, argument in (
+                ("encode", model.extract, videos["video"]),
+                ("decode", model.decode_from_sample, given["cond"]),
+            ):
+                if name in only:
+                    call = wrap(call)
+                    yield name, timed(lambda: call(argument).numpy(), repeats)  # noqa: B023
+        del model
+    if "autoencoder_train" in only:
+        model = autoencoder(TRAIN_SIZE).train()
+        call = wrap(model)
+
+        def loss():
+            found = call(videos["small"])[0]
+            return 4 * (found.reshape(1, 16, 3, *found.shape[2:]).transpose(1, 2) - videos["small"]).abs().mean()
+
+        yield "autoencoder_train", timed(train(model, loss), max(1, repeats - 1))
+        del model, call, loss
+    gc.collect()
+    if not {"denoiser", "denoiser_train", "ddim100"} & set(only):
+        return
+    config = json.loads((REFERENCE / "unet_paper.json").read_text())["config"]
+    names = ("model_channels", "channel_mult", "num_res_blocks", "attention_resolutions", "num_heads")
+    options = {name: config[name] for name in (*names, "use_scale_shift_norm", "resblock_updown", "cond_model")}
+    model = fill(UNetModel(image_size=32, in_channels=4, out_channels=4, **options), "unet").eval()
+    call, step = wrap(model), torch.full((1,), 500)
+    with torch.no_grad():
+        if "denoiser" in only:
+            yield "denoiser", timed(lambda: call(given["x"], given["cond"], step).numpy(), repeats)
+        if "ddim100" in only:
+            from losses.ddpm import DDPM
+
+            process = DDPM(call, channels=4, sampling_timesteps=DDIM_STEPS, w=0.0)
+            yield "ddim100", timed(lambda: process.sample(1, given["cond"]).numpy(), 1)
+    if "denoiser_train" in only:
+        model.train()
+
+        def loss():
+            return torch.square(call(given["x"], given["cond"], step) - given["noise"]).mean()
+
+        yield "denoiser_train", timed(train(model, loss), max(1, repeats - 1))
+
+
+def ours(only: list[str], repeats: int):
+    """Yields (operation, timing) of this package."""
+    from pvdm_jax.cli.allocator import keep_memory
+
+    keep_memory()
+    import dataclasses
+
+    import jax
+    import jax.numpy as jnp
+
+    from pvdm_jax import convert, sharding
+    from pvdm_jax.config import AutoencoderConfig, AutoencoderTrainingConfig, Config, MeshConfig, OptimizerConfig
+    from pvdm_jax.diffusion.process import Process
+    from pvdm_jax.diffusion.sampling import sample_clip
+    from pvdm_jax.models import functional
+    from pvdm_jax.training.autoencoder import AutoencoderStage
+    from pvdm_jax.training.diffusion import DiffusionStage
+    from pvdm_jax.triplane import PlaneShape, unpack
+
+    given = {name: jnp.asarray(array) for name, array in inputs().items()}
+    packed = {name: jnp.swapaxes(given[name], 1, 2) for name in ("x", "cond", "noise")}
+    shape, mesh = PlaneShape(16, 32, 32), sharding.make_mesh(MeshConfig())
+
+    def channels_first(array):
+        return np.swapaxes(np.asarray(array), 1, 2)
+
+    def train(stage, batch, **options):
+        state = [jax.jit(stage.init)(jax.random.key(0))]
+        step = jax.jit(lambda state, batch: stage.step(state, batch, jax.random.key(1), **options), donate_argnums=0)
+        step = step.lower(state[0], batch).compile()
+
+        def call():
+            state[0], metrics = step(state[0], batch)
+            return np.asarray(metrics["loss"])
+
+        return call
+
+    if {"encode", "decode"} & set(only):
+        graphdef, params = functional.split(convert.autoencoder_from_torch(weights("autoencoder")))
+        encode = jax.jit(lambda params, video: functional.merge(graphdef, params).encode(video).pack())
+        decode = jax.jit(lambda params, latents: functional.merge(graphdef, params).decode(unpack(latents, shape)))
+        if "encode" in only:
+            yield "encode", timed(lambda: channels_first(encode(params, given["video"])), repeats)
+        if "decode" in only:
+
+            def run():
+                return np.moveaxis(np.asarray(decode(params, packed["cond"]))[0], -1, 1)
+
+            yield "decode", timed(run, repeats)
+        del params
+    if "autoencoder_train" in only:
+        model = AutoencoderConfig(height=TRAIN_SIZE, width=TRAIN_SIZE)
+        settings = AutoencoderTrainingConfig(optimizer=OptimizerConfig(b2=0.999))
+        stage = AutoencoderStage(model, settings, {"video": np.zeros((0, 16, TRAIN_SIZE, TRAIN_SIZE, 3))}, mesh)
+        yield "autoencoder_train", timed(train(stage, {"video": given["small"]}), max(1, repeats - 1))
+    gc.collect()
+    if not {"denoiser", "denoiser_train", "ddim100"} & set(only):
+        return
+    graphdef, params = functional.split(convert.unet_from_torch(weights("unet")))
+
+    def predict(params, x, step, context):
+        step = jnp.broadcast_to(step, x.shape[:1])
+        return functional.merge(graphdef, params)(unpack(x, shape), step, unpack(context, shape)).pack()
+
+    step = jnp.full((1,), 500)
+    if "denoiser" in only:
+        call = jax.jit(predict)
+        yield "denoiser", timed(lambda: channels_first(call(params, packed["x"], step, packed["cond"])), repeats)
+    if "ddim100" in only:
+        process = Process(Config().process)
+
+        @jax.jit
+        def sample(params, context, keys):
+            def denoiser(x, t):
+                return predict(params, x, t, context)
+
+            return sample_clip(denoiser, process, keys, x_shape, sampler="ddim", steps=DDIM_STEPS, eta=1.0)
+
+        x_shape, keys = packed["x"].shape[1:], jax.random.split(jax.random.key(0), 1)
+        yield "ddim100", timed(lambda: np.asarray(sample(params, packed["cond"], keys)), 1)
+    if "denoiser_train" in only:
+        del params
+        gc.collect()
+        config = dataclasses.replace(Config())
+        stage = DiffusionStage(config, (None, None), shape, {}, mesh)
+        batch = {"previous": packed["cond"], "clip": packed["x"]}
+        batch |= {"has_previous": jnp.ones(1, bool), "label": jnp.zeros(1, jnp.int32)}
+        yield "denoiser_train", timed(train(stage, batch), max(1, repeats - 1))
+
+
+def run_side(args: argparse.Namespace) -> None:
+    """One side's operations: times as JSON, forward results as npz."""
+    if args.side == "ours":
+        results = ours(args.only, args.repeats)
+    else:
+        results = official(args.official, args.only, args.repeats, args.side == "compiled")
+    for name, found in results:
+        result, scale = found.pop("result"), 100 / DDIM_STEPS if name == "ddim100" else 1
+        found |= {"median": scale * statistics.median(found["seconds"]), "scale": scale}
+        np.save(args.results / f"{args.side}_{name}.npy", result)
+        (args.results / f"{args.side}_{name}.json").write_text(json.dumps(found))
+        print(f"{args.side:9} {name:18} {found['median']:9.3f} s (first call {found['first']:.1f} s)", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--official", type=pathlib.Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--results", type=pathlib.Path, help="folder for the numbers (default: a temporary one)")
+    parser.add_argument("--side", choices=("official", "compiled", "ours"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        run_side(args)
+        return
+    args.results = args.results or pathlib.Path(tempfile.mkdtemp())
+    args.results.mkdir(parents=True, exist_ok=True)
+    sides = ["official", "compiled", "ours"] if args.compile else ["official", "ours"]
+    for side in sides:
+        options = [f"--side={side}", f"--official={args.official}", f"--results={args.results}"]
+        options += [f"--repeats={args.repeats}", "--only", *args.only]
+        done = subprocess.run([sys.executable, __file__, *options])
+        if done.returncode and side != "compiled":
+            raise SystemExit(f"{side} ended with {done.returncode}")
+    print("\n| operation | " + " | ".join(f"{side}, s" for side in sides) + " | ours / official | difference |")
+    print("|---|" + "---|" * (len(sides) + 2))
+    for name in args.only:
+        found = {}
+        for side in sides:
+            path = args.results / f"{side}_{name}.json"
+            found[side] = json.loads(path.read_text())["median"] if path.exists() else float("nan")
+        error = "-"
+        if name in ("encode", "decode", "denoiser"):
+            theirs, mine = (np.load(args.results / f"{side}_{name}.npy") for side in ("official", "ours"))
+            error = f"{np.linalg.norm(mine - theirs) / np.linalg.norm(theirs):.1e}"
+        times = " | ".join(f"{found[side]:.2f}" for side in sides)
+        print(f"| {name} | {times} | {found['ours'] / found['official']:.2f} | {error} |")
+
+
+if __name__ == "__main__":
+    main()

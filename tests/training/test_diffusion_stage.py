@@ -1,0 +1,178 @@
+"""Stage 2's recipes: which clips are shown their neighbours, what is learnt, and the constants of the official run."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_model import toy_config
+
+from pvdm_jax import sharding
+from pvdm_jax.config import Config, ConfigError, DiffusionTrainingConfig, MeshConfig, UNetConfig
+from pvdm_jax.models.autoencoder import plane_shape
+from pvdm_jax.settings import load_settings
+from pvdm_jax.training.diffusion import DiffusionStage
+from pvdm_jax.training.optimizer import init_state, make_optimizer, update
+
+COUNT = 4000
+
+
+def stage(recipe="default", context_prob=0.3, **unet):
+    config = toy_config(**unet)
+    training = DiffusionTrainingConfig(recipe=recipe, context_prob=context_prob)
+    config = dataclasses.replace(config, train_diffusion=training)
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    return DiffusionStage(config, (None, {}), plane_shape(config.autoencoder), {}, mesh)
+
+
+def windows(missing=0.25, count=COUNT, **extra):
+    """A batch whose latents say which clip of their window they are: -1, 0 and 1."""
+    shape, rng = (count, 1, 1), np.random.default_rng(0)
+    batch = {"previous": np.full(shape, -1.0), "clip": np.zeros(shape), "next": np.full(shape, 1.0)}
+    batch |= {f"has_{name}": rng.random(count) >= missing for name in ("previous", "next")}
+    batch |= {"label": np.zeros(count, np.int32), **extra}
+    return {name: jnp.asarray(value) for name, value in batch.items()}
+
+
+def test_default_drops_the_previous_clip_of_each_clip():
+    batch = windows()
+    given = stage().given_neighbours(batch, jax.random.key(0))["previous"]
+    assert not np.any(given & ~batch["has_previous"])  # a missing one is never shown
+    assert abs(float(given[batch["has_previous"]].mean()) - 0.3) < 0.03
+    assert set(stage(context_prob=0.0).given_neighbours(batch, jax.random.key(0))) == {"previous"}
+
+
+def test_official_flips_one_coin_for_a_batch(monkeypatch):
+    """The step hands the same coin to every clip of every micro-batch; over many steps it shows as often as asked."""
+    from pvdm_jax.training import diffusion
+
+    seen = []
+    monkeypatch.setattr(diffusion, "accumulate_gradients", lambda loss, params, batch, *_: (seen.append(batch), {}))
+    monkeypatch.setattr(diffusion, "update", lambda *_: None)
+    official = stage("official")
+    state = type("State", (), {"params": None})()
+    for step in range(300):
+        official.step(state, windows(count=5), jax.random.key(step))
+    coins = np.stack([np.asarray(batch["coin"]) for batch in seen])
+    assert coins.shape == (300, 5)
+    assert np.all(coins == coins[:, :1])
+    assert abs(coins[:, 0].mean() - 0.3) < 0.08
+    for coin in (True, False):
+        batch = windows(coin=jnp.full(COUNT, coin))
+        given = official.given_neighbours(batch, jax.random.key(0))["previous"]
+        np.testing.assert_array_equal(given, batch["has_previous"] & coin)
+
+
+def test_the_default_recipe_knows_no_common_coin(monkeypatch):
+    from pvdm_jax.training import diffusion
+
+    seen = []
+    monkeypatch.setattr(diffusion, "accumulate_gradients", lambda loss, params, batch, *_: (seen.append(batch), {}))
+    monkeypatch.setattr(diffusion, "update", lambda *_: None)
+    stage().step(type("State", (), {"params": None})(), windows(count=5), jax.random.key(0))
+    assert "coin" not in seen[0]
+
+
+def test_both_neighbours():
+    """Of the clips that are shown any: half both, a quarter each only one of them."""
+    batch = windows(missing=0.0)
+    given = stage(context_prob=0.8, cond_next=True).given_neighbours(batch, jax.random.key(0))
+    both = np.asarray(given["previous"] & given["next"])
+    assert abs(both.mean() - 0.4) < 0.03
+    assert abs(float((given["previous"] & ~given["next"]).mean()) - 0.2) < 0.03
+    assert abs(float((given["next"] & ~given["previous"]).mean()) - 0.2) < 0.03
+
+
+def test_alone_any_clip_of_the_window_is_learnt():
+    model, batch = stage(), windows(missing=0.5)
+    pairs = {name: value for name, value in batch.items() if "next" not in name}
+    alone = jnp.arange(COUNT) % 2 == 0
+    clip = np.asarray(model.lone_clip(pairs, alone, jax.random.key(0)))[:, 0, 0]
+    assert np.all(clip[1::2] == 0)  # what is given a neighbour is the clip beside it
+    known = np.asarray(batch["has_previous"])
+    assert np.all(clip[~known] == 0)
+    assert abs((clip[0::2][known[0::2]] == -1).mean() - 0.5) < 0.05
+    thirds = np.asarray(stage(cond_next=True).lone_clip(windows(0.0), jnp.ones(COUNT, bool), jax.random.key(0)))
+    for value in (-1, 0, 1):
+        assert abs((thirds == value).mean() - 1 / 3) < 0.03
+
+
+@pytest.mark.parametrize("cond_next", [False, True])
+def test_the_network_sees_what_is_given_and_zeros_for_the_rest(monkeypatch, cond_next):
+    model, seen = stage(context_prob=0.5, cond_next=cond_next), {}
+
+    def errors(params, clip, context, label, key):
+        seen.update(clip=np.asarray(clip)[:, 0, 0], context=np.asarray(context)[:, 0])
+        return jnp.ones(len(clip)), jnp.full(len(clip), 2.0)
+
+    monkeypatch.setattr(model, "errors", errors)
+    batch = windows()
+    batch = batch if cond_next else {name: value for name, value in batch.items() if "next" not in name}
+    loss, _ = model.loss({}, batch, jax.random.key(0))
+    assert float(loss) == 2.0  # errors times the weights of their steps
+    assert seen["context"].shape == (COUNT, 2 if cond_next else 1)
+    shown = np.any(seen["context"] != 0, axis=1)
+    assert np.all(seen["clip"][shown] == 0)
+    assert set(np.unique(seen["context"][:, 0])) == {-1.0, 0.0}
+    if cond_next:
+        assert set(np.unique(seen["context"][:, 1])) == {0.0, 1.0}
+
+
+def test_a_network_without_neighbours_is_shown_none():
+    given = stage(cond_model=False).given_neighbours(windows(), jax.random.key(0))
+    assert not np.any(given["previous"])
+
+
+def test_the_next_clip_is_further_channels_of_the_input():
+    """Everything else of the network is laid out as the official one is."""
+    from flax import nnx
+
+    from pvdm_jax.models import functional
+    from pvdm_jax.models.unet import UNet
+
+    def shapes(**unet):
+        config = toy_config(**unet).unet
+        return functional.abstract(lambda: UNet(config, rngs=nnx.Rngs(0)))[1]
+
+    plain, extended = shapes(), shapes(cond_next=True)
+    assert jax.tree.structure(plain) == jax.tree.structure(extended)
+    leaves = zip(jax.tree_util.tree_leaves_with_path(plain), jax.tree.leaves(extended), strict=True)
+    different = {jax.tree_util.keystr(path): (a.shape, b.shape) for (path, a), b in leaves if a.shape != b.shape}
+    assert different == {"['conv_in']['kernel']": ((3, 3, 8, 32), (3, 3, 12, 32))}
+    config = UNetConfig(cond_next=True)
+    assert (UNetConfig().context_channels, config.context_channels) == (4, 8)
+
+
+def test_the_ema_follows_the_official_ramp():
+    """Updated every 25 steps; the n-th update keeps min(0.9999, (1 + n) / (10 + n)) of it."""
+    config = load_settings("ucf101:l-official").train_diffusion
+    optimizer = make_optimizer(dataclasses.replace(config.optimizer, learning_rate=0.5), 100)
+    state, expected = init_state({"w": jnp.zeros(1)}, optimizer), 0.0
+    for step in range(1, 76):
+        state = update(state, {"w": jnp.ones(1)}, optimizer, config.ema_decay, config.ema_every)
+        if step % 25 == 0:
+            keep = (1 + step // 25) / (10 + step // 25)
+            expected = keep * expected + (1 - keep) * float(state.params["w"][0])
+        assert float(state.ema["w"][0]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "context_prob"), [("ucf101", 0.3), ("sky_timelapse", 0.2)])
+@pytest.mark.parametrize("size", ["l", "s"])
+def test_constants_of_the_official_runs(name, context_prob, size):
+    config = load_settings(f"{name}:{size}-official")
+    training, process = config.train_diffusion, config.process
+    assert (training.recipe, training.context_prob, training.batch_size) == ("official", context_prob, 64)
+    assert (training.ema_decay, training.ema_every) == (0.9999, 25)
+    rates = training.optimizer
+    assert (rates.learning_rate, rates.b1, rates.b2, rates.weight_decay) == (1e-4, 0.9, 0.999, 0.01)
+    assert (rates.warmup_steps, rates.decay, rates.clip_norm) == (0, "constant", 0.0)
+    assert training.steps == (850_000 if size == "l" else 400_000)
+    assert (process.num_steps, process.beta_start, process.beta_end) == (1000, 0.0015, 0.0195)
+    assert (process.prediction, process.loss_weight) == ("eps", "uniform")
+    assert not config.unet.position_embedding
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ConfigError, match="train_diffusion.recipe is 'ours'; choose one of default, official"):
+        Config(train_diffusion=DiffusionTrainingConfig(recipe="ours"))

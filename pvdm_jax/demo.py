@@ -16,15 +16,18 @@ import numpy as np
 
 from pvdm_jax import media
 from pvdm_jax.config import Config, ConfigError
+from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig
 from pvdm_jax.data.loader import fixed_clips
 from pvdm_jax.data.sources import VideoSource, open_source
+from pvdm_jax.evaluation.card import write_card
+from pvdm_jax.evaluation.evaluate import Places, evaluate_model
 from pvdm_jax.evaluation.features import video_features
 from pvdm_jax.evaluation.frechet import frechet_distance
 from pvdm_jax.evaluation.neighbours import nearest_distance
 from pvdm_jax.evaluation.reconstruction import psnr, still_psnr
 from pvdm_jax.evaluation.shapes import shows_shapes
 from pvdm_jax.pipeline import PVDM, load
-from pvdm_jax.report import Code, Curves, Section, Table, Text, Videos, read_metrics, write_report
+from pvdm_jax.report import Code, Curves, Section, Table, Text, Videos, card_sections, read_metrics, write_report
 from pvdm_jax.training import autoencoder, diffusion, latents
 
 SHOWN = 16  # generated clips in the report
@@ -63,10 +66,12 @@ def run(config: Config, workdir: str | pathlib.Path) -> pathlib.Path:
     model = load(workdir)
     clips = clock.measure("sampling", lambda: _collect(model, config))
     numbers = clock.measure("judging", lambda: judge(clips))
+    card = clock.measure("evaluation", lambda: _evaluate(model, clips, workdir))
     if jax.process_index() == 0:
         _write_videos(workdir / "samples", clips)
         (workdir / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n")
-        sections = _sections(config, workdir, clips, numbers, clock.seconds, model)
+        write_card(workdir / "evaluation", card)
+        sections = _sections(config, workdir, clips, numbers, clock.seconds, model, card)
         write_report(workdir / "report.html", "pvdm demo: moving shapes", sections)
     print("\n".join(f"{name}: {value:.3f}" for name, value in numbers.items()))
     print(f"report: {workdir / 'report.html'}")
@@ -111,9 +116,33 @@ def _collect(model: PVDM, config: Config) -> Clips:
     labels = _labels(held_out, config)
     generated = model.sample(key, JUDGED, labels=labels)
     frames = LONG_CLIPS * config.autoencoder.frames
-    long = model.sample(jax.random.fold_in(key, 1), LONG_VIDEOS, frames, labels=labels and labels[:LONG_VIDEOS])
+    # They begin with the first of the generated clips.
+    long = model.sample(key, LONG_VIDEOS, frames, labels=labels and labels[:LONG_VIDEOS])
     first = real[::2]
     return Clips(first, real[1::2], stored, model.reconstruct(first), generated, long)
+
+
+def demo_protocol(config: Config) -> ProtocolConfig:
+    """That of `pvdm evaluate` for the demo's clips: what `_collect` samples, and as many held-out clips."""
+    return dataclasses.replace(
+        PROTOCOLS["quick"],
+        name="demo",
+        samples=JUDGED,
+        real_samples=JUDGED,
+        reconstruction_samples=JUDGED,
+        frames=(config.autoencoder.frames,),
+        stride=config.data.stride,
+        seam_samples=LONG_VIDEOS,
+        seam_clips=LONG_CLIPS,
+        classes="turn",
+        seed=SEED,
+    )
+
+
+def _evaluate(model: PVDM, clips: Clips, workdir: pathlib.Path) -> dict[str, Any]:
+    places = Places(workdir / "evaluation" / "measured")
+    protocol = demo_protocol(model.config)
+    return evaluate_model(model, protocol, places, name=workdir.name, sampled=clips.generated, sampled_long=clips.long)
 
 
 def _labels(source: VideoSource, config: Config) -> list[int] | None:
@@ -137,6 +166,7 @@ def _sections(
     numbers: dict[str, float],
     seconds: dict[str, float],
     model: PVDM,
+    card: dict[str, Any],
 ) -> list[Section]:
     names = model.class_names
     classes = [names[i % len(names)] if config.unet.num_classes else "" for i in range(SHOWN)]
@@ -150,6 +180,10 @@ def _sections(
         metrics = read_metrics(workdir / stage / "metrics.jsonl")
         losses = {name: values for name, values in metrics.items() if "loss" in name}
         curves.append(Curves(f"Loss of the {stage} stage", losses, log_y=True, y_label="loss"))
+        distances = {name: values for name, values in metrics.items() if "frechet" in name}
+        if distances:
+            caption = "Frechet distance of samples from held-out clips, while it trained"
+            curves.append(Curves(caption, distances, log_y=True, y_label="distance"))
     n = numbers
     return [
         Text(
@@ -202,6 +236,8 @@ def _sections(
                 ("difference", n["psnr"] - n["still_psnr"]),
             ],
         ),
+        Text(heading="Evaluation card"),
+        *card_sections(card),
         Text(heading="Training"),
         *curves,
         Table(("Phase", "seconds"), [(name, f"{value:.0f}") for name, value in seconds.items()]),
@@ -211,6 +247,7 @@ def _sections(
                 f"pvdm train-autoencoder --config=demo --workdir={workdir}",
                 f"pvdm encode --config=demo --workdir={workdir}",
                 f"pvdm train-diffusion --config=demo --workdir={workdir}",
+                f"pvdm evaluate --model={workdir} --protocol=quick --output={workdir}/quick",
                 f"pvdm sample --model={workdir} --output={workdir}/more --num-videos=16",
             ]
         ),

@@ -153,7 +153,11 @@ def test_wrong_arguments(capsys, argv, parts):
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "prepare", "train-autoencoder", "encode", "train-diffusion", "sample", "extend", "reconstruct"]
+    "command",
+    [
+        *("demo", "prepare", "train-autoencoder", "encode", "train-diffusion"),
+        *("sample", "extend", "reconstruct", "evaluate"),
+    ],
 )
 def test_help_has_an_example(capsys, command):
     with pytest.raises(SystemExit) as exit:

@@ -6,9 +6,12 @@ import json
 import numpy as np
 import pytest
 
+import pvdm_jax
 from pvdm_jax import demo
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, SampleConfig, UNetConfig
 from pvdm_jax.data.synthetic import SyntheticVideos
+from pvdm_jax.evaluation.card import read_card
+from pvdm_jax.evaluation.evaluate import Places, evaluate_model
 
 COUNT = 48
 
@@ -70,15 +73,23 @@ def test_a_whole_demo(tmp_path, monkeypatch):
         ),
         train_autoencoder=dataclasses.replace(default.train_autoencoder, **small),
         encode=dataclasses.replace(default.encode, windows=1),
-        train_diffusion=dataclasses.replace(default.train_diffusion, **small),
+        train_diffusion=dataclasses.replace(default.train_diffusion, **small, eval_samples=4),
         sample=SampleConfig(steps=2, later_steps=2),
     )
     report = demo.run(config, tmp_path / "run")
     page = report.read_text()
     assert page.count("<video") == 4 + 2 + 6 + 8  # generated, long, real, reconstructions
     assert "Frechet distance to 6 real clips" in page
+    assert "Frechet distance of samples from held-out clips, while it trained" in page
     assert json.loads((tmp_path / "run" / "numbers.json").read_text())["still_psnr"] > 0
     assert (tmp_path / "run" / "samples" / "long.gif").stat().st_size > 0
+    # The card says what `pvdm evaluate` finds by the same protocol.
+    card = read_card(tmp_path / "run" / "evaluation")
+    assert "Evaluation card" in page and "seam score" in page and "protocol.seam_clips" in page
+    again = evaluate_model(pvdm_jax.load(tmp_path / "run"), demo.demo_protocol(config), Places(tmp_path / "cache"))
+    assert again["results"].keys() == card["results"].keys() >= {"frechet_scattering_16", "seam_score", "psnr", "ssim"}
+    for name, entry in card["results"].items():
+        assert again["results"][name]["value"] == pytest.approx(entry["value"], rel=1e-3)
     # A second call trains nothing anew: the finished stages say so, and the report is written again.
     report.unlink()
     assert demo.run(config, tmp_path / "run").exists()

@@ -31,9 +31,13 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise FileExistsError(f"{args.output} is not empty; name a new folder")
 
     from pvdm_jax.config.evaluation import load_protocol
+    from pvdm_jax.weight_files import WeightFileError
 
     protocol = load_protocol(args.protocol, args.set, args.features)
-    card = _of_model(args, protocol) if args.model is not None else _of_sets(args, protocol)
+    try:
+        card = _of_model(args, protocol) if args.model is not None else _of_sets(args, protocol)
+    except WeightFileError as error:
+        raise ConfigError(str(error)) from error
 
     import jax
 

@@ -44,12 +44,16 @@ class ProtocolConfig:
     inception_splits: int = 10
     # Reconstruction.
     reconstruction_samples: int = 256  # real clips of the model's length
+    # The seams of long videos: those sampled for FVD where they have two clips or more, or else these.
+    seam_samples: int = 16
+    seam_clips: int = 4
     # How the model samples; "" and -1: as its configuration says.
     sampler: str = ""
     steps: int = -1
     later_steps: int = -1
     eta: float = -1.0
     guidance: float = -1.0
+    classes: str = "data"  # on a model with classes: drawn as real clips have them (data), or each in turn (turn)
     weights: str = "ema"  # the only ones that a loaded model has; "": unknown, of videos that lie there
     seed: int = 0  # of the samples, and of random clips
     bootstrap: int = 200  # resamplings for the confidence interval; 0: none
@@ -57,7 +61,8 @@ class ProtocolConfig:
     def __post_init__(self):
         section = "protocol"
         positive(section, self, "samples", "real_samples", "stride", "inception_samples", "inception_splits")
-        positive(section, self, "reconstruction_samples")
+        positive(section, self, "reconstruction_samples", "seam_samples")
+        require(self.seam_clips >= 2, f"{section}.seam_clips", self.seam_clips, "a seam lies between two clips")
         at_least_zero(section, self, "height", "width", "seed", "bootstrap")
         for name in self.measures:
             require(name in MEASURES, f"{section}.measures", name, f"choose from {', '.join(MEASURES)}")
@@ -71,6 +76,7 @@ class ProtocolConfig:
         one_of(section, self, "resize", ("antialias", "bilinear"))
         one_of(section, self, "features", FEATURES)
         one_of(section, self, "network_resize", ("crop", "stretch"))
+        one_of(section, self, "classes", ("data", "turn"))
         one_of(section, self, "weights", ("ema", ""))
         require(self.ddof in (0, 1), f"{section}.ddof", self.ddof, "0 or 1")
         allowed = "at most one part for each sample"

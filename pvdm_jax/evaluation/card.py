@@ -24,6 +24,7 @@ TITLES = {
     "gradient_energy_ratio": "gradient energy kept (1: as sharp)",
     "lpips": "LPIPS (VGG16) of reconstructions",
     "inception_score": "Inception score (C3D)",
+    "seam_score": "seam score of long videos (1: none)",
 }
 
 
@@ -79,7 +80,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     def comparable(card: Mapping[str, Any]) -> dict[str, Any]:
         protocol = {name: value for name, value in card["protocol"].items() if name != "name"}
         real = {name: _without(facts, ("folder", "files", "skipped")) for name, facts in card["real"].items()}
-        own = ("folder", "files", "skipped", "windows", "sha256", "model_sha256", "size", "resize")
+        own = ("folder", "files", "skipped", "windows", "sha256", "weights", "size", "resize")
         generated = {name: _without(facts, own) for name, facts in card["generated"].items()}
         networks = {name: _without(facts, ("file",)) for name, facts in card["networks"].items()}
         tree = {"protocol": protocol, "networks": networks, "real": real, "generated": generated}

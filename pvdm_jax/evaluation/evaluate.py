@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from pvdm_jax import sharding
-from pvdm_jax.config import DataConfig, MeshConfig, require
+from pvdm_jax.config import ConfigError, DataConfig, MeshConfig, require
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.evaluation import statistics
@@ -24,6 +24,7 @@ from pvdm_jax.evaluation.c3d import FRAMES as INCEPTION_FRAMES
 from pvdm_jax.evaluation.card import make_card
 from pvdm_jax.evaluation.passes import PassResult, run_pass
 from pvdm_jax.evaluation.reconstruction import SSIM_SIDE, gradient_energy_ratio, psnr, ssim, still_psnr
+from pvdm_jax.evaluation.seams import seam_changes, seam_ratio
 from pvdm_jax.evaluation.sets import ClipSet, Folder, Windows, is_dataset, source_clips
 from pvdm_jax.evaluation.spaces import FeatureSpace, PerceptualDistance, open_classifier, open_features
 
@@ -59,7 +60,9 @@ def evaluate_sets(
     unknown = {"sampler": "", "steps": -1, "later_steps": -1, "eta": -1.0, "guidance": -1.0, "weights": ""}
     protocol = dataclasses.replace(protocol, height=size[0], width=size[1], **unknown)
     if is_dataset(real):
-        data = DataConfig(source="tfds", path=str(real))
+        # Nothing was held out from these videos: a split is one of the dataset's own, or all of them.
+        data = DataConfig(source="tfds", path=str(real), holdout=0.0)
+        protocol = dataclasses.replace(protocol, split="all" if protocol.split == "holdout" else protocol.split)
 
         def real_clips(frames: int, count: int) -> Windows:
             return source_clips(data, 0, frames, count, protocol, size)
@@ -73,12 +76,15 @@ def evaluate_sets(
 
     for frames in protocol.frames:
         space.check(frames, size)
+    run = _Run(protocol, places.cache, batch_size)
+    run.networks["fvd"] = space.facts
+    classifier = None
+    if "is" in protocol.measures:
+        classifier = run.try_to_open("inception_score", lambda: open_classifier(mesh, places.weights))
     sets = {
         f: (real_clips(f, protocol.real_samples), generated.clips(f, protocol.samples, protocol, size, False))
         for f in protocol.frames
     }
-    run = _Run(protocol, places.cache, batch_size)
-    run.networks["fvd"] = space.facts
     for frames, (real_set, fake_set) in sets.items():
         features = [
             run.features(clips, space, f"{name} {frames}")
@@ -86,12 +92,10 @@ def evaluate_sets(
         ]
         run.frechet(frames, *features)
         run.real[f"frames_{frames}"], run.generated[f"frames_{frames}"] = real_set.facts, fake_set.facts
-    if "is" in protocol.measures:
-        classifier = run.try_to_open("inception_score", lambda: open_classifier(mesh, places.weights))
-        if classifier is not None:
-            clips = generated.clips(INCEPTION_FRAMES, protocol.inception_samples, protocol, size, False)
-            run.inception(classifier, run.features(clips, classifier, "classes"))
-            run.generated["inception"] = clips.facts
+    if classifier is not None:
+        clips = generated.clips(INCEPTION_FRAMES, protocol.inception_samples, protocol, size, False)
+        run.inception(classifier, run.features(clips, classifier, "classes"))
+        run.generated["inception"] = clips.facts
     for name in ("reconstruction", "seams"):
         if name in protocol.measures:
             run.not_measured[name] = "it needs a model (--model)"
@@ -105,10 +109,14 @@ def evaluate_model(
     data: DataConfig | None = None,
     batch_size: int = 16,
     name: str = "model",
+    sampled: np.ndarray | None = None,
+    sampled_long: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """The card of a loaded model against its data, or against `data`.
 
-    Everything is in the protocol: how many videos it samples and how, which real clips, which network. Raises
+    Everything is in the protocol: how many videos it samples and how, which real clips, which network. sampled: those
+    videos, where the caller has sampled them already just so, uint8 (samples, frames, height, width, 3); sampled_long:
+    likewise those that are sampled for their seams, (seam_samples, seam_clips * frames of a clip, ...). Raises
     FileNotFoundError, VideoError or ConfigError before the long work.
     """
     config = model.config
@@ -126,43 +134,62 @@ def evaluate_model(
     data = data or config.data
     longest = max(protocol.frames)
     allowed = f"this model's denoiser takes no previous clip: at most a clip's {clip.frames}"
-    sampled = {"fvd", "is", "seams"} & set(protocol.measures)
-    require(not sampled or longest <= clip.frames or config.unet.cond_model, "protocol.frames", longest, allowed)
+    sampled_measures = {"fvd", "is", "seams"} & set(protocol.measures)
+    if sampled_measures and "denoiser" not in model.weights:
+        raise ConfigError(
+            "this model has no denoiser: stage 2 has not been trained; measures=reconstruction needs none"
+        )
+    require(
+        not sampled_measures or longest <= clip.frames or config.unet.cond_model, "protocol.frames", longest, allowed
+    )
     run = _Run(protocol, places.cache, batch_size)
     run.networks["fvd"] = space.facts
-    fingerprint = _fingerprint(model.weights)
+    fingerprint = model.fingerprint()
+    classifier = lpips = None
+    if "is" in protocol.measures:
+        classifier = run.try_to_open("inception_score", lambda: open_classifier(model.mesh, places.weights))
+    if "reconstruction" in protocol.measures:
+        lpips = run.try_to_open("lpips", lambda: PerceptualDistance(model.mesh, places.weights))
 
-    real = {
-        f: source_clips(data, config.seed, f, protocol.real_samples, protocol, size)
-        for f in protocol.frames
-        if "fvd" in protocol.measures
-    }
+    real: dict[int, Windows] = {}
     if "fvd" in protocol.measures:
-        labels = _labels(model, next(iter(real.values())), protocol)
-        videos = Generated(model, fingerprint, protocol, longest, protocol.samples, labels, size)
+        real = {f: source_clips(data, config.seed, f, protocol.real_samples, protocol, size) for f in protocol.frames}
+    labels = _labels(model, data, protocol) if sampled_measures else None
+    with_seams = "seams" in protocol.measures and "fvd" in protocol.measures and longest >= 2 * clip.frames
+    if "fvd" in protocol.measures:
+        videos = Generated(model, fingerprint, protocol, longest, protocol.samples, labels, size, sampled)
 
         def measure(batch: np.ndarray) -> dict[str, np.ndarray]:
-            return {f"features_{f}": space(batch[:, :f], batch_size) for f in protocol.frames}
+            rows = {f"features_{f}": space(batch[:, :f], batch_size) for f in protocol.frames}
+            return rows | (_seam_rows(batch, clip.frames) if with_seams else {})
 
-        found = run.measure(videos, measure, {"space": space.facts, "frames": list(protocol.frames)}, "generated")
+        facts = {"space": space.facts, "frames": list(protocol.frames), "seams": with_seams}
+        found = run.measure(videos, measure, facts, "generated")
         run.generated["videos"] = videos.facts
         for frames, clips in real.items():
             run.frechet(frames, run.features(clips, space, f"real {frames}"), found.rows[f"features_{frames}"])
             run.real[f"frames_{frames}"] = clips.facts
-    if "is" in protocol.measures:
-        classifier = run.try_to_open("inception_score", lambda: open_classifier(model.mesh, places.weights))
-        if classifier is not None:
-            labels = _labels(model, source_clips(data, config.seed, clip.frames, 2048, protocol, size), protocol)
-            videos = Generated(model, fingerprint, protocol, INCEPTION_FRAMES, protocol.inception_samples, labels, size)
-            run.inception(classifier, run.features(videos, classifier, "classes"))
-            run.generated["inception"] = videos.facts
+        if with_seams:
+            run.seams(found.rows)
+    if "seams" in protocol.measures and not with_seams:
+        if config.unet.cond_model:
+            frames = protocol.seam_clips * clip.frames
+            videos = Generated(model, fingerprint, protocol, frames, protocol.seam_samples, labels, size, sampled_long)
+            found = run.measure(videos, lambda batch: _seam_rows(batch, clip.frames), {"seams": True}, "long videos")
+            run.generated["seams"] = videos.facts
+            run.seams(found.rows)
+        else:
+            run.not_measured["seams"] = "this model's denoiser takes no previous clip"
+    if classifier is not None:
+        videos = Generated(model, fingerprint, protocol, INCEPTION_FRAMES, protocol.inception_samples, labels, size)
+        run.inception(classifier, run.features(videos, classifier, "classes"))
+        run.generated["inception"] = videos.facts
     if "reconstruction" in protocol.measures:
         own = (clip.height, clip.width)
         clips = source_clips(data, config.seed, clip.frames, protocol.reconstruction_samples, protocol, own)
         run.real["reconstruction"] = clips.facts
-        lpips = run.try_to_open("lpips", lambda: PerceptualDistance(model.mesh, places.weights))
         run.reconstruction(model, fingerprint, clips, space, lpips)
-    return run.card({"model": name, "weights_sha256": fingerprint})
+    return run.card({"model": name, "weights": fingerprint})
 
 
 class Generated:
@@ -177,33 +204,42 @@ class Generated:
         count: int,
         labels: np.ndarray | None,
         size: tuple[int, int],
+        sampled: np.ndarray | None = None,
     ):
+        if sampled is not None and (sampled.dtype != np.uint8 or sampled.shape[:2] != (count, frames)):
+            raise ValueError(f"sampled is {sampled.dtype} {sampled.shape}; uint8 ({count}, {frames}, ...) is needed")
+        self._sampled = sampled
         self._model, self._frames, self._count, self._labels, self._size = model, frames, count, labels, size
         self._resize, self._key, self._largest = protocol.resize, jax.random.key(protocol.seed), 0
         self._options = {name: getattr(protocol, name) for name in SAMPLER}
         self.facts = {
-            "model_sha256": fingerprint,
+            "weights": fingerprint,
             "clips": count,
             "frames": frames,
             "size": list(size),
             "sampling": dataclasses.asdict(dataclasses.replace(model.config.sample, **self._options)),
             "seed": protocol.seed,
-            "classes": "none" if labels is None else "drawn as the real clips have them",
+            "classes": "none" if labels is None else protocol.classes,
+            "labels": [] if labels is None else np.bincount(labels[labels >= 0]).tolist(),  # videos of each class
+            "label_order": "" if labels is None else hashlib.sha256(labels.tobytes()).hexdigest(),
         }
 
     def __len__(self) -> int:
         return self._count
 
     def batch(self, start: int, stop: int) -> np.ndarray:
+        videos = self._sample(start, stop) if self._sampled is None else self._sampled[start:stop]
+        if videos.shape[2:4] == self._size:
+            return videos
+        return np.stack([center_crop_resize(video, *self._size, self._resize) for video in videos])
+
+    def _sample(self, start: int, stop: int) -> np.ndarray:
         # The last batch is as large as the others, so that the sampler is compiled once.
         self._largest = max(self._largest, stop - start)
         indices = np.arange(start, start + self._largest)
         labels = None if self._labels is None else self._labels[indices % len(self._labels)]
         options = {"labels": labels, "indices": indices, **self._options}
-        videos = np.asarray(self._model.sample(self._key, len(indices), self._frames, **options))[: stop - start]
-        if videos.shape[2:4] == self._size:
-            return videos
-        return np.stack([center_crop_resize(video, *self._size, self._resize) for video in videos])
+        return np.asarray(self._model.sample(self._key, len(indices), self._frames, **options))[: stop - start]
 
 
 class _Run:
@@ -263,7 +299,7 @@ class _Run:
                 rows["lpips"] = lpips(batch, found)
             return rows | {"real": space(batch, self._batch_size), "found": space(found, self._batch_size)}
 
-        facts = {"space": space.facts, "model_sha256": fingerprint, "lpips": lpips and lpips.facts}
+        facts = {"space": space.facts, "weights": fingerprint, "lpips": lpips and lpips.facts}
         rows = self.measure(clips, measure, facts, "reconstruction").rows
         p = self.protocol
         self.frechet(clips.facts["frames"], rows["real"], rows["found"], "reconstruction_")
@@ -276,6 +312,16 @@ class _Run:
                 if len(finite):
                     estimate = statistics.mean_estimate(finite, p.bootstrap, p.seed)
                     self.results[name] = _entry(estimate, direction) | {"samples": [len(finite)]}
+
+    def seams(self, rows: dict[str, np.ndarray]) -> None:
+        changes = np.stack([rows["across"], rows["inside"]], axis=1)
+        value, p = seam_ratio(*changes.T), self.protocol
+        if not np.isfinite(value):
+            self.not_measured["seams"] = "nothing moves within the clips"
+            return
+        low, high = statistics.interval(lambda x: seam_ratio(*x.T), (changes,), value, p.bootstrap, p.seed)
+        estimate = statistics.Estimate(value, None if low is None else max(low, 0.0), high)
+        self.results["seam_score"] = _entry(estimate, "1") | {"samples": [len(changes)]}
 
     def try_to_open(self, name: str, open_: Callable[[], Any]) -> Any:
         """What `open_` gives, or None, with the reason on the card and on stderr, where its weights are missing."""
@@ -308,18 +354,19 @@ def _open_features(protocol: ProtocolConfig, mesh: Any, places: Places) -> Featu
     return open_features(protocol.features, mesh, protocol.network_resize, places.weights, places.features_file)
 
 
-def _labels(model: "PVDM", clips: Windows, protocol: ProtocolConfig) -> np.ndarray | None:
-    """Classes of the videos to sample, drawn from those of real clips, on a model that knows classes."""
-    if model.config.unet.num_classes == 0:
+def _seam_rows(videos: np.ndarray, clip_frames: int) -> dict[str, np.ndarray]:
+    across, inside = seam_changes(videos, clip_frames)
+    return {"across": across, "inside": inside}
+
+
+def _labels(model: "PVDM", data: DataConfig, protocol: ProtocolConfig) -> np.ndarray | None:
+    """Classes of the videos to sample, on a model that knows classes: each in turn, or as many of each as among the
+    protocol's real clips, in random order."""
+    config = model.config
+    if config.unet.num_classes == 0:
         return None
-    return np.random.default_rng([protocol.seed, 8]).permutation(clips.labels())
-
-
-def _fingerprint(weights: Any) -> str:
-    """SHA-256 over the names, shapes and numbers of a tree of arrays."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
-        array = sharding.to_numpy(leaf) if jax.process_count() > 1 else np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    if protocol.classes == "turn":
+        return np.arange(config.unet.num_classes, dtype=np.int32)
+    clip = config.autoencoder
+    real = source_clips(data, config.seed, clip.frames, protocol.real_samples, protocol, (clip.height, clip.width))
+    return np.random.default_rng([protocol.seed, 8]).permutation(real.labels())

@@ -50,13 +50,15 @@ def run_pass(
     next batch is read while this one is measured (False where reading and measuring use the same device). Every
     process of a multi-host run measures the same batches and keeps its own files.
     """
-    key = hashlib.sha256(json.dumps([clips.facts, facts], sort_keys=True).encode()).hexdigest()[:32]
+    # Without the number of clips: where clip i is the same for any number, a larger pass goes on from a smaller one.
+    which = {name: value for name, value in clips.facts.items() if name != "clips"}
+    key = hashlib.sha256(json.dumps([which, facts], sort_keys=True).encode()).hexdigest()[:32]
     folder = cache / key / f"process_{jax.process_index()}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder.parent / "facts.json").write_text(json.dumps({"clips": clips.facts, "measure": facts}, indent=2) + "\n")
+    (folder.parent / "facts.json").write_text(json.dumps({"clips": which, "measure": facts}, indent=2) + "\n")
     began, measuring, parts = time.perf_counter(), 0.0, []
     done = _stored(folder, len(clips), parts)
-    found = done
+    found = min(done, len(clips))
     starts = list(range(done, len(clips), batch_size))
 
     def read(start: int) -> np.ndarray:
@@ -73,7 +75,7 @@ def run_pass(
             measuring += time.perf_counter() - clock
             _store(folder, start, start + len(batch), rows)
             parts.append(rows)
-    rows = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    rows = {name: np.concatenate([part[name] for part in parts])[: len(clips)] for name in parts[0]}
     return PassResult(rows, time.perf_counter() - began, measuring, len(clips) - found, found)
 
 

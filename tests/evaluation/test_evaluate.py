@@ -123,6 +123,9 @@ class Model:
         self.weights = {"autoencoder": {"w": np.arange(3.0)}, "denoiser": {"w": np.ones(2)}}
         self.calls = []
 
+    def fingerprint(self):
+        return str(self.weights)
+
     def sample(self, key, num_videos, num_frames=None, *, labels=None, indices=None, **options):
         self.calls.append((num_videos, num_frames, labels, options))
         clip = dataclasses.replace(CONFIG.autoencoder, frames=num_frames)
@@ -135,7 +138,8 @@ class Model:
 
 
 def test_a_model(tmp_path):
-    protocol = dataclasses.replace(TINY, samples=20, steps=3, measures=("fvd", "is", "reconstruction"))
+    measures = ("fvd", "is", "reconstruction", "seams")
+    protocol = dataclasses.replace(TINY, samples=20, steps=3, measures=measures)
     model = Model()
     card = evaluate_model(model, protocol, Places(tmp_path, weights=tmp_path), name="run")
     # 20 videos in two batches, each of the longer length; steps as the protocol has them, the rest as the model's.
@@ -147,6 +151,7 @@ def test_a_model(tmp_path):
     assert results["psnr"]["value"] == pytest.approx(20 * np.log10(255), abs=0.2) and results["ssim"]["value"] > 0.99
     assert results["reconstruction_frechet_scattering_8"]["value"] < 0.1
     assert {"still_psnr", "gradient_energy_ratio"} <= results.keys()
+    assert 0.8 < results["seam_score"]["value"] < 1.25  # real videos have no seam
     for name, file in (("inception_score", "conv3d_deepnetA_ucf.npz"), ("lpips", "vgg16-397923af.pth")):
         assert name not in results and file in card["not_measured"][name]
     assert card["protocol"]["later_steps"] == 100 and card["protocol"]["height"] == 24
@@ -174,6 +179,48 @@ def test_refusals_come_before_the_work(tmp_path):
     with pytest.raises(ConfigError, match="frames is 16; this model's denoiser takes no previous clip"):
         evaluate_model(model, TINY, places)
     assert model.calls == []
+
+
+def test_seams_of_videos_sampled_for_them(tmp_path):
+    model = Model()
+    protocol = dataclasses.replace(TINY, measures=("seams",), seam_samples=3, seam_clips=2, classes="turn")
+    card = evaluate_model(model, protocol, Places(tmp_path, weights=tmp_path))
+    assert [call[:2] for call in model.calls] == [(3, 16)] and card["results"].keys() == {"seam_score"}
+    assert card["results"]["seam_score"]["samples"] == [3] and card["generated"]["seams"]["frames"] == 16
+
+
+def test_videos_that_were_sampled_already(tmp_path):
+    protocol = dataclasses.replace(TINY, measures=("fvd",), frames=(8,), steps=2, later_steps=2)
+    first = Model()
+    expected = evaluate_model(first, protocol, Places(tmp_path / "a", weights=tmp_path))["results"]
+    videos = first.sample(jax.random.key(0), 12, 8, indices=np.arange(12))
+    second = Model()
+    card = evaluate_model(second, protocol, Places(tmp_path / "b", weights=tmp_path), sampled=videos)
+    assert second.calls == [] and card["results"] == expected
+    with pytest.raises(ValueError, match=r"uint8 \(11, 8, 24, 24, 3\); uint8 \(12, 8"):
+        evaluate_model(second, protocol, Places(tmp_path / "b", weights=tmp_path), sampled=videos[:11])
+
+
+def test_classes(tmp_path):
+    model = Model()
+    model.config = dataclasses.replace(CONFIG, unet=dataclasses.replace(CONFIG.unet, num_classes=3))
+    protocol = dataclasses.replace(TINY, measures=("fvd",), frames=(8,))
+    evaluate_model(model, protocol, Places(tmp_path / "a", weights=tmp_path))
+    evaluate_model(model, dataclasses.replace(protocol, classes="turn"), Places(tmp_path / "b", weights=tmp_path))
+    drawn, turned = (call[2] for call in model.calls)
+    assert set(drawn) <= {0, 1, 2} and len(set(drawn)) > 1
+    assert turned.tolist() == [0, 1, 2] * 4
+
+
+def test_a_model_without_a_denoiser_is_only_reconstructed(tmp_path):
+    model = Model()
+    del model.weights["denoiser"]
+    with pytest.raises(ConfigError, match="stage 2 has not been trained; measures=reconstruction"):
+        evaluate_model(model, TINY, Places(tmp_path, weights=tmp_path))
+    card = evaluate_model(
+        model, dataclasses.replace(TINY, measures=("reconstruction",)), Places(tmp_path, weights=tmp_path)
+    )
+    assert "psnr" in card["results"] and model.calls == []
 
 
 def test_reconstruction_is_of_the_split_that_the_protocol_names(tmp_path):

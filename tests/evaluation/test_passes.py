@@ -64,6 +64,17 @@ def test_a_killed_pass_goes_on(tmp_path):
     np.testing.assert_array_equal(found.rows["sum"], np.arange(10))
 
 
+def test_a_larger_pass_goes_on_from_a_smaller_one(tmp_path):
+    run_pass(Clips(7), measure, {}, tmp_path, 3)
+    clips = Clips(10)
+    found = run_pass(clips, measure, {}, tmp_path, 3, ahead=False)
+    assert clips.reads == [(7, 10)] and found.found == 7
+    np.testing.assert_array_equal(found.rows["sum"], np.arange(10))
+    fewer = run_pass(Clips(5), None, {}, tmp_path, 3)
+    assert fewer.found == 5
+    np.testing.assert_array_equal(fewer.rows["sum"], np.arange(5))
+
+
 def test_a_damaged_part_is_measured_again(tmp_path):
     run_pass(Clips(), measure, {}, tmp_path, 3)
     (part,) = tmp_path.rglob("00000003_*.npz")

@@ -56,6 +56,8 @@ def sample(
     numbers = list(range(first_video, first_video + num_videos)) if videos is None else list(videos)
     require(len(numbers) > 0 and min(numbers) >= 0, "videos", numbers, "numbers of at least one video, from 0 on")
     frames = num_frames or model.config.autoencoder.frames
+    if frames > model.config.autoencoder.frames:
+        _require_previous_clip(model, "num_frames", frames)
     request = {
         "model": model.fingerprint(),
         "num_frames": frames,
@@ -129,6 +131,7 @@ def extend(
     have the frame rate of their source unless `fps` is given. The continuation of source i has the noise of (seed, i).
     """
     _checked_options(model.config, options, formats)
+    _require_previous_clip(model, "num_frames", num_frames)
     labels = None if classes is None else _labels(model, classes)
     paths = find_videos(sources)
     outputs.new_folder(output)
@@ -256,6 +259,11 @@ def _checked_options(config: Config, options: Mapping[str, Any] | None, formats:
     allowed = "the motion planes of frames that aren't square differ in size: there is one order only"
     require(settings.plane_order != "confirm" or same, "plane_order", settings.plane_order, allowed)
     return settings
+
+
+def _require_previous_clip(model: "PVDM", field: str, value: Any) -> None:
+    allowed = "going on from a clip takes a denoiser that is given the previous one (unet.cond_model=True)"
+    require(model.config.unet.cond_model, field, value, allowed)
 
 
 def _labels(model: "PVDM", classes: Sequence[str]) -> np.ndarray:

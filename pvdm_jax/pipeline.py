@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pvdm_jax import sharding
-from pvdm_jax.config import Config, MeshConfig, SampleConfig, config_from_dict
+from pvdm_jax.config import Config, ConfigError, MeshConfig, SampleConfig, config_from_dict
 from pvdm_jax.diffusion.samplers import calls
 from pvdm_jax.models import functional
 from pvdm_jax.models.unet import UNet
@@ -174,7 +174,7 @@ class PVDM:
         """`num_frames` new frames that follow each video: uint8 (b, num_frames, height, width, 3).
 
         video: uint8 (b, t, height, width, 3), of at least one clip, whose last clip is gone on from. Other arguments
-        as in `sample`. Raises ValueError on a model that takes no previous clip.
+        as in `sample`. Raises ConfigError on a model that takes no previous clip.
         """
         context = self._context_after(video)
         return self._run_at_once(self._request(key, context, num_frames, labels, indices, options, given=True))
@@ -192,11 +192,11 @@ class PVDM:
         """One clip between each two: uint8 (b, frames, height, width, 3).
 
         first, second: uint8 (b, t, height, width, 3) of at least one clip; what lies between the last clip of the one
-        and the first clip of the other is made. Raises ValueError on a model that wasn't trained for it
+        and the first clip of the other is made. Raises ConfigError on a model that wasn't trained for it
         (unet.cond_next).
         """
         if not self.config.unet.cond_next:
-            raise ValueError(
+            raise ConfigError(
                 "this model's denoiser takes no next clip: interpolation needs one trained with unet.cond_next=True"
             )
         frames = self.config.autoencoder.frames
@@ -269,7 +269,7 @@ class PVDM:
     def _context_after(self, video: np.ndarray) -> np.ndarray:
         self._check_length(video, "video")
         if not self.config.unet.cond_model:
-            raise ValueError("this model's denoiser takes no previous clip (unet.cond_model=False): it can't extend")
+            raise ConfigError("this model's denoiser takes no previous clip (unet.cond_model=False): it can't extend")
         latents = _packed(self.encode(video[:, -self.config.autoencoder.frames :]))
         context = self._no_context(len(latents))
         context[:, :, : latents.shape[2]] = latents
@@ -278,13 +278,13 @@ class PVDM:
     def _request(self, key, context, num_frames, labels, indices, options, given) -> "_Request":
         """Checks what is asked for, and lays it out over the devices."""
         if "denoiser" not in self.weights:
-            raise ValueError("this model has no denoiser: stage 2 has not been trained")
+            raise ConfigError("this model has no denoiser: stage 2 has not been trained")
         settings, count = self._settings(options), len(context)
         if count < 1 or (num_frames is not None and num_frames < 1):
             raise ValueError(f"{count} videos of {num_frames} frames were asked for; both must be positive")
         clips = self._clips(num_frames)
         if clips > 1 and not self.config.unet.cond_model:
-            raise ValueError(
+            raise ConfigError(
                 f"{num_frames} frames take {clips} clips, but this model's denoiser takes no previous clip"
             )
         labels = self._labels(labels, count)

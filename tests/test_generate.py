@@ -1,5 +1,6 @@
 """Sampling, extending and reconstructing into files, with a small stand-in for a trained model."""
 
+import dataclasses
 import json
 import math
 
@@ -192,6 +193,17 @@ def test_impossible_options_are_refused_before_sampling(tmp_path, num_classes, a
     for part in parts:
         assert part in str(error.value)
     assert model.calls == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_long_videos_need_a_model_that_goes_on_from_a_clip(model, folder, tmp_path):
+    model.config = dataclasses.replace(
+        model.config, unet=dataclasses.replace(model.config.unet, cond_model=False, cond_next=False)
+    )
+    with pytest.raises(ConfigError, match="num_frames is 5; going on from a clip"):
+        generate.sample(model, tmp_path / "out", num_frames=FRAMES + 1)
+    with pytest.raises(ConfigError, match="num_frames is 2; going on from a clip"):
+        generate.extend(model, [folder], tmp_path / "out", num_frames=2)
     assert not (tmp_path / "out").exists()
 
 

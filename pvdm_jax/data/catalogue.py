@@ -92,7 +92,7 @@ class Catalogue:
         return self._frames(split, record)
 
     def _frames(self, split: str, record: int) -> Any:
-        key = (str(self._folder), split, record)
+        key = (str(self._folder), self._feature, split, record)
         if getattr(_local, "key", None) != key:
             example = _example(self._sources[split][record])
             _local.key, _local.frames = key, self._decode(example)

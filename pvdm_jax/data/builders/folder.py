@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import pathlib
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -212,7 +213,8 @@ def _make(folder: pathlib.Path, jobs: list[_Job], classes: list[str], options: O
     missing = [job for job in jobs if not _shard(folder, job).with_suffix(".json").exists()]
     total = sum(len(job.videos) for job in jobs)
     done = total - sum(len(job.videos) for job in missing)
-    with tqdm.tqdm(total=total, initial=done, desc="preparing", unit="video", smoothing=0.05) as progress:
+    interval = 0.5 if sys.stderr.isatty() else 10.0  # seconds: a log file needs fewer lines
+    with tqdm.tqdm(total=total, initial=done, desc="preparing", unit="video", mininterval=interval) as progress:
         if min(workers, len(missing)) <= 1:
             for job in missing:
                 write_shard(_shard(folder, job), job.videos, classes, options, progress.update)

@@ -1,0 +1,49 @@
+"""Gradients of the denoiser's training loss against those of the official implementation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pvdm_jax import convert
+from pvdm_jax.config import ProcessConfig
+from pvdm_jax.diffusion.process import Process
+from pvdm_jax.models import functional
+from pvdm_jax.triplane import PlaneShape, unpack
+
+
+@pytest.mark.parametrize("name", ["cond", "uncond"])
+def test_denoiser(reference, recipe, name):
+    """The loss, and the norm of its gradient by every weight under its official name, and by all of them."""
+    info, _ = reference("gradients")
+    seed = info["seed"]
+    graphdef, params = functional.split(convert.unet_from_torch(recipe.weights(info["weights"], seed)))
+    process = Process(ProcessConfig())
+
+    def planes(array):
+        return unpack(jnp.asarray(array.swapaxes(1, 2)), PlaneShape(16, 32, 32))
+
+    x0, cond = (planes(np.tanh(recipe.noise((2, 4, 2048), seed, key))) for key in ("x0", "cond"))
+    noise, t = planes(recipe.noise((2, 4, 2048), seed, "noise")), jnp.asarray(info["t"])
+    context = cond if name == "cond" else None
+
+    @jax.jit
+    def loss_and_gradient(params):
+        def loss(params):
+            noisy = unpack(process.diffuse(x0.pack(), t, noise.pack()), x0.shape)
+            predicted = functional.merge(graphdef, params)(noisy, t, context)
+            return jnp.mean(jnp.square(predicted.pack() - noise.pack()))
+
+        return jax.value_and_grad(loss)(params)
+
+    loss, gradient = loss_and_gradient(params)
+    assert float(loss) == pytest.approx(info[name]["loss"], rel=1e-5)
+    # The layouts differ by permutations and reshapes alone, so a gradient converts as the weights do.
+    official = convert.to_torch(functional.merge(graphdef, gradient))
+    expected = dict(info[name]["gradient"])
+    total = expected.pop("total")
+    found = {key: np.linalg.norm(official[key].astype(np.float64)) for key in expected}
+    assert np.sqrt(sum(value**2 for value in found.values())) == pytest.approx(total, rel=1e-5)
+    for key, value in expected.items():
+        # Biases of keys have no influence: softmax takes no notice of them.
+        assert found[key] == pytest.approx(value, rel=1e-4, abs=1e-6 * total), key

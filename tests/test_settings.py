@@ -161,7 +161,7 @@ def test_missing_file_and_unknown_name():
 def test_unknown_variant_and_file_without_variants(write):
     message = refusal("ucf101:xl")
     assert "'xl'" in message
-    assert "l and s" in message
+    assert "l, s, l-official, s-official" in message
     assert "has no variants" in refusal(write(MINIMAL) + ":large")
 
 

@@ -1,0 +1,106 @@
+"""Trains a small autoencoder by its pixel loss alone and by all losses of stage 1, and draws what that does to detail.
+
+    pvdm prepare --source=VIDEOS --output=data/videos
+    python examples/stage_one_losses.py --data=data/videos --workdir=runs/losses --picture=docs/images/stage1_losses.png
+
+Both runs have the same networks, batches, learning rates and number of updates; one minimises L1, the other L1 and the
+perceptual distance, and from --start-step on the adversarial losses as well, by the `default` recipe. They are judged
+on held-out clips by SSIM and by the share of gradient energy kept, which neither trains on. LPIPS's weights are not
+part of the package, so a VGG16 of fixed random weights stands in for it; --narrow makes that a quarter as wide, which
+suits a CPU. Runs that are stopped go on. Needs matplotlib.
+"""
+
+import argparse
+import json
+import pathlib
+
+from pvdm_jax.config import Config, config_from_dict
+from pvdm_jax.settings import default_config
+from pvdm_jax.training import autoencoder
+
+SHOWN = {"eval/gradient_energy": "gradient energy kept", "eval/ssim": "SSIM", "eval/psnr": "PSNR (dB)"}
+
+
+def make_config(data: str, start_step: int, steps: int, all_losses: bool) -> Config:
+    """Clips of 8 frames of 32 x 32; discriminators of 8 features."""
+    config = default_config()
+    config.data.source, config.data.path, config.data.stride, config.data.flip = "tfds", data, 2, True
+    model = config.autoencoder
+    model.frames, model.height, model.width, model.patch_size = 8, 32, 32, 8
+    model.channels, model.latent_channels, model.depth, model.num_heads, model.head_dim = 96, 8, 1, 2, 32
+    model.mlp_ratio, model.plane_depth, model.plane_num_heads = 2, 1, 2
+    model.plane_head_dim, model.plane_mlp_dim = 32, 128
+    # Stage 2 is not run; its settings must fit all the same.
+    config.unet.latent_channels, config.unet.channel_mult, config.unet.model_channels = 8, (1, 1), 32
+    config.unet.num_heads, config.unet.attention_resolutions = 1, (1,)
+
+    stage = config.train_autoencoder
+    stage.steps, stage.batch_size, stage.ema_decay = steps, 4, 0.995
+    stage.optimizer.learning_rate, stage.optimizer.b2, stage.optimizer.decay = 1e-3, 0.95, "cosine"
+    stage.optimizer.warmup_steps, stage.optimizer.clip_norm = 50, 1.0
+    stage.log_every, stage.eval_every, stage.eval_clips, stage.checkpoint_every = 50, 200, 24, 200
+    if all_losses:
+        stage.perceptual_weight = 4.0
+        phase = stage.adversarial
+        phase.start_step, phase.warmup_steps = start_step, 250
+        phase.discriminator.width, phase.discriminator.layers = 8, 2
+        phase.optimizer.learning_rate = 2e-4
+    return config_from_dict(Config, config)
+
+
+def narrow_stand_in() -> None:
+    from pvdm_jax.losses import lpips
+
+    lpips.STAGES = tuple(tuple(features // 4 for features in stage) for stage in lpips.STAGES)
+
+
+def read(workdir: pathlib.Path, name: str) -> dict[int, float]:
+    """step: value of a metric."""
+    lines = (workdir / autoencoder.FOLDER / "metrics.jsonl").read_text().splitlines()
+    return {line["step"]: line[name] for line in map(json.loads, lines) if name in line}
+
+
+def draw(runs: dict[str, pathlib.Path], start_step: int, path: pathlib.Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(SHOWN) + 1, figsize=(13, 3), layout="constrained")
+    for axis, (name, title) in zip(axes, SHOWN.items(), strict=False):
+        for label, workdir in runs.items():
+            values = read(workdir, name)
+            axis.plot(values.keys(), values.values(), label=label)
+        axis.axvline(start_step, color="grey", linestyle=":", linewidth=1)
+        axis.set(title=title, xlabel="update")
+    values = read(runs["all losses"], "eval/discriminator_loss")
+    axes[-1].plot(values.keys(), values.values(), color="C1")
+    axes[-1].set(title="discriminators' loss (2: they know nothing)", xlabel="update")
+    axes[0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=60)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--workdir", type=pathlib.Path, required=True)
+    parser.add_argument("--picture", type=pathlib.Path, required=True)
+    parser.add_argument("--start-step", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--narrow", action="store_true")
+    args = parser.parse_args()
+    if args.narrow:
+        narrow_stand_in()
+    runs = {"L1 alone": args.workdir / "l1", "all losses": args.workdir / "all"}
+    for label, workdir in runs.items():
+        autoencoder.train(make_config(args.data, args.start_step, args.steps, label == "all losses"), workdir)
+    draw(runs, args.start_step, args.picture)
+    for label, workdir in runs.items():
+        best = json.loads((workdir / autoencoder.FOLDER / "phases.json").read_text())["best_step"]
+        numbers = ", ".join(f"{title} {read(workdir, name)[best]:.3f}" for name, title in SHOWN.items())
+        print(f"{label}: exported from update {best}: {numbers}")
+
+
+if __name__ == "__main__":
+    main()

@@ -157,7 +157,7 @@ def main(path: str) -> None:
         axis.set_xlabel("calls of the denoiser")
         axis.grid(True, alpha=0.3)
         axis.legend(fontsize=7)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":

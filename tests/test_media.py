@@ -219,3 +219,31 @@ def test_grid_puts_videos_in_rows():
 def test_upscale_repeats_pixels():
     frame = np.arange(6, dtype=np.uint8).reshape(1, 2, 1, 3)
     assert upscale(frame, 2)[..., 0].tolist() == [[[0, 0], [0, 0], [3, 3], [3, 3]]]
+
+
+def test_named_frames_come_in_their_order_as_often_as_named(tmp_path):
+    write_video(tmp_path / "a.mp4", moving(40), fps=10)
+    data = (tmp_path / "a.mp4").read_bytes()
+    whole = read_video(tmp_path / "a.mp4")
+    for numbers in ([7], [3, 4, 5], [2, 9, 16], [30, 4, 4, 31, 0], range(5, 39, 3)):
+        np.testing.assert_array_equal(media.decode_frames(data, numbers), whole[list(numbers)])
+    half = media.decode_frames(data, [9, 1], transform=lambda frame: frame[::2])
+    np.testing.assert_array_equal(half, whole[[9, 1], ::2])
+    with pytest.raises(VideoError, match="x: there is no frame 41; from frame 1 on only"):
+        media.decode_frames(data, [1, 2, 41], "x")
+    with pytest.raises(ValueError, match="at least one, and none below 0"):
+        media.decode_frames(data, [])
+    for frame, expected in zip(media.video_frames(data), whole, strict=True):
+        np.testing.assert_array_equal(frame, expected)
+    assert media.frame_rate(data) == pytest.approx(10)
+
+
+def test_pictures_are_decoded_to_rgb(tmp_path):
+    frame = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    media.write_image(tmp_path / "a.png", frame)
+    np.testing.assert_array_equal(media.decode_image((tmp_path / "a.png").read_bytes()), frame)
+    flat = np.full((16, 16, 3), (200, 90, 30), np.uint8)
+    assert np.abs(media.decode_image(media.encode_jpeg(flat)).astype(int) - flat).max() <= 3
+    for data, reason in ((b"", "it is empty"), (b"no picture", "it can't be decoded")):
+        with pytest.raises(VideoError, match=f"p: {reason}"):
+            media.decode_image(data, "p")

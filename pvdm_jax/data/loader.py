@@ -6,7 +6,6 @@ number of threads or worker processes, and however many processes of a multi-hos
 
 import dataclasses
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,16 +13,13 @@ import grain
 import numpy as np
 
 from pvdm_jax.config import AutoencoderConfig, DataConfig
-from pvdm_jax.data.clips import Crop, clip_span, random_crop
-from pvdm_jax.data.sources import Video, VideoSource
+from pvdm_jax.data.clips import clip_span
+from pvdm_jax.data.samples import ORDER, ClipPairs, FreshPair, RandomWindow, Replacing, Stored, check_not_empty
+from pvdm_jax.data.sources import VideoSource
 from pvdm_jax.media import VideoError
 
 # Samples of a stream, for Grain, which wants a number.
 ENDLESS = 2**62
-# Replacements tried for a video that can't be decoded. Beyond that the data set is broken, not a file of it.
-MAX_REPLACEMENTS = 20
-# What the random numbers of a sample are for; the second part of their seeds.
-WINDOWS, PAIRS, ORDER, FRESH_PAIRS = range(4)
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
@@ -58,7 +54,7 @@ def train_batches(
     can't be decoded is replaced by another and reported once. Raises ValueError where the processes can't share
     `batch_size` evenly or the source is empty, VideoError where nothing can be decoded.
     """
-    sample = _RandomWindow(_Replacing(source), clip, data, seed)
+    sample = RandomWindow(Replacing(source), clip, data, seed)
     share = _Share(batch_size, start_step, process_index, process_count)
     return _batches(sample, len(source), seed, share, data.workers, data.threads, data.prefetch)
 
@@ -75,7 +71,7 @@ def latent_batches(
 ) -> Batches:
     """Endless batches of stored items (dicts of arrays), stacked; order and shares as in `train_batches`."""
     share = _Share(batch_size, start_step, process_index, process_count)
-    return _batches(_Stored(latents), len(latents), seed, share, 0, threads, prefetch)
+    return _batches(Stored(latents), len(latents), seed, share, 0, threads, prefetch)
 
 
 def pair_batches(
@@ -95,10 +91,10 @@ def pair_batches(
 
     With `windows` 0 every sample is a new random window, instead of one of a fixed number for each video.
     """
-    pairs = ClipPairs(_Replacing(source), clip, data, windows, flips, seed, True, clips)
+    pairs = ClipPairs(Replacing(source), clip, data, windows, flips, seed, True, clips)
     share = _Share(batch_size, start_step, process_index, process_count)
     size = len(pairs) if windows else len(source)
-    sample = _Stored(pairs) if windows else _FreshPair(pairs)
+    sample = Stored(pairs) if windows else FreshPair(pairs)
     return _batches(sample, size, seed, share, data.workers, data.threads, data.prefetch)
 
 
@@ -109,7 +105,7 @@ def fixed_clips(source: VideoSource, clip: AutoencoderConfig, data: DataConfig, 
     fewer where there aren't that many different windows, or where a video can't be decoded (which is reported).
     Raises ValueError for an empty source, VideoError where nothing can be decoded.
     """
-    _check_not_empty(len(source))
+    check_not_empty(len(source))
     span = clip_span(clip.frames, data.stride)
     starts = [source[i].frames - span + 1 for i in range(len(source))]
     # The smallest number of windows a video that is enough; short videos give as many as they have.
@@ -141,7 +137,7 @@ def clip_pairs(
     augment: bool = True,
     flips: bool = False,
     clips: int = 2,
-) -> "ClipPairs":
+) -> ClipPairs:
     """`windows` random windows of two consecutive clips from every video, as a sequence; decoded when asked for.
 
     Item i is a function of (seed, i):
@@ -158,7 +154,7 @@ def clip_pairs(
     has has_next too; a video of only two clips gives either the first two or the last two. Videos that can't be decoded
     are replaced as in `train_batches`.
     """
-    return ClipPairs(_Replacing(source), clip, data, windows, flips and augment, seed, augment, clips)
+    return ClipPairs(Replacing(source), clip, data, windows, flips and augment, seed, augment, clips)
 
 
 def read_ahead(items: Sequence[dict], rows: Sequence[Sequence[int]], data: DataConfig) -> Batches:
@@ -190,149 +186,6 @@ def _stream(dataset: grain.MapDataset, workers: int, threads: int, prefetch: int
         buffer = max(1, prefetch // workers)
         elements = elements.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=buffer))
     return iter(elements)
-
-
-class _Replacing:
-    """Reads from a video of a source, or from a random other one where that fails, and reports each failure once."""
-
-    def __init__(self, source: VideoSource):
-        self.source = source
-        self.broken: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, first: int, rng: np.random.Generator, read: Callable[[Video], Any]) -> tuple[int, Any]:
-        """(index, read(source[index])) for index = first, or a replacement drawn by `rng`."""
-        index = first
-        for _ in range(1 + MAX_REPLACEMENTS):
-            video = self.source[index]
-            try:
-                return index, read(video)
-            except (VideoError, OSError) as error:
-                self._report(video.name, error)
-                index = int(rng.integers(len(self.source)))
-        raise VideoError(f"{video.name}, and {MAX_REPLACEMENTS} others before it, can't be decoded")
-
-    def _report(self, name: str, error: Exception) -> None:
-        with self._lock:
-            if name in self.broken:
-                return
-            self.broken[name] = str(error)
-            logging.warning("replaced by another video from now on (number %d): %s", len(self.broken), error)
-
-    def __getstate__(self) -> dict:
-        return {"source": self.source, "broken": {}}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
-
-
-@dataclasses.dataclass(frozen=True)
-class _RandomWindow:
-    """Sample n of `train_batches`: a random window of the video `index`."""
-
-    read: _Replacing
-    clip: AutoencoderConfig
-    data: DataConfig
-    seed: int
-
-    def __call__(self, number: int, index: int) -> dict:
-        data, rng = self.data, np.random.default_rng([self.seed, WINDOWS, number])
-        span = clip_span(self.clip.frames, data.stride)
-
-        def window(video: Video) -> np.ndarray:
-            start = int(rng.integers(video.frames - span + 1))
-            mirrored = data.flip and rng.random() < 0.5
-            frames = video.read(start, self.clip.frames, data.stride, random_crop(rng, data.crop_scale))
-            return _mirror(frames) if mirrored else frames
-
-        index, frames = self.read(index, rng, window)
-        return {"video": frames, "label": np.int32(self.read.source[index].label)}
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipPairs:
-    """The items of `clip_pairs`."""
-
-    read: _Replacing
-    clip: AutoencoderConfig
-    data: DataConfig
-    windows: int
-    flips: bool
-    seed: int
-    augment: bool
-    clips: int  # of a window: 2 (previous, clip) or 3 (and next)
-
-    def __post_init__(self):
-        _check_not_empty(len(self.read.source))
-
-    def __len__(self) -> int:
-        return len(self.read.source) * self.windows * (2 if self.flips else 1)
-
-    def __getitem__(self, index: int) -> dict:
-        window, mirrored = divmod(index, 2) if self.flips else (index, None)
-        rng = np.random.default_rng([self.seed, PAIRS, window])
-        return self.make(window // self.windows, rng, mirrored) | {"index": index}
-
-    def make(self, first: int, rng: np.random.Generator, mirrored: int | None) -> dict:
-        """A random window of the video `first`, or of a replacement. `mirrored` None: by chance, if that is allowed."""
-        data, span = self.data, clip_span(self.clip.frames, self.data.stride)
-
-        def window(video: Video) -> dict:
-            clips = min(self.clips, video.frames // span)
-            start = int(rng.integers(video.frames - clips * span + 1))
-            by_chance = mirrored is None and self.augment and data.flip
-            mirror = rng.random() < 0.5 if by_chance else bool(mirrored)
-            crop = random_crop(rng, data.crop_scale if self.augment else 1.0)
-            frames = video.read(start, clips * self.clip.frames, data.stride, crop)
-            frames = _mirror(frames) if mirror else frames
-            # Of three clips, two can be the first two or the last two.
-            has_previous = clips > 1 and (clips == self.clips or rng.random() < 0.5)
-            first = 0 if has_previous else self.clip.frames
-            whole = np.zeros((self.clips * self.clip.frames, *frames.shape[1:]), np.uint8)
-            whole[first : first + len(frames)] = frames
-            has_next = {} if self.clips == 2 else {"has_next": clips == 3 or (clips == 2 and not has_previous)}
-            return {
-                "video": whole,
-                "has_previous": has_previous,
-                **has_next,
-                "label": np.int32(video.label),
-                "start": np.int32(start),
-                "mirrored": mirror,
-                "crop": np.array(dataclasses.astuple(crop or Crop(1.0, 0.5, 0.5)), np.float32),
-            }
-
-        index, made = self.read(first, rng, window)
-        return made | {"source": np.int32(index)}
-
-
-@dataclasses.dataclass(frozen=True)
-class _FreshPair:
-    """Sample n: a pair of the video `index` that no other sample has."""
-
-    pairs: ClipPairs
-
-    @property
-    def read(self) -> _Replacing:
-        return self.pairs.read
-
-    def __call__(self, number: int, index: int) -> dict:
-        rng = np.random.default_rng([self.pairs.seed, FRESH_PAIRS, number])
-        mirrored = int(rng.random() < 0.5) if self.pairs.flips else None
-        return self.pairs.make(index, rng, mirrored) | {"index": number}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stored:
-    """Sample n: the item `index` of a sequence."""
-
-    items: Sequence[dict]
-
-    @property
-    def read(self) -> Any:
-        return getattr(self.items, "read", None)
-
-    def __call__(self, number: int, index: int) -> dict:
-        return self.items[index]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -405,7 +258,7 @@ def _batches(
     Item n is element n of the numbers below `size`, shuffled anew in every epoch; batch k holds samples
     k * batch_size, ..., (k + 1) * batch_size - 1, and each process makes a contiguous part of it.
     """
-    _check_not_empty(size)
+    check_not_empty(size)
     numbers = grain.MapDataset.range(share.start_step * share.size, ENDLESS)
     batches = numbers.map(_Numbered(sample, share, _Order(size, seed))).batch(share.size)
     read = getattr(sample, "read", None)
@@ -415,13 +268,3 @@ def _batches(
 def _spread(count: int, size: int) -> list[int]:
     """`count` different numbers below `size`: the middles of as many equal parts."""
     return [(2 * k + 1) * size // (2 * count) for k in range(count)]
-
-
-def _check_not_empty(size: int) -> None:
-    if size == 0:
-        raise ValueError("the source is empty: there is nothing to read")
-
-
-def _mirror(frames: np.ndarray) -> np.ndarray:
-    """Left and right exchanged."""
-    return np.ascontiguousarray(frames[:, :, ::-1])

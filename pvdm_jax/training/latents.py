@@ -1,14 +1,7 @@
 """The latents that stage 2 trains from: made once and cached, or made from pixels in every step.
 
 Encoding a clip costs more than a training step of the denoiser on it, so doing it once removes most of stage 2's
-cost. The cache holds pairs of consecutive clips' latents in array_record files:
-
-    latents/index.json            sizes, counts, statistics, the videos' names, the autoencoder's fingerprint, settings
-    latents/SPLIT-00000-of-00012.array_record, and a .json of the same name: its statistics
-        a record: has_previous, has_next, label, source, start, mirrored (int32), crop (three float32), then the
-        latents of the previous clip, of the clip and, for unet.cond_next, of the next one (float32, positions x
-        channels). source is the video's number in the index's names of that split, start the window's first frame in
-        it, crop the (scale, row, column) of data/clips.py
+cost. See latent_files.py for its files.
 
 A shard has its name once it is complete, so a run that is killed goes on with the shards that are missing; index.json
 comes last. Until then encoding.json says by which autoencoder and settings the shards are made.
@@ -16,8 +9,6 @@ comes last. Until then encoding.json says by which autoencoder and settings the 
 
 import dataclasses
 import hashlib
-import json
-import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,7 +25,19 @@ from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
 from pvdm_jax.training.autoencoder import FOLDER as AUTOENCODER_FOLDER
 from pvdm_jax.training.autoencoder import to_float
-from pvdm_jax.triplane import PlaneShape
+from pvdm_jax.training.latent_files import (
+    HEADER,
+    LatentCache,
+    ShardWriter,
+    make_item,
+    merge_statistics,
+    plane_segments,
+    read_json,
+    rows_of,
+    shard_path,
+    without_missing,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from pvdm_jax.data.loader import ClipPairs
@@ -44,53 +47,9 @@ FOLDER = "latents"
 SPLITS = ("train", "holdout")
 SHARD_PAIRS = 1024  # pairs of clips in a file; what a kill can cost
 HELD_OUT_WINDOWS = 4  # of each held-out video, where training has always new ones
-HEADER = np.dtype(
-    [(name, "<i4") for name in ("has_previous", "has_next", "label", "source", "start", "mirrored")]
-    + [("crop", "<f4", 3)]
-)
 # What decides the latents, beside the autoencoder's weights.
 DECISIVE = ("seed", "data", "encode", "autoencoder")
 FREE = {"data": ("threads", "prefetch", "workers"), "encode": ("batch_size", "cache")}
-
-
-class LatentCache:
-    """A split of the cache: a sequence of {"previous", "clip": float32 (positions, channels), "has_previous": bool,
-    "label": int32}, for unet.cond_next also {"next", "has_next"}. Threads may read from it side by side."""
-
-    def __init__(self, folder: pathlib.Path, split: str, index: dict[str, Any]):
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-        self.shape = PlaneShape(*index["shape"])
-        self.identity: str = index["made_by"]["autoencoder"]  # fingerprint of the autoencoder that made them
-        self.class_names: tuple[str, ...] = tuple(index["class_names"])
-        self.names: list[str] = index["names"][split]  # of the videos
-        self._latents = (index["clips"], self.shape.positions, index["channels"])
-        count = index["shards"][split]
-        self._records = ArrayRecordDataSource([str(_shard(folder, split, i, count)) for i in range(count)])
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"there are no latents {index}; the cache has {len(self)}")
-        record = self._records[index]
-        header = np.frombuffer(record, HEADER, 1)[0]
-        return _item(np.frombuffer(record, np.float32, offset=HEADER.itemsize).reshape(self._latents), header)
-
-    def window(self, index: int) -> dict[str, Any]:
-        """Where item `index` is from: the video's name, the first frame, whether mirrored, (scale, row, column)."""
-        header = np.frombuffer(self._records[index], HEADER, 1)[0]
-        crop = tuple(float(value) for value in header["crop"])
-        name, start = self.names[header["source"]], int(header["start"])
-        return {"name": name, "start": start, "mirrored": bool(header["mirrored"]), "crop": crop}
-
-    def batches(self, config: Config, batch_size: int, start: int) -> Iterator[dict[str, np.ndarray]]:
-        """This process's share of the endless batches from number `start` on; see `latent_batches`."""
-        from pvdm_jax.data.loader import latent_batches
-
-        share = (start, jax.process_index(), jax.process_count())
-        return latent_batches(self, batch_size, config.seed, *share, config.data.threads, config.data.prefetch)
 
 
 class PixelLatents:
@@ -119,7 +78,9 @@ class PixelLatents:
             for batch in pixels:
                 latents = _local_rows(self._encoder.encode(batch["video"]))
                 latents = latents.reshape(len(batch["label"]), -1, *latents.shape[1:])
-                items = [_item(*parts) for parts in zip(_without_missing(latents, batch), _rows(batch), strict=True)]
+                items = [
+                    make_item(*parts) for parts in zip(without_missing(latents, batch), rows_of(batch), strict=True)
+                ]
                 yield {name: np.stack([item[name] for item in items]) for name in items[0]}
         finally:
             pixels.close()
@@ -175,13 +136,13 @@ def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
     identity = {"autoencoder": encoder.identity} | _decisive(config)
     for name in ("index.json", "encoding.json"):
         if (folder / name).exists():
-            _check_same(_read(folder / name)["made_by"], identity, folder)
+            _check_same(read_json(folder / name)["made_by"], identity, folder)
     if (folder / "index.json").exists():
         open_latents(config, workdir, "train")
-        return _summary(folder, _read(folder / "index.json"))
+        return _summary(folder, read_json(folder / "index.json"))
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "encoding.json", {"made_by": identity})
+        write_json(folder / "encoding.json", {"made_by": identity})
 
     index = {"shape": list(plane_shape(config.autoencoder)), "channels": config.autoencoder.latent_channels}
     index |= {"clips": _clips(config), "counts": {}, "shards": {}, "names": {}}
@@ -193,10 +154,10 @@ def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
         index["names"][split] = [source[i].name for i in range(len(source))]
         if split == "train":
             index["class_names"] = list(source.class_names)
-            index |= _merge(outcomes)
+            index |= merge_statistics(outcomes)
     index["made_by"] = identity
     if jax.process_index() == 0:
-        _write(folder / "index.json", index)  # the cache counts as complete from here on
+        write_json(folder / "index.json", index)  # the cache counts as complete from here on
         (folder / "encoding.json").unlink()
     return _summary(folder, index)
 
@@ -209,7 +170,7 @@ def open_latents(config: Config, workdir: str | pathlib.Path, split: str) -> Lat
         raise ConfigError(
             f"there are no latents in {folder}{begun}; `pvdm encode` makes them from a trained autoencoder"
         )
-    index = _read(folder / "index.json")
+    index = read_json(folder / "index.json")
     made_by = index["made_by"]
     if "shards" not in index:
         raise ConfigError(f"the latents in {folder} were made by an older version; remove them and run `pvdm encode`")
@@ -231,7 +192,7 @@ def training_latents(
     encoder, batch_size = training._encoder, _batch_size(config.encode, mesh)
     held_out = []
     for latents, facts in _encoded(encoder, pairs, [rows], batch_size, config.data):
-        held_out += [_item(*parts) for parts in zip(latents, _rows(facts), strict=True)]
+        held_out += [make_item(*parts) for parts in zip(latents, rows_of(facts), strict=True)]
     return training, held_out
 
 
@@ -305,7 +266,7 @@ def _encoded(
             facts = sharding.to_numpy(sharding.global_batch(encoder.mesh, batch))
             latents = latents.reshape(batch_size, -1, *latents.shape[1:])[:count].astype(np.float32)
             facts = {name: values[:count] for name, values in facts.items()}
-            yield _without_missing(latents, facts), facts
+            yield without_missing(latents, facts), facts
     finally:
         batches.close()
 
@@ -321,19 +282,19 @@ def _encode_split(
     """Writes the shards of a split that are missing; returns the statistics of all."""
     from tqdm import tqdm
 
-    paths = [_shard(folder, split, number, len(shards)) for number in range(len(shards))]
+    paths = [shard_path(folder, split, number, len(shards)) for number in range(len(shards))]
     # Every process must come to the same list, whatever the first one has written when it looks.
     done = multihost_utils.broadcast_one_to_all(np.array([path.with_suffix(".json").exists() for path in paths]))
     missing = [number for number in range(len(shards)) if not done[number]]
     parts = [shards[number] for number in missing]
     batches = _encoded(encoder, pairs, parts, _batch_size(config.encode, encoder.mesh), config.data)
     total, ready = sum(map(len, shards)), sum(len(shards[n]) for n in range(len(shards)) if done[n])
-    segments = _segments(plane_shape(config.autoencoder))
-    outcomes = {n: _read(paths[n].with_suffix(".json")) for n in range(len(shards)) if done[n]}
+    planes = plane_segments(plane_shape(config.autoencoder))
+    outcomes = {n: read_json(paths[n].with_suffix(".json")) for n in range(len(shards)) if done[n]}
     writing = jax.process_index() == 0
     with tqdm(total=total, initial=ready, desc=f"encode {split}", unit="pair", disable=not writing) as progress:
         for number in missing:
-            shard = _ShardWriter(paths[number], segments, writing)
+            shard = ShardWriter(paths[number], planes, writing)
             while shard.count < len(shards[number]):
                 latents, facts = next(batches)
                 shard.write(latents, facts)
@@ -343,101 +304,9 @@ def _encode_split(
     return [outcomes[number] for number in range(len(shards))]
 
 
-class _ShardWriter:
-    """Writes a file of pairs and adds up their statistics. Only where `writing` it touches the disk."""
-
-    def __init__(self, path: pathlib.Path, segments: dict[str, slice], writing: bool):
-        self._path, self._segments, self._writer, self._size = path, segments, None, 0
-        self._unfinished = path.with_suffix(".unfinished")
-        self.count, self._sums = 0, {}
-        if writing:
-            from array_record.python.array_record_module import ArrayRecordWriter
-
-            self._writer = ArrayRecordWriter(str(self._unfinished), "group_size:1")
-
-    def write(self, latents: np.ndarray, facts: dict[str, np.ndarray]) -> None:
-        """latents: float32 (b, clips, positions, channels); facts: fields of HEADER, (b,) each."""
-        headers = np.zeros(len(latents), HEADER)
-        for name, values in facts.items():
-            headers[name] = values
-        for header, pair in zip(headers, latents, strict=True):
-            record = header.tobytes() + pair.tobytes()
-            self._size += len(record)
-            if self._writer:
-                self._writer.write(record)
-        self.count += len(latents)
-        clips = latents[:, 1].astype(np.float64)
-        for plane, segment in self._segments.items():
-            part = clips[:, segment]
-            moments = np.stack([part.sum(axis=(0, 1)), np.square(part).sum(axis=(0, 1))])
-            self._sums[plane] = self._sums.get(plane, 0) + moments
-
-    def close(self) -> dict[str, Any]:
-        """Gives the file its name; returns, and writes beside it, its statistics."""
-        sums = {plane: moments.tolist() for plane, moments in self._sums.items()}
-        sizes = {plane: segment.stop - segment.start for plane, segment in self._segments.items()}
-        outcome = {"count": self.count, "bytes": self._size, "positions": sizes, "sums": sums}
-        if self._writer:
-            self._writer.close()
-            os.replace(self._unfinished, self._path)
-            _write(self._path.with_suffix(".json"), outcome)
-        return outcome
-
-
 def _clips(config: Config) -> int:
     """Clips of a window: the previous one and the clip, perhaps the next one."""
     return 3 if config.unet.cond_next else 2
-
-
-def _without_missing(latents: np.ndarray, facts: dict[str, np.ndarray]) -> np.ndarray:
-    """Latents (b, clips, ...) with zeros for clips that aren't there: what encodes black is not their latent."""
-    for slot, name in ((0, "has_previous"), (2, "has_next")):
-        if name in facts:
-            latents = np.where(
-                (np.arange(latents.shape[1]) == slot)[:, None, None] & (facts[name] == 0)[:, None, None, None],
-                np.float32(0),
-                latents,
-            )
-    return latents
-
-
-def _rows(facts: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
-    for row in range(len(facts["label"])):
-        yield {name: values[row] for name, values in facts.items() if name in HEADER.names}
-
-
-def _item(latents: np.ndarray, facts: Any) -> dict[str, np.ndarray]:
-    """What stage 2 takes, of latents (clips, positions, channels) and the fields of HEADER."""
-    item = {"previous": latents[0], "clip": latents[1], "has_previous": np.bool_(facts["has_previous"])}
-    if len(latents) == 3:
-        item |= {"next": latents[2], "has_next": np.bool_(facts["has_next"])}
-    return item | {"label": np.int32(facts["label"])}
-
-
-def _segments(shape: PlaneShape) -> dict[str, slice]:
-    """Which positions of packed latents belong to each plane."""
-    sizes = {
-        "yx": shape.height * shape.width,
-        "tx": shape.frames * shape.width,
-        "ty": shape.frames * shape.height,
-    }
-    ends = np.cumsum(list(sizes.values())).tolist()
-    return {plane: slice(end - size, end) for (plane, size), end in zip(sizes.items(), ends, strict=True)}
-
-
-def _merge(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Statistics of the latents of all shards: over everything, and of each plane's channels."""
-    pairs = sum(outcome["count"] for outcome in outcomes)
-    positions = outcomes[0]["positions"]
-    sums = {plane: sum(np.array(outcome["sums"][plane]) for outcome in outcomes) for plane in positions}
-    planes = {}
-    for plane, moments in sums.items():
-        mean, square = moments / (pairs * positions[plane])
-        planes[plane] = {"mean": mean.tolist(), "std": np.sqrt(np.maximum(square - mean**2, 0)).tolist()}
-    mean, square = sum(moments.mean(axis=1) for moments in sums.values()) / (pairs * sum(positions.values()))
-    size = sum(outcome["bytes"] for outcome in outcomes)
-    std = float(np.sqrt(max(square - mean**2, 0)))
-    return {"mean": float(mean), "std": std, "planes": planes, "bytes_per_pair": size // pairs}
 
 
 def _summary(folder: pathlib.Path, index: dict[str, Any]) -> EncodeSummary:
@@ -450,25 +319,11 @@ def _local_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
-def _shard(folder: pathlib.Path, split: str, number: int, count: int) -> pathlib.Path:
-    return folder / f"{split}-{number:05d}-of-{count:05d}.array_record"
-
-
 def _decisive(config: Config) -> dict[str, Any]:
     values = {name: value for name, value in config_to_dict(config).items() if name in DECISIVE}
     for section, names in FREE.items():
         values[section] = {name: value for name, value in values[section].items() if name not in names}
     return {"settings": values | {"clips": _clips(config)}}
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
-
-
-def _write(path: pathlib.Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
 
 
 def _check_same(made_by: dict[str, Any], wanted: dict[str, Any], folder: pathlib.Path) -> None:

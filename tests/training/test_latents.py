@@ -117,7 +117,7 @@ def test_statistics_are_those_of_the_clips(cached):
 def test_a_killed_encoding_goes_on_with_the_same_bytes(cached, workdir, monkeypatch):
     """Killed while the third of three shards is written: the first two are kept, and all end up the same."""
     monkeypatch.setattr(latents, "SHARD_PAIRS", 4)
-    close = latents._ShardWriter.close
+    close = latents.ShardWriter.close
 
     def killed(writer):
         if "train-00002" in writer._path.name:
@@ -125,7 +125,7 @@ def test_a_killed_encoding_goes_on_with_the_same_bytes(cached, workdir, monkeypa
         return close(writer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(latents._ShardWriter, "close", killed)
+        patch.setattr(latents.ShardWriter, "close", killed)
         with pytest.raises(KeyboardInterrupt):
             latents.encode(CONFIG, workdir)
     with pytest.raises(ConfigError, match="begun, but aren't finished"):

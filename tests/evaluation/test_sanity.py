@@ -52,7 +52,7 @@ def test_grows_with_every_damage(scattering, clips, features, kind):
 
 @pytest.mark.slow
 def test_random_i3d_reacts_too(mesh, real_clips):
-    """To pictures, noise and blur; to exchanged and frozen frames far less: see docs/evaluation.md."""
+    """I3D's architecture alone, without what it learned."""
     space = open_features("i3d_random", mesh)
     clips = real_clips(3)[:, :9]
     features = space(clips, 3)

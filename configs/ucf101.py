@@ -13,7 +13,7 @@ data.path is data/ucf101 unless it is given. LPIPS's weights are the user's to g
 one of LPIPS's linear layers: --config.train_autoencoder.perceptual_weights=VGG,LINEAR. Without them a VGG16 of random
 weights stands in, as the run says loudly, and the numbers below are out of reach.
 
-`l` is PVDM-L, `s` PVDM-S. They train as this project found better, the `official` ones as the official code does, whose
+`l` is PVDM-L, `s` PVDM-S. They train by this project's own recipe, the `official` ones as the official code does, whose
 denoiser moreover can't tell the two motion planes apart: half of its first clips come out with the two exchanged.
 docs/fidelity.md compares the recipes constant by constant.
 

@@ -1,7 +1,7 @@
 """The settings that the paper's experiments share: `configs/ucf101.py` and `configs/sky_timelapse.py` are made of them.
 
 Two recipes: `official` trains as the official code does (constants of its code and of its author's answers), `default`
-as this project found better. docs/fidelity.md compares them constant by constant.
+differs where stability or exported quality can gain. docs/fidelity.md compares them constant by constant.
 """
 
 from ml_collections import ConfigDict

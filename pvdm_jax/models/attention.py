@@ -6,23 +6,57 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Attention weights that are made at once on a CPU (elements): more of them leave its caches.
+CPU_WEIGHTS = 2**21
+# Weights of one head that are made at once under rematerialisation.
+REMAT_WEIGHTS = 2**18
 
-def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+
+def attention(query: jax.Array, key: jax.Array, value: jax.Array, remat: bool = False) -> jax.Array:
     """softmax(query key^T / sqrt(d)) value, for each head.
 
     query (b, n, heads, d), key and value (b, m, heads, d) give (b, n, heads, d). The softmax is computed in float32;
-    the result has the query's dtype. On CPU the heads are moved to the front, where XLA multiplies batched matrices
-    fastest; elsewhere jax.nn.dot_product_attention. Both are equal up to rounding.
+    the result has the query's dtype. All ways to compute it are equal up to rounding:
+
+    - On a CPU the heads are moved to the front, where XLA multiplies batched matrices fastest. Where there are many
+      weights, some heads at a time go through, and their weights are computed again for the gradient: they stay in
+      the caches, and memory for n x m weights isn't needed.
+    - Elsewhere `jax.nn.dot_product_attention`; with `remat` some queries at a time (of all heads and the whole batch,
+      which may be spread over devices), whose weights are computed again for the gradient.
     """
-    return jax.lax.platform_dependent(query, key, value, cpu=_heads_first, default=jax.nn.dot_product_attention)
+    default = _some_queries if remat else jax.nn.dot_product_attention
+    return jax.lax.platform_dependent(query, key, value, cpu=_heads_first, default=default)
 
 
 def _heads_first(query, key, value):
-    scale = query.shape[-1] ** -0.5
-    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * scale, key, value))
-    logits = jnp.matmul(query, jnp.swapaxes(key, 2, 3), preferred_element_type=jnp.float32)
+    b, n, heads, d = query.shape
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+    together = max(1, CPU_WEIGHTS // (n * key.shape[2]))
+    matrices = b * heads if isinstance(b, int) else heads  # an exported program's batch size is open
+    if isinstance(b, int) and together >= matrices:
+        return jnp.swapaxes(_weighted(query, key, value), 1, 2)
+    together = next(size for size in range(together, 0, -1) if matrices % size == 0)
+    parts = (x.reshape(-1, together, *x.shape[2:]) for x in (query, key, value))
+    found = jax.lax.map(jax.checkpoint(lambda part: _weighted(*part), prevent_cse=False), tuple(parts))
+    return jnp.swapaxes(found.reshape(b, heads, n, d), 1, 2)
+
+
+def _weighted(query, key, value):
+    """Attention of (..., n, d) to (..., m, d)."""
+    logits = jnp.matmul(query * query.shape[-1] ** -0.5, jnp.swapaxes(key, -1, -2), preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits).astype(query.dtype)
-    return jnp.swapaxes(jnp.matmul(weights, value), 1, 2)
+    return jnp.matmul(weights, value)
+
+
+def _some_queries(query, key, value):
+    b, n, heads, d = query.shape
+    together = max(1, REMAT_WEIGHTS // key.shape[1])
+    together = next((size for size in range(min(together, n), 0, -1) if n % size == 0), n)
+    if together == n:
+        return jax.nn.dot_product_attention(query, key, value)
+    parts = jnp.moveaxis(query.reshape(b, n // together, together, heads, d), 1, 0)
+    part = jax.checkpoint(lambda some: jax.nn.dot_product_attention(some, key, value), prevent_cse=False)
+    return jnp.moveaxis(jax.lax.map(part, parts), 0, 1).reshape(query.shape)
 
 
 def rotate(x: jax.Array, table: tuple[np.ndarray, np.ndarray]) -> jax.Array:

@@ -35,14 +35,14 @@ class PlaneProjection(nnx.Module):
             heads = config.plane_num_heads, config.plane_head_dim
             return PlaneBlock(channels, *heads, config.plane_mlp_dim, dtype=dtype, rngs=rngs)
 
-        self.blocks = stack(block, config.plane_depth, rngs)
+        self.blocks, self.policy = stack(block, config.plane_depth, rngs), config.remat
         self.out = linear(channels, config.latent_channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """(b, length, channels) to (b, latent_channels)."""
         token = jnp.broadcast_to(self.token[...].astype(tokens.dtype), (tokens.shape[0], 1, tokens.shape[-1]))
         x = jnp.concatenate([tokens, token], axis=1) + self.positions[None].astype(tokens.dtype)
-        return jnp.tanh(self.out(scan_to_first(self.blocks, x)))
+        return jnp.tanh(self.out(scan_to_first(self.blocks, x, self.policy)))
 
 
 class Autoencoder(nnx.Module):
@@ -55,7 +55,8 @@ class Autoencoder(nnx.Module):
         shape = plane_shape(config)
 
         def block(rngs):
-            return DividedBlock(channels, config.num_heads, config.head_dim, config.mlp_ratio, dtype=dtype, rngs=rngs)
+            heads, again = (config.num_heads, config.head_dim), config.remat != "none"
+            return DividedBlock(channels, *heads, config.mlp_ratio, remat=again, dtype=dtype, rngs=rngs)
 
         self.from_pixels = linear(pixels, channels, dtype=dtype, rngs=rngs)
         self.encoder = stack(block, config.depth, rngs)
@@ -81,7 +82,7 @@ class Autoencoder(nnx.Module):
             raise ValueError(f"video has shape {video.shape}; this autoencoder takes (batch, {expected})")
         p = config.patch_size
         patches = rearrange(video, "b t (h p) (w q) c -> b t h w (p q c)", p=p, q=p)
-        grid = scan(self.encoder, self.from_pixels(patches.astype(config.dtype)))
+        grid = scan(self.encoder, self.from_pixels(patches.astype(config.dtype)), config.remat)
         batch, frames, height, width, _ = grid.shape
         over_time = self.project_yx(rearrange(grid, "b t h w c -> (b h w) t c"))
         over_rows = self.project_tx(rearrange(grid, "b t h w c -> (b t w) h c"))
@@ -98,7 +99,7 @@ class Autoencoder(nnx.Module):
         p = self.config.patch_size
         planes = jax.tree.map(lambda plane: plane.astype(self.config.dtype), planes)
         lifted = Planes(yx=self.lift_yx(planes.yx), tx=self.lift_tx(planes.tx), ty=self.lift_ty(planes.ty))
-        patches = self.to_pixels(scan(self.decoder, lifted.expand())).astype(jnp.float32)
+        patches = self.to_pixels(scan(self.decoder, lifted.expand(), self.config.remat)).astype(jnp.float32)
         video = rearrange(patches, "b t h w (p q c) -> b t (h p) (w q) c", p=p, q=p)
         return 2 * jax.nn.sigmoid(video + self.colour_bias[None, None, None, None]) - 1
 

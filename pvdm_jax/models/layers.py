@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pvdm_jax.models.convolution import convolve
+
 EPSILON = 1e-5
 
 
@@ -43,6 +45,7 @@ def convolution(features_in: int, features_out: int, *, stride=1, init=None, dty
         padding=1,
         kernel_init=init,
         bias_init=init,
+        conv_general_dilated=convolve,
         dtype=dtype,
         rngs=rngs,
     )

@@ -13,13 +13,14 @@ from flax import nnx
 from pvdm_jax.models import functional
 from pvdm_jax.models.attention import attention, rotate, space_rotation, time_rotation
 from pvdm_jax.models.layers import gelu, layer_norm, linear
+from pvdm_jax.models.remat import remat
 
 
 class SelfAttention(nnx.Module):
     """Multi-head self-attention over the second axis of (b, n, channels), without biases on queries, keys, values."""
 
-    def __init__(self, channels: int, num_heads: int, head_dim: int, *, dtype, rngs: nnx.Rngs):
-        self.heads = (num_heads, head_dim)
+    def __init__(self, channels: int, num_heads: int, head_dim: int, *, remat=False, dtype, rngs: nnx.Rngs):
+        self.heads, self.remat = (num_heads, head_dim), remat
         inner = num_heads * head_dim
         self.query = linear(channels, inner, bias=False, dtype=dtype, rngs=rngs)
         self.key = linear(channels, inner, bias=False, dtype=dtype, rngs=rngs)
@@ -32,7 +33,7 @@ class SelfAttention(nnx.Module):
         query, key, value = (y.reshape(*y.shape[:2], *self.heads) for y in (query, key, value))
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        attended = attention(query, key, value)
+        attended = attention(query, key, value, self.remat)
         return self.out(attended.reshape(*attended.shape[:2], -1))
 
 
@@ -62,11 +63,15 @@ class FeedForward(nnx.Module):
 class DividedBlock(nnx.Module):
     """Attention over time, attention over space, gated feed-forward (TimeSformer's divided space-time attention)."""
 
-    def __init__(self, channels: int, num_heads: int, head_dim: int, mlp_ratio: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, channels: int, num_heads: int, head_dim: int, mlp_ratio: int, *, remat=False, dtype, rngs: nnx.Rngs
+    ):
+        """remat: whether attention weights are computed again for the gradient where there are many."""
+        heads = num_heads, head_dim
         self.time_norm = layer_norm(channels, dtype=dtype, rngs=rngs)
-        self.time_attention = SelfAttention(channels, num_heads, head_dim, dtype=dtype, rngs=rngs)
+        self.time_attention = SelfAttention(channels, *heads, remat=remat, dtype=dtype, rngs=rngs)
         self.space_norm = layer_norm(channels, dtype=dtype, rngs=rngs)
-        self.space_attention = SelfAttention(channels, num_heads, head_dim, dtype=dtype, rngs=rngs)
+        self.space_attention = SelfAttention(channels, *heads, remat=remat, dtype=dtype, rngs=rngs)
         self.mlp_norm = layer_norm(channels, dtype=dtype, rngs=rngs)
         self.mlp = GatedFeedForward(channels, mlp_ratio * channels, dtype=dtype, rngs=rngs)
 
@@ -108,18 +113,22 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) ->
     return functional.merge(graphdef, params)
 
 
-def scan(stacked: nnx.Module, x: jax.Array) -> jax.Array:
-    """Applies the modules of `stack` one after the other."""
+def scan(stacked: nnx.Module, x: jax.Array, policy: str = "none") -> jax.Array:
+    """Applies the modules of `stack` one after the other; `policy` says what of each is kept for the gradient
+    (`models.remat`)."""
     graphdef, params = functional.split(stacked)
-    return jax.lax.scan(lambda x, layer: (functional.merge(graphdef, layer)(x), None), x, params)[0]
+    block = remat(lambda layer, x: functional.merge(graphdef, layer)(x), policy, scanned=True)
+    return jax.lax.scan(lambda x, layer: (block(layer, x), None), x, params)[0]
 
 
-def scan_to_first(stacked: nnx.Module, x: jax.Array) -> jax.Array:
+def scan_to_first(stacked: nnx.Module, x: jax.Array, policy: str = "none") -> jax.Array:
     """As `scan`, but only position 0 of the second axis: (b, n, channels) to (b, channels).
 
     The last block computes that position alone.
     """
     graphdef, params = functional.split(stacked)
     before, last = (jax.tree.map(lambda p, s=s: p[s], params) for s in (slice(None, -1), -1))
-    x = jax.lax.scan(lambda x, layer: (functional.merge(graphdef, layer)(x), None), x, before)[0]
-    return functional.merge(graphdef, last)(x, queries=1)[:, 0]
+    block = remat(lambda layer, x: functional.merge(graphdef, layer)(x), policy, scanned=True)
+    x = jax.lax.scan(lambda x, layer: (block(layer, x), None), x, before)[0]
+    block = remat(lambda layer, x: functional.merge(graphdef, layer)(x, queries=1), policy)
+    return block(last, x)[:, 0]

@@ -19,8 +19,10 @@ import numpy as np
 from flax import nnx
 
 from pvdm_jax.config import UNetConfig
+from pvdm_jax.models import functional
 from pvdm_jax.models.attention import attention
 from pvdm_jax.models.layers import convolution, group_norm, linear, silu, zeros
+from pvdm_jax.models.remat import remat
 from pvdm_jax.triplane import Planes, PlaneShape, unpack
 
 
@@ -110,6 +112,7 @@ class AttentionBlock(nnx.Module):
     def __init__(self, config: UNetConfig, features: int, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         self.num_heads = features // config.num_head_channels if config.num_head_channels else config.num_heads
+        self.remat = config.remat != "none"
         self.norm = group_norm(features, dtype=dtype, rngs=rngs)
         self.query, self.key, self.value = (linear(features, features, dtype=dtype, rngs=rngs) for _ in range(3))
         self.out = linear(features, features, init=zeros, dtype=dtype, rngs=rngs)
@@ -118,7 +121,8 @@ class AttentionBlock(nnx.Module):
         batch, features = x.shape[0], x.shape[-1]
         y = self.norm(x.reshape(batch, -1, features))
         heads = (batch, y.shape[1], self.num_heads, features // self.num_heads)
-        y = attention(*(project(y).reshape(heads) for project in (self.query, self.key, self.value)))
+        projected = (project(y).reshape(heads) for project in (self.query, self.key, self.value))
+        y = attention(*projected, self.remat)
         return x + self.out(y.reshape(batch, -1, features)).reshape(x.shape)
 
 
@@ -152,7 +156,9 @@ class UNetBlock(nnx.Module):
         self.layers = nnx.List(layers)
         self.across = AttentionBlock(config, features, rngs=rngs)
 
-    def __call__(self, planes: Planes, embedding: jax.Array) -> Planes:
+    def __call__(self, planes: Planes, embedding: jax.Array, skip: Planes | None = None) -> Planes:
+        """`skip`: further channels of the input."""
+        planes = planes if skip is None else _concatenate(planes, skip)
         planes = _each_plane(self._in_plane, planes, embedding)
         return unpack(self.across(planes.pack()), planes.shape)
 
@@ -276,10 +282,17 @@ class UNet(nnx.Module):
             x = jax.tree.map(lambda plane, position: plane + self.embed_position(position), x, positions(x.shape))
         skips = [x]
         for block in self.input_blocks:
-            x = block(x, embedding)
+            x = self._apply(block, x, embedding)
             skips.append(x)
-        x = self.middle_block(x, embedding)
+        x = self._apply(self.middle_block, x, embedding)
         for block in self.output_blocks:
-            x = block(_concatenate(x, skips.pop()), embedding)
+            x = self._apply(block, x, embedding, skips.pop())
         x = _each_plane(lambda plane: self.conv_out(silu(self.norm_out(plane))), x)
         return jax.tree.map(lambda plane: plane.astype(jnp.float32), x)
+
+    def _apply(self, block: UNetBlock, *inputs: Planes | jax.Array) -> Planes:
+        if self.config.remat == "none":
+            return block(*inputs)
+        graphdef, params = functional.split(block)
+        call = remat(lambda params, *inputs: functional.merge(graphdef, params)(*inputs), self.config.remat)
+        return call(params, *inputs)

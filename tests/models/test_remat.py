@@ -1,0 +1,98 @@
+"""Rematerialisation and attention in parts change memory, not results."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from pvdm_jax.config import AutoencoderConfig, ConfigError, UNetConfig
+from pvdm_jax.models import attention as attention_file
+from pvdm_jax.models import functional
+from pvdm_jax.models.attention import _heads_first, _some_queries, attention
+from pvdm_jax.models.autoencoder import Autoencoder
+from pvdm_jax.models.unet import UNet
+from pvdm_jax.triplane import PlaneShape, unpack
+
+CLIP = dict(frames=4, height=16, width=16, patch_size=4, channels=32, depth=3, num_heads=2, head_dim=8, plane_depth=2)
+SMALL = dict(CLIP, mlp_ratio=2, plane_num_heads=2, plane_head_dim=8, plane_mlp_dim=32)
+UNET = dict(model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(1,), num_heads=2)
+
+
+def spread(params):
+    """Parameters without the zeros that hide most of a new denoiser."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return jax.tree.unflatten(
+        structure, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
+
+
+def autoencoder(policy):
+    graphdef, params = functional.split(Autoencoder(AutoencoderConfig(**SMALL, remat=policy), rngs=nnx.Rngs(0)))
+    video = jax.random.uniform(jax.random.key(2), (2, 4, 16, 16, 3), minval=-1)
+    return params, lambda params: jnp.mean(jnp.square(functional.merge(graphdef, params)(video) - video))
+
+
+def unet(policy):
+    graphdef, params = functional.split(UNet(UNetConfig(**UNET, remat=policy), rngs=nnx.Rngs(0)))
+    shape = PlaneShape(4, 4, 4)
+    x = unpack(jax.random.normal(jax.random.key(2), (2, shape.positions, 4)), shape)
+    step = jnp.array([3, 700])
+    return spread(params), lambda params: jnp.mean(jnp.square(functional.merge(graphdef, params)(x, step).pack()))
+
+
+@pytest.mark.parametrize("model", [autoencoder, unet])
+def test_policies_agree_and_save_memory(model):
+    params, loss = model("none")
+    compiled = {}
+    for policy in ("none", "dots", "blocks"):
+        program = jax.jit(jax.value_and_grad(model(policy)[1])).trace(params)
+        compiled[policy] = program.lower().compile()(params), program.jaxpr
+    value, grads = compiled["none"][0]
+    for policy in ("dots", "blocks"):
+        other, others = compiled[policy][0]
+        np.testing.assert_allclose(other, value, rtol=1e-6)
+        for ours, theirs in zip(jax.tree.leaves(others), jax.tree.leaves(grads), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6 * float(jnp.abs(theirs).max()) + 1e-8)
+    saved = {policy: saved_bytes(model(policy)[1], params) for policy in compiled}
+    assert saved["blocks"] < saved["dots"] < saved["none"]
+
+
+def saved_bytes(loss, params):
+    """Bytes that the forward pass keeps for the gradient."""
+    from jax._src.ad_checkpoint import saved_residuals  # what jax.ad_checkpoint.print_saved_residuals prints
+
+    return sum(aval.size * aval.dtype.itemsize for aval, source in saved_residuals(loss, params))
+
+
+def test_unknown_policies_are_refused():
+    for config in (AutoencoderConfig, UNetConfig):
+        with pytest.raises(ConfigError, match="remat is 'all'"):
+            config(remat="all")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_attention_in_parts_is_attention(monkeypatch, dtype):
+    keys = jax.random.split(jax.random.key(0), 4)
+    query, key, value, gradient = (
+        jax.random.normal(k, (3, n, 2, 8)).astype(dtype) for k, n in zip(keys, (12, 10, 10, 12), strict=True)
+    )
+    tolerance = dict(rtol=1e-5, atol=1e-5) if dtype == "float32" else dict(rtol=0.05, atol=0.05)
+    expected, pull = jax.vjp(jax.nn.dot_product_attention, query, key, value)
+    expected = [expected, *pull(gradient)]
+    for part in (2**30, 250, 40, 1):  # all at once, some, one at a time
+        monkeypatch.setattr(attention_file, "CPU_WEIGHTS", part)
+        monkeypatch.setattr(attention_file, "REMAT_WEIGHTS", part)
+        for function in (_heads_first, _some_queries):
+            found, pull = jax.vjp(function, query, key, value)
+            for ours, theirs in zip([found, *pull(gradient)], expected, strict=True):
+                np.testing.assert_allclose(ours.astype(np.float32), theirs.astype(np.float32), **tolerance)
+
+
+def test_weights_of_many_positions_are_not_kept():
+    """The gradient's memory grows with the positions, not with their square."""
+    x = jax.ShapeDtypeStruct((4, 1024, 8, 16), jnp.float32)
+    gradient = jax.jit(jax.grad(lambda q, k, v: jnp.sum(attention(q, k, v)), argnums=(0, 1, 2)))
+    stats = gradient.lower(x, x, x).compile().memory_analysis()
+    assert stats.temp_size_in_bytes < 4 * 8 * 1024 * 1024 * 4 / 2

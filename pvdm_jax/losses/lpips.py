@@ -7,7 +7,7 @@ feature, is averaged over the positions and summed over the layers. The trained 
 A fresh module is the stand-in without them: a VGG16 of fixed random weights, which is *not* LPIPS. Its `name` says so,
 and so must the metrics of whoever uses it. Its filters have mean zero, so that layers after the first see more than
 the images' brightness, and small random biases, so that flat regions count little; every feature weighs 0.1, so that
-unrelated images are about as far apart (0.5 to 0.7) as by LPIPS.
+unrelated images are about as far apart (about 0.46) as by LPIPS.
 """
 
 import math

@@ -1,0 +1,77 @@
+"""Compiling a program and timing its calls."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds of a number of calls, after one that isn't counted."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Distance of the quartiles over the median (of two or three calls, of their ends); 0 for a single one."""
+        if len(self.seconds) < 4:
+            return (max(self.seconds) - min(self.seconds)) / self.median
+        low, _, high = statistics.quantiles(self.seconds, n=4)
+        return (high - low) / self.median
+
+
+def time_calls(call: Callable[[], Any], repeats: int, limit: float) -> Timing:
+    """Times up to `repeats` calls of a function within about `limit` seconds, its results awaited; at least one.
+
+    A first call warms up; it is counted where it alone takes more than half of the limit.
+    """
+    seconds: list[float] = []
+    began = time.perf_counter()
+    for number in range(repeats + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        now = time.perf_counter()
+        if number or now - start > limit / 2:
+            seconds.append(now - start)
+        if seconds and now - began + seconds[-1] > limit:
+            break
+    return Timing(tuple(seconds))
+
+
+@dataclasses.dataclass(frozen=True)
+class Peaks:
+    """What this device was measured to do: operations a second in a matrix product, bytes a second in a copy."""
+
+    flops: float
+    bandwidth: float
+
+
+def measure_peaks(dtype: str, seconds: float = 1.0) -> Peaks:
+    """The best of square matrix products of growing size in `dtype`, with float32 sums, and of copies of an array that
+    no cache holds. Takes about `seconds` for each."""
+
+    @jax.jit
+    def product(a, b):
+        return jax.numpy.matmul(a, b, preferred_element_type=jax.numpy.float32).astype(a.dtype)
+
+    best, size = 0.0, 1024
+    while size <= 16384:
+        a = jax.numpy.full((size, size), 0.5, dtype)
+        timing = time_calls(lambda a=a: product(a, a), repeats=20, limit=seconds / 2)
+        best = max(best, 2 * size**3 / min(timing.seconds))
+        if 8 * min(timing.seconds) > seconds / 2:
+            break
+        size *= 2
+    elements = 2**26 if jax.default_backend() == "cpu" else 2**28
+    x = jax.numpy.ones(elements, "float32")
+    copy = jax.jit(lambda x: x + 1)
+    timing = time_calls(lambda: copy(x), repeats=20, limit=seconds)
+    return Peaks(flops=best, bandwidth=2 * x.nbytes / min(timing.seconds))

@@ -185,6 +185,36 @@ def criterion_weight(name: str, array: np.ndarray) -> np.ndarray:
     return np.abs(array) if ".lin" in name else array
 
 
+def adversarial_terms(config: dict) -> dict[str, float]:
+    """Norms of the gradients of each adversarial term in the reconstruction, for a real video and the same with noise.
+
+    The reconstructions of an autoencoder with the recipe's weights are so even that batch norm amplifies rounding
+    until it moves features over the kinks of the losses; these videos are not.
+    """
+    criterion = lpips_and_discriminators(config, start=0)
+    fill(criterion, config["seed"], criterion_weight)
+    size, seed, batch = (
+        (config["timesteps"], config["resolution"], config["resolution"]),
+        config["seed"],
+        config["batch"],
+    )
+    video = official_video(size[0], size[1], seed, batch)
+    noise = torch.from_numpy(recipe.noise((batch, *size, 3), seed, "noise")).permute(0, 4, 1, 2, 3)
+    fake = (video + 0.3 * noise).clip(-1, 1).contiguous().requires_grad_()
+    terms = {}
+    for name, judge, pick in (
+        ("image", criterion.discriminator_2d, lambda x: x[:, :, 1]),
+        ("video", criterion.discriminator_3d, lambda x: x),
+    ):
+        logits, features = judge(pick(fake))
+        _, wanted = judge(pick(video).contiguous())
+        terms[f"{name}_logits"] = -logits.mean()
+        for i, (ours, theirs) in enumerate(zip(features[:-1], wanted[:-1], strict=True)):
+            terms[f"{name}_feature_{i}"] = (ours - theirs.detach()).abs().mean()
+    gradients = {name: torch.autograd.grad(value, fake, retain_graph=True)[0] for name, value in terms.items()}
+    return {name: gradient.double().norm().item() for name, gradient in gradients.items()}
+
+
 def stage1() -> None:
     """The official trainer's alternating updates, without mixed precision; and its first phase's loss."""
     config, seed = STAGE1, STAGE1["seed"]
@@ -247,6 +277,7 @@ def stage1() -> None:
     info["updates"], info["frames"] = updates, frames_seen
     final = {"autoencoder": model, "2d": parts["2d"], "3d": parts["3d"]}
     info["final_norms"] = {key: norms(dict(part.named_parameters()))["total"] for key, part in final.items()}
+    info["adversarial_terms"] = adversarial_terms(config)
     save("stage1", info, {})
 
 

@@ -122,7 +122,7 @@ def test_bare_names_are_the_projects_own():
         ("--config.unet=3", ["unet", "'3'", "group", "unet.model_channels"]),
         ("--config.seed.deeper=3", ["seed.deeper", "no such field", "seed is no group"]),
         ("--config.autoencoder.height=30", ["autoencoder.height", "30", "autoencoder.patch_size"]),
-        ("--config.sample.sampler=euler", ["sample.sampler", "'euler'", "ddim", "ddpm"]),
+        ("--config.sample.sampler=leapfrog", ["sample.sampler", "'leapfrog'", "ddim", "ddpm"]),
         ("--config.sample.eta=nan", ["sample.eta", "nan", "finite"]),
         ("seed=3", ["seed=3", "--config.some.field=value"]),
     ],

@@ -49,7 +49,7 @@ SHARD_PAIRS = 1024  # pairs of clips in a file; what a kill can cost
 HELD_OUT_WINDOWS = 4  # of each held-out video, where training has always new ones
 # What decides the latents, beside the autoencoder's weights.
 DECISIVE = ("seed", "data", "encode", "autoencoder")
-FREE = {"data": ("threads", "prefetch", "workers"), "encode": ("batch_size", "cache")}
+FREE = {"data": ("threads", "prefetch", "workers"), "encode": ("batch_size", "cache"), "autoencoder": ("remat",)}
 
 
 class PixelLatents:

@@ -42,7 +42,7 @@ from pvdm_jax.training.progress import Progress, StepClock, duration, parameter_
 # Settings that may change when a run is resumed. The others decide its numbers.
 FREE_SETTINGS = (
     *("*.steps", "*.log_every", "*.eval_every", "*.eval_clips", "*.eval_samples", "*.checkpoint_every", "*.keep"),
-    *("*.max_skipped", "mesh.*", "data.threads", "data.prefetch", "data.workers", "sample.*"),
+    *("*.max_skipped", "*.remat", "mesh.*", "data.threads", "data.prefetch", "data.workers", "sample.*"),
 )
 SIGTERM_EXIT = 128 + signal.SIGTERM
 

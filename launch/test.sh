@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Checks the project: lint, format, tests on the CPU, in an environment of its own (.venv-test).
-#   bash launch/test.sh                      everything
+#   bash launch/test.sh                      everything but what is marked long
+#   bash launch/test.sh -m long              the rest
 #   bash launch/test.sh tests/test_cli.py    arguments go to pytest
 #   PYTHON=/path/to/python3 bash launch/test.sh
 set -euo pipefail
@@ -20,4 +21,4 @@ export JAX_PLATFORMS=cpu
 export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_TOP_PAD_=67108864
 # The workers, and the next run, share what has been compiled.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.venv-test/jax-cache}"
-exec $bin/python -m pytest -n 2 "$@"
+exec $bin/python -m pytest -n 2 -m "not long" "$@"

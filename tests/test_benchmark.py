@@ -28,6 +28,8 @@ from pvdm_jax.models.unet import UNet
 from pvdm_jax.settings import load_settings
 from pvdm_jax.triplane import PlaneShape, unpack
 
+pytestmark = pytest.mark.long
+
 GIGA = 1e9
 # Nothing of these is on a machine that has only jax, flax, optax, orbax, einops and numpy.
 MISSING = "tensorflow tensorflow_datasets grain array_record clu ml_collections av PIL tensorboardX tqdm".split()

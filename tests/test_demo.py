@@ -52,7 +52,7 @@ def test_other_data_is_refused(tmp_path):
         demo.run(config, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_demo(tmp_path, monkeypatch):
     for name, value in (("JUDGED", 6), ("SHOWN", 4), ("LONG_CLIPS", 2), ("LONG_VIDEOS", 2)):
         monkeypatch.setattr(demo, name, value)

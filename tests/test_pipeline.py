@@ -237,7 +237,7 @@ def test_interpolation_depends_on_both_sides():
     assert model.sample(KEY, 1, num_frames=LONG).shape == (1, LONG, SIDE, SIDE, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_networks_themselves():
     """What is asserted above of formulas in their places, where it may depend on them."""
     model = toy_model()

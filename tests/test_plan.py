@@ -20,6 +20,8 @@ from pvdm_jax.config import (
 from pvdm_jax.models.autoencoder import plane_shape
 from pvdm_jax.plan import CHIPS, Measured, Plan, plan, write
 
+pytestmark = pytest.mark.long
+
 AUTOENCODER = AutoencoderConfig(
     **dict(frames=4, height=16, width=16, patch_size=4, channels=32, depth=2, num_heads=2, head_dim=8, mlp_ratio=2),
     **dict(plane_depth=1, plane_num_heads=2, plane_head_dim=8, plane_mlp_dim=32),

@@ -184,7 +184,7 @@ def test_classes_without_a_usable_video_are_none(folder, tmp_path):
     assert dataset.info.metadata["videos"]["train"][1]["label"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_worker_processes_make_the_same_dataset(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(builder, "SHARD_VIDEOS", 1)
     one = prepare(folder, tmp_path / "one", workers=1)

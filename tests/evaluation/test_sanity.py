@@ -50,7 +50,7 @@ def test_grows_with_every_damage(scattering, clips, features, kind):
     assert np.all(np.diff([0, *distances]) > 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_random_i3d_reacts_too(mesh, real_clips):
     """I3D's architecture alone, without what it learned."""
     space = open_features("i3d_random", mesh)

@@ -103,7 +103,7 @@ def test_batches_and_their_resumption(config):
     assert len(set(fixed_clips(test, CLIP, config.data, 4)["name"])) == len(test)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stage_one_trains_goes_on_and_encodes(config, tmp_path):
     stopped = dataclasses.replace(config, train_autoencoder=dataclasses.replace(STAGE, steps=2))
     autoencoder.train(stopped, tmp_path / "stopped")

@@ -19,6 +19,8 @@ from pvdm_jax.training import autoencoder, latents
 from pvdm_jax.training.loop import train
 from pvdm_jax.training.phases import Phases
 
+pytestmark = pytest.mark.long
+
 ROOT = pathlib.Path(__file__).parents[2]
 # The adversarial phase begins after step 4. The guard is wide: these are a few steps of tiny networks.
 PHASE = {"start_step": 4, "warmup_steps": 2, "guard_tolerance": 100.0}

@@ -11,7 +11,6 @@ are inside the program. seed is a uint32 scalar, index uint32 (b,): video i of a
 `pvdm sample` make as number i. label is int32 (b,), -1 for no class. `examples/run_exported_sampler.py` runs it.
 """
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from pvdm_jax import model_folder
 from pvdm_jax.config import ConfigError, config_to_dict, require
 from pvdm_jax.models import functional
 from pvdm_jax.pipeline import PVDM, load
-from pvdm_jax.program import SamplingProgram, method_of, strengths_of
+from pvdm_jax.program import SamplingProgram, clips_of, method_of, settings_of, strengths_of
 from pvdm_jax.training import autoencoder, diffusion
 
 PROGRAM_FILE, SIGNATURE_FILE = "sampler.jax", "sampler.json"
@@ -102,10 +101,8 @@ def export_sampler(
     allowed = f"the weights have {size:,} bytes, and a program holds at most {INSIDE_LIMIT:,}: leave them beside it"
     require(not weights_inside or size <= INSIDE_LIMIT, "weights_inside", weights_inside, allowed)
     config = model.config
-    settings = dataclasses.replace(config.sample, **(options or {}))
-    config = dataclasses.replace(config, sample=settings)
-    frames = num_frames or config.autoencoder.frames
-    clips = -(-frames // config.autoencoder.frames)
+    settings = settings_of(config, options)
+    frames, clips = num_frames or config.autoencoder.frames, clips_of(config, num_frames)
     require(clips == 1 or config.unet.cond_model, "num_frames", frames, "this model's denoiser takes no previous clip")
 
     program, method, strengths = SamplingProgram(config), method_of(config, settings), strengths_of(settings)

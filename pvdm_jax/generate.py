@@ -6,7 +6,6 @@ used are named on stderr and skipped. Videos are made clip by clip and written w
 their length costs no memory. Several processes of a multi-host run share the videos of `sample`.
 """
 
-import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,9 @@ from tqdm import tqdm
 from pvdm_jax import outputs
 from pvdm_jax.config import Config, ConfigError, config_to_dict, require
 from pvdm_jax.evaluation.reconstruction import psnr, still_psnr
+from pvdm_jax.files import write_json
 from pvdm_jax.originals import DEFAULT_FPS, find_videos, in_batches, read_clips, read_usable
+from pvdm_jax.program import settings_of
 
 if typing.TYPE_CHECKING:
     from pvdm_jax.pipeline import PVDM
@@ -52,7 +53,7 @@ def sample(
     preview_every: also writes preview.mp4, the first clips after every so many calls of the denoiser.
     """
     settings = _checked_options(model.config, options, formats)
-    names = None if classes is None else _labels(model, classes)
+    labels = None if classes is None else _labels(model, classes)
     numbers = list(range(first_video, first_video + num_videos)) if videos is None else list(videos)
     require(len(numbers) > 0 and min(numbers) >= 0, "videos", numbers, "numbers of at least one video, from 0 on")
     frames = num_frames or model.config.autoencoder.frames
@@ -62,7 +63,7 @@ def sample(
         "model": model.fingerprint(),
         "num_frames": frames,
         "seed": seed,
-        "classes": None if names is None else [_class_name(model, label) for label in names],
+        "classes": None if labels is None else [_class_name(model, label) for label in labels],
         "sample": config_to_dict(settings),
         "formats": list(formats),
         "fps": fps,
@@ -73,10 +74,9 @@ def sample(
     _wait_for_all("the folder is there")
 
     key, chosen = jax.random.key(seed), dict(options or {})
-    labels = {number: -1 if names is None else names[number % len(names)] for number in numbers}
     paths = {number: output / f"video_{number:05d}" for number in numbers}
     # Every process takes every so manyth video; what is there already stays.
-    share = [number for number in numbers[jax.process_index() :: jax.process_count()]]
+    share = numbers[jax.process_index() :: jax.process_count()]
     missing = [number for number in share if not outputs.finished(paths[number], formats)]
     if len(missing) < len(share):
         print(f"{len(share) - len(missing)} of {len(share)} videos are in {output} already")
@@ -89,7 +89,7 @@ def sample(
                 key,
                 len(rows),
                 num_frames,
-                labels=None if names is None else [labels[row] for row in rows],
+                labels=_in_turn(labels, rows),
                 indices=rows,
                 **chosen,
             )
@@ -103,8 +103,8 @@ def sample(
     outputs.write_grid(output, list(paths.values()), formats, fps)
     if preview_every:
         rows = numbers[:PREVIEWED]
-        given = None if names is None else [labels[row] for row in rows]
-        previews, steps = model.preview(key, len(rows), every=preview_every, labels=given, indices=rows, **chosen)
+        of_rows = _in_turn(labels, rows)
+        previews, steps = model.preview(key, len(rows), every=preview_every, labels=of_rows, indices=rows, **chosen)
         strips = outputs.film_strips(previews, hold=round(fps))
         outputs.write_pictures(output / "preview", strips, formats, fps)
         print(f"preview of the denoising after steps {', '.join(map(str, steps))}: {output / 'preview'}")
@@ -147,7 +147,7 @@ def extend(
             batch_size,
             num_frames,
             video=np.stack(last + last[-1:] * (batch_size - len(last))),
-            labels=None if labels is None else labels[rows % len(labels)],
+            labels=_in_turn(labels, rows),
             indices=rows,
             **(options or {}),
         )
@@ -159,7 +159,7 @@ def extend(
         for original, head in zip(batch, heads, strict=True):
             records.append({"source": str(original.path), "file": original.name, "continuation_starts_at": len(head)})
             print(f"extended {original.path}")
-    outputs.write_json(output / "videos.json", {"videos": records, "skipped": skipped})
+    write_json(output / "videos.json", {"videos": records, "skipped": skipped})
 
 
 def interpolate(
@@ -195,14 +195,14 @@ def interpolate(
             np.repeat(before, batch_size, axis=0),
             np.repeat(after, batch_size, axis=0),
             jax.random.key(seed),
-            labels=None if labels is None else labels[rows % len(labels)],
+            labels=_in_turn(labels, rows),
             indices=rows,
             **(options or {}),
         )
         for row, clip in zip(rows[: num_videos - start], between, strict=False):
             video = np.concatenate([before[0], clip, after[0]])
             _write(output / f"between_{row:05d}", video, formats, fps or rate)
-    outputs.write_json(
+    write_json(
         output / "videos.json",
         {"first": str(first), "second": str(second), "new_frames": [frames, 2 * frames], "videos": num_videos},
     )
@@ -242,15 +242,14 @@ def reconstruct(
             }
         )
     mean = {name: float(np.mean([record[name] for record in records])) for name in ("psnr", "still_psnr")}
-    outputs.write_json(output / "reconstruction.json", {"videos": records, "mean": mean, "skipped": skipped})
+    write_json(output / "reconstruction.json", {"videos": records, "mean": mean, "skipped": skipped})
     print(_table(records, mean))
 
 
 def _checked_options(config: Config, options: Mapping[str, Any] | None, formats: Sequence[str]) -> Any:
     """The settings of sampling with `options`, after the checks that `Config` makes of such fields."""
     outputs.check_formats(formats)
-    settings = dataclasses.replace(config.sample, **(options or {}))
-    dataclasses.replace(config, sample=settings)
+    settings = settings_of(config, options)
     allowed = "the model was trained without classes (unet.num_classes=0)"
     require(settings.class_guidance == 0 or config.unet.num_classes, "class_guidance", settings.class_guidance, allowed)
     allowed = "this model's denoiser takes no previous clip (unet.cond_model=False)"
@@ -266,7 +265,7 @@ def _require_previous_clip(model: "PVDM", field: str, value: Any) -> None:
     require(model.config.unet.cond_model, field, value, allowed)
 
 
-def _labels(model: "PVDM", classes: Sequence[str]) -> np.ndarray:
+def _labels(model: "PVDM", classes: Sequence[str]) -> list[int]:
     """Class indices of names or numbers."""
     count = model.config.unet.num_classes
     require(count > 0, "classes", list(classes), "the model was trained without classes")
@@ -279,7 +278,12 @@ def _labels(model: "PVDM", classes: Sequence[str]) -> np.ndarray:
             labels.append(int(name))
         else:
             raise ConfigError(f"classes is {name!r}; the model knows {known}, also by number from 0 to {count - 1}")
-    return np.array(labels, np.int32)
+    return labels
+
+
+def _in_turn(labels: Sequence[int] | None, rows: Sequence[int]) -> list[int] | None:
+    """The label of each numbered video: they take turns."""
+    return None if labels is None else [labels[row % len(labels)] for row in rows]
 
 
 def _class_name(model: "PVDM", label: int) -> str:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from pvdm_jax.files import write_bytes
+
 # One per thread: making one per frame halves the speed, sharing one between threads mixes up their pictures.
 _local = threading.local()
 
@@ -39,6 +41,12 @@ class VideoInfo:
     height: int  # pixels
     width: int  # pixels
     fps: float  # 0 where the file doesn't say
+
+
+def video_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The video files anywhere below a folder, in the order of their names; what is hidden is left out."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
 
 
 def read_video(path, start: int = 0, count: int | None = None, stride: int = 1) -> np.ndarray:
@@ -155,7 +163,7 @@ def write_video(path, frames: np.ndarray, fps: float = 8.0) -> None:
     if suffix not in (".mp4", ".gif"):
         raise VideoError(f"{path}: can't write {suffix or 'a file without a suffix'}; choose .mp4 or .gif")
     _check(frames, fps)
-    _write_atomically(path, encode_mp4(frames, fps) if suffix == ".mp4" else _encode_gif(frames, fps))
+    write_bytes(path, encode_mp4(frames, fps) if suffix == ".mp4" else _encode_gif(frames, fps))
 
 
 def write_image(path, frame: np.ndarray) -> None:
@@ -168,7 +176,7 @@ def write_image(path, frame: np.ndarray) -> None:
     _check(frame[None])
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(frame)).save(buffer, format="png")
-    _write_atomically(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def encode_mp4(frames: np.ndarray, fps: float = 8.0) -> bytes:
@@ -323,13 +331,3 @@ def _check(frames: np.ndarray, fps: float = 1.0) -> None:
         raise VideoError(f"frames are {frames.dtype} {frames.shape}; uint8 (frames, height, width, 3) is needed")
     if not 0 < fps <= 1000:
         raise VideoError(f"fps is {fps}; it must be positive and at most 1000")
-
-
-def _write_atomically(path: pathlib.Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

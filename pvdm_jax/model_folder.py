@@ -10,7 +10,6 @@ A run's export and converted official weights are the same. `docs/model_folder.m
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import pathlib
 import shutil
@@ -34,9 +33,11 @@ from pvdm_jax.config import (
     config_to_dict,
     require,
 )
+from pvdm_jax.files import write_json
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
 from pvdm_jax.models.unet import UNet
+from pvdm_jax.weight_files import file_hash
 
 FORMAT = 1
 CONFIG_FILE, CARD_FILE, PAGE_FILE = "config.json", "card.json", "README.md"
@@ -110,8 +111,8 @@ def write_model(
         "files": files,
     }
     facts = _card(config, files, card)
-    _write_json(partial / CONFIG_FILE, settings)
-    _write_json(partial / CARD_FILE, facts)
+    write_json(partial / CONFIG_FILE, settings)
+    write_json(partial / CARD_FILE, facts)
     (partial / PAGE_FILE).write_text(_page(directory.name, facts), encoding="utf-8")
     if directory.exists():
         directory.rmdir()  # it is empty
@@ -257,7 +258,7 @@ def _write_weights(path: pathlib.Path, params: functional.Params, dtype: str) ->
     }
     save_file(arrays, path, {"format": "pvdm_jax"})
     count = sum(array.size for array in arrays.values())
-    return {"sha256": _hash(path), "parameters": count, "dtype": dtype, "bytes": path.stat().st_size}
+    return {"sha256": file_hash(path), "parameters": count, "dtype": dtype, "bytes": path.stat().st_size}
 
 
 def _read_weights(path: pathlib.Path, expected: functional.Params) -> functional.Params:
@@ -284,23 +285,14 @@ def _read_weights(path: pathlib.Path, expected: functional.Params) -> functional
     return functional.unflatten(arrays)
 
 
-def _hash(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _check_hash(path: pathlib.Path, expected: str) -> None:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; {path.parent / CONFIG_FILE} names it")
-    found = _hash(path)
+    found = file_hash(path)
     if found != expected:
         raise ConfigError(
             f"{path} is damaged or of another model: its SHA-256 is {found}; {CONFIG_FILE} says {expected}"
         )
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _card(config: Config, files: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,8 +33,7 @@ def find_videos(sources: Sequence[Path]) -> list[Path]:
     paths: list[Path] = []
     for source in sources:
         if source.is_dir():
-            videos = (path for path in source.rglob("*") if path.suffix.lower() in media.SUFFIXES and path.is_file())
-            paths += sorted(path for path in videos if not _is_hidden(path.relative_to(source)))
+            paths += media.video_files(source)
         elif source.exists():
             paths.append(source)
         else:
@@ -99,7 +98,3 @@ def in_batches(originals: Iterator[Original], size: int) -> Iterator[list[Origin
             batch = []
     if batch:
         yield batch
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)

@@ -7,7 +7,6 @@ is refused, so that no result is overwritten and no folder holds videos of two k
 import itertools
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ import numpy as np
 
 from pvdm_jax import media, writers
 from pvdm_jax.config import ConfigError, require
+from pvdm_jax.files import write_json
 
 REQUEST = "request.json"
 DEFAULT_FORMATS = ("mp4", "gif")
@@ -135,9 +135,3 @@ def film_strips(previews: np.ndarray, hold: int) -> np.ndarray:
 def enlarged(videos: np.ndarray) -> np.ndarray:
     """(..., h, w, 3) with every pixel a block, so that small videos can be looked at."""
     return media.upscale(videos, math.ceil(GRID_SIDE / min(videos.shape[-3:-1])))
-
-
-def write_json(path: Path, content: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)

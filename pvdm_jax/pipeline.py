@@ -17,11 +17,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pvdm_jax import sharding
-from pvdm_jax.config import Config, ConfigError, MeshConfig, SampleConfig, config_from_dict
+from pvdm_jax.config import Config, ConfigError, MeshConfig, config_from_dict
 from pvdm_jax.diffusion.samplers import calls
 from pvdm_jax.models import functional
 from pvdm_jax.models.unet import UNet
-from pvdm_jax.program import Method, SamplingProgram, method_of, strengths_of
+from pvdm_jax.program import Method, SamplingProgram, clips_of, method_of, settings_of, strengths_of
 from pvdm_jax.triplane import Planes, unpack
 
 
@@ -247,21 +247,12 @@ class PVDM:
 
     def calls(self, num_frames: int | None = None, given: bool = False, **options: Any) -> int:
         """How often the denoiser is called for a video of `num_frames`."""
-        settings, clips = self._settings(options), self._clips(num_frames)
+        settings, clips = settings_of(self.config, options), clips_of(self.config, num_frames)
         first, later = (
             self.config.process.num_steps if settings.sampler == "ddpm" else calls(settings.sampler, steps)
             for steps in (settings.steps, settings.later_steps)
         )
         return clips * later if given else first + (clips - 1) * later
-
-    def _settings(self, options: dict[str, Any]) -> SampleConfig:
-        chosen = {name: value for name, value in options.items() if value is not None}
-        return dataclasses.replace(
-            self.config, sample=dataclasses.replace(self.config.sample, **chosen)
-        ).sample  # the whole configuration checks it
-
-    def _clips(self, num_frames: int | None) -> int:
-        return -(-(num_frames or 1) // self.config.autoencoder.frames)
 
     def _no_context(self, count: int) -> np.ndarray:
         return np.zeros((count, *self.program.context_shape), np.float32)
@@ -279,10 +270,10 @@ class PVDM:
         """Checks what is asked for, and lays it out over the devices."""
         if "denoiser" not in self.weights:
             raise ConfigError("this model has no denoiser: stage 2 has not been trained")
-        settings, count = self._settings(options), len(context)
+        settings, count = settings_of(self.config, options), len(context)
         if count < 1 or (num_frames is not None and num_frames < 1):
             raise ValueError(f"{count} videos of {num_frames} frames were asked for; both must be positive")
-        clips = self._clips(num_frames)
+        clips = clips_of(self.config, num_frames)
         if clips > 1 and not self.config.unet.cond_model:
             raise ConfigError(
                 f"{num_frames} frames take {clips} clips, but this model's denoiser takes no previous clip"

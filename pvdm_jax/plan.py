@@ -300,7 +300,7 @@ def trace_step(config: Config, stage: int, mesh: Any) -> Any:
     from pvdm_jax.losses.lpips import LPIPS
     from pvdm_jax.models import functional
     from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
-    from pvdm_jax.training import loop, phases
+    from pvdm_jax.training import phases, step
     from pvdm_jax.training.autoencoder import AutoencoderStage
     from pvdm_jax.training.diffusion import DiffusionStage
 
@@ -326,7 +326,7 @@ def trace_step(config: Config, stage: int, mesh: Any) -> Any:
         name: jax.ShapeDtypeStruct((count, *sizes), dtype, sharding=rows) for name, (sizes, dtype) in fields.items()
     }
     state = sharding.place(mesh, jax.eval_shape(made.init, jax.random.key(0)))
-    return loop.trace_step(made, kind, state, batch, state, mesh, config.seed)
+    return step.trace_step(made, kind, state, batch, state, mesh, config.seed)
 
 
 def _largest(

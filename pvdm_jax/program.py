@@ -21,8 +21,8 @@ from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.sampling import sample_clip, sample_video
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
+from pvdm_jax.models.pixels import to_float, to_uint8
 from pvdm_jax.models.unet import UNet
-from pvdm_jax.training.autoencoder import to_float, to_uint8
 from pvdm_jax.triplane import Planes, unpack
 
 Weights = Mapping[str, functional.Params]  # "autoencoder", "denoiser"
@@ -53,6 +53,20 @@ class Strengths(NamedTuple):
     class_guidance: Any
     guidance_from: Any
     guidance_to: Any
+
+
+def settings_of(config: Config, options: Mapping[str, Any] | None) -> SampleConfig:
+    """A model's own settings of sampling with `options`, fields of SampleConfig, in place of those that aren't None.
+
+    Raises ConfigError where the whole configuration refuses them.
+    """
+    chosen = {name: value for name, value in (options or {}).items() if value is not None}
+    return dataclasses.replace(config, sample=dataclasses.replace(config.sample, **chosen)).sample
+
+
+def clips_of(config: Config, num_frames: int | None) -> int:
+    """How many clips a video of `num_frames` (None: one clip) takes."""
+    return -(-(num_frames or 1) // config.autoencoder.frames)
 
 
 def method_of(config: Config, settings: SampleConfig) -> Method:

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pvdm_jax.files import write_text
+
 MIN_VIDEO_SIDE = 128  # pixels of the shorter side to which small videos are enlarged
 MAX_POINTS = 300  # of a curve
 
@@ -92,9 +94,7 @@ def write_report(path: str | os.PathLike, title: str, sections: Sequence[Section
     )
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, page)
 
 
 def card_sections(card: Mapping) -> list[Section]:

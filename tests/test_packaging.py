@@ -16,6 +16,7 @@ PACKAGE = ROOT / "pvdm_jax"
 
 # The rooms of docs/architecture.md from the ground up; a module imports only from lower rooms or its own.
 ROOMS = (
+    "files",
     "config",
     "triplane",
     "models",

@@ -26,8 +26,9 @@ from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.sampling import sample_clip
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
+from pvdm_jax.models.pixels import to_float, to_uint8
 from pvdm_jax.models.unet import UNet
-from pvdm_jax.training.autoencoder import AutoencoderStage, to_float, to_uint8
+from pvdm_jax.training.autoencoder import AutoencoderStage
 from pvdm_jax.training.diffusion import DiffusionStage
 from pvdm_jax.triplane import unpack
 

@@ -19,12 +19,7 @@ def _sample(args: argparse.Namespace) -> None:
         num_frames=args.num_frames,
         first_video=args.first_video,
         videos=args.videos,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        options=_sampling_options(args),
-        classes=_classes(args),
-        formats=args.formats,
-        fps=args.fps,
+        **_making(args),
         preview_every=args.preview_every,
     )
 
@@ -38,12 +33,7 @@ def _extend(args: argparse.Namespace) -> None:
         args.output,
         num_frames=args.num_frames,
         original_frames=args.original_frames,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        options=_sampling_options(args),
-        classes=_classes(args),
-        formats=args.formats,
-        fps=args.fps,
+        **_making(args),
     )
 
 
@@ -56,12 +46,7 @@ def _interpolate(args: argparse.Namespace) -> None:
         args.second,
         args.output,
         num_videos=args.num_videos,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        options=_sampling_options(args),
-        classes=_classes(args),
-        formats=args.formats,
-        fps=args.fps,
+        **_making(args),
     )
 
 
@@ -93,6 +78,18 @@ def _export(args: argparse.Namespace) -> None:
         weights_inside=args.weights_inside,
     )
     print(f"exported to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+
+
+def _making(args: argparse.Namespace) -> dict:
+    """What `_add_sampling` and `add_model` let one say, of everything that is made by sampling."""
+    return {
+        "seed": args.seed,
+        "batch_size": args.batch_size,
+        "options": _sampling_options(args),
+        "classes": _classes(args),
+        "formats": args.formats,
+        "fps": args.fps,
+    }
 
 
 # Options of sampling that are fields of SampleConfig as they are; --steps sets two.

@@ -21,6 +21,7 @@ import tqdm
 
 from pvdm_jax.config import ConfigError
 from pvdm_jax.data.storage import PIECE_FRAMES, pack_pictures
+from pvdm_jax.files import write_text
 from pvdm_jax.media import decode_image
 
 _local = threading.local()  # each thread's latest record, whose pieces are asked for one after the other
@@ -142,9 +143,7 @@ class Catalogue:
             bar = tqdm.tqdm(range(len(records)), desc=f"looking through {self._folder.name} {split}", unit="video")
             index[split] = [self._facts(split, record) for record in bar]
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(index))
-        os.replace(temporary, path)
+        write_text(path, json.dumps(index))
         return index
 
     def _facts(self, split: str, record: int) -> dict:

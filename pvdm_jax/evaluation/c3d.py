@@ -14,6 +14,7 @@ from jax import lax
 
 from pvdm_jax.evaluation.i3d import convolve
 from pvdm_jax.models import functional
+from pvdm_jax.models.pixels import to_float
 from pvdm_jax.weight_files import WeightFile, WeightFileError
 
 FRAMES, SIDE, CLASSES = 16, 112, 101
@@ -67,7 +68,7 @@ def _pool(x: jax.Array, window: tuple[int, int, int]) -> jax.Array:
 
 def preprocess(video: jax.Array, mean: jax.Array) -> jax.Array:
     """uint8 (n, 16, h, w, 3) RGB to float32 (n, 16, 112, 112, 3), for `mean` (16, 112, 112, 3) as `read_mean` gives."""
-    x = (video.astype(jnp.float32) / 127.5 - 1)[..., ::-1] * 128
+    x = to_float(video)[..., ::-1] * 128
     for axis in (2, 3):
         x = _resize(x, axis)
     return x + (128 - mean[None])

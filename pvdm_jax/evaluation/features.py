@@ -30,6 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from pvdm_jax.models.pixels import to_float
+
 LEVELS = 3
 FILTERS = 6
 TIME_FILTERS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
@@ -76,7 +78,7 @@ def _space_filters() -> list[np.ndarray]:
 @jax.jit
 def scattering(videos: jax.Array) -> jax.Array:
     """The features of one batch, uint8 (n, frames, height, width, 3) to float32 (n, FEATURES), on its devices."""
-    clip = videos.astype(jnp.float32) / 127.5 - 1
+    clip = to_float(videos)
     rows, columns = clip.shape[2] // 2, clip.shape[3] // 2
     quarters = [
         clip[:, :, y, x] for y in (slice(rows), slice(rows, None)) for x in (slice(columns), slice(columns, None))

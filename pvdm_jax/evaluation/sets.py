@@ -16,7 +16,7 @@ from pvdm_jax.config import AutoencoderConfig, DataConfig, require
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.clips import center_crop_resize, clip_span
 from pvdm_jax.data.sources import Video, open_source
-from pvdm_jax.media import SUFFIXES, VideoError, decode_video, probe_video
+from pvdm_jax.media import SUFFIXES, VideoError, decode_video, probe_video, video_files
 from pvdm_jax.weight_files import file_hash
 
 THREADS = min(8, os.cpu_count() or 1)  # that read and decode files
@@ -117,8 +117,7 @@ def find_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """The video files in a folder and its subfolders, in the order of their names; hidden ones are left out."""
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    paths = sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+    paths = video_files(folder)
     if not paths:
         raise VideoError(f"{folder}: no video file ({', '.join(SUFFIXES)}) in it")
     return paths

@@ -22,6 +22,7 @@ from pvdm_jax.config import require
 from pvdm_jax.convert.lpips import lpips_from_torch
 from pvdm_jax.evaluation import c3d, features, i3d
 from pvdm_jax.models import functional
+from pvdm_jax.models.pixels import to_float
 from pvdm_jax.weight_files import WeightFile, read_weights
 
 
@@ -193,7 +194,7 @@ class PerceptualDistance:
 
         def distances(params: functional.Params, pair: tuple[jax.Array, jax.Array]) -> jax.Array:
             # Frame by frame: a clip's features of all frames at once would take gigabytes.
-            frames = [jnp.moveaxis(video, 1, 0).astype(jnp.float32) / 127.5 - 1 for video in pair]
+            frames = [to_float(jnp.moveaxis(video, 1, 0)) for video in pair]
             model = functional.merge(graphdef, params)
             return jnp.mean(jax.lax.map(lambda pair: model(*pair), tuple(frames)), axis=0)
 

@@ -22,6 +22,7 @@ from pvdm_jax.losses.lpips import SMALLEST as LPIPS_SMALLEST
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.models.discriminators import Discriminators
+from pvdm_jax.models.pixels import to_float, to_uint8
 from pvdm_jax.training.adversarial import (
     AdversarialState,
     Metrics,
@@ -47,16 +48,6 @@ FOLDER = "autoencoder"  # of the stage, in a run's folder
 # Parts of the configuration that this stage's numbers don't depend on.
 UNRELATED = ("unet.*", "process.*", "train_diffusion.*", "encode.*")
 PICTURED = 4  # clips in the evaluation's picture
-
-
-def to_float(video: jax.Array) -> jax.Array:
-    """uint8 video to float32 in [-1, 1]."""
-    return video.astype(jnp.float32) / 127.5 - 1
-
-
-def to_uint8(video: jax.Array) -> jax.Array:
-    """float video in [-1, 1] to uint8, rounded."""
-    return jnp.round((jnp.clip(video, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
 
 def add_noise(planes: Planes, scale: float, key: jax.Array) -> Planes:

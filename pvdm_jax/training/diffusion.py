@@ -25,8 +25,8 @@ from pvdm_jax.diffusion.predictions import draw_exercise, squared_error
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.sampling import sample_clip
 from pvdm_jax.models import functional
+from pvdm_jax.models.pixels import to_uint8
 from pvdm_jax.models.unet import UNet
-from pvdm_jax.training.autoencoder import to_uint8
 from pvdm_jax.training.latents import load_autoencoder, training_latents
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
 from pvdm_jax.triplane import PlaneShape, unpack

@@ -10,7 +10,6 @@ Pairs of consecutive clips' latents lie in array_record files:
         it, crop the (scale, row, column) of data/clips.py
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ import jax
 import numpy as np
 
 from pvdm_jax.config import Config
+from pvdm_jax.files import write_json
 from pvdm_jax.triplane import PlaneShape
 
 HEADER = np.dtype(
@@ -162,13 +162,3 @@ def merge_statistics(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def shard_path(folder: pathlib.Path, split: str, number: int, count: int) -> pathlib.Path:
     return folder / f"{split}-{number:05d}-of-{count:05d}.array_record"
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
-
-
-def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)

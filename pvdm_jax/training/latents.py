@@ -21,10 +21,11 @@ from jax.sharding import Mesh
 
 from pvdm_jax import sharding
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, EncodeConfig, config_to_dict
+from pvdm_jax.files import read_json, write_json
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
+from pvdm_jax.models.pixels import to_float
 from pvdm_jax.training.autoencoder import FOLDER as AUTOENCODER_FOLDER
-from pvdm_jax.training.autoencoder import to_float
 from pvdm_jax.training.latent_files import (
     HEADER,
     LatentCache,
@@ -32,11 +33,9 @@ from pvdm_jax.training.latent_files import (
     make_item,
     merge_statistics,
     plane_segments,
-    read_json,
     rows_of,
     shard_path,
     without_missing,
-    write_json,
 )
 
 if TYPE_CHECKING:

@@ -17,17 +17,15 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import pathlib
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
-import optax
 from clu.parameter_overview import get_parameter_overview
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -35,9 +33,11 @@ from jax.sharding import Mesh
 from pvdm_jax import sharding
 from pvdm_jax.checkpoint import BEST_FILE, Checkpoints, check_settings
 from pvdm_jax.config import StageConfig
+from pvdm_jax.files import write_json, write_text
 from pvdm_jax.training.metrics import MetricWriter
 from pvdm_jax.training.phases import BEGIN, END, ROLL_BACK, Phases, Record
 from pvdm_jax.training.progress import Progress, StepClock, duration, parameter_table
+from pvdm_jax.training.step import Stage, compile_step, keys
 
 # Settings that may change when a run is resumed. The others decide its numbers.
 FREE_SETTINGS = (
@@ -45,38 +45,6 @@ FREE_SETTINGS = (
     *("*.max_skipped", "*.remat", "mesh.*", "data.threads", "data.prefetch", "data.workers", "sample.*"),
 )
 SIGTERM_EXIT = 128 + signal.SIGTERM
-
-
-class Stage(Protocol):
-    """What the loop needs to know of a stage."""
-
-    name: str
-
-    def init(self, key: jax.Array) -> Any:
-        """The first state, a `TrainState` or a dataclass that adds fields to it. Jitted."""
-
-    def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-        """One update, pure and jitted: the new state, and float32 scalars with at least "loss"."""
-
-    def evaluate(self, state: Any, folder: pathlib.Path) -> dict[str, float]:
-        """Numbers of the fixed evaluation. Pictures go into `folder`, written by process 0 alone."""
-
-
-class PhasedStage(Stage, Protocol):
-    """What the loop needs to know of a stage with phases."""
-
-    constants: Any  # arrays that its steps take beside the state
-
-    def step(
-        self, state: Any, batch: Any, key: jax.Array, kind: str, constants: Any
-    ) -> tuple[Any, dict[str, jax.Array]]:
-        """One update of the given kind, named by `Phases.kind`. "loss" may be missing from its metrics."""
-
-    def begin(self, state: Any) -> Any:
-        """The state with which the second phase begins."""
-
-    def roll_back(self, best: Any, state: Any, rollbacks: int) -> Any:
-        """The state that goes on from that of the best checkpoint, at the step of `state`."""
 
 
 def train(
@@ -106,7 +74,7 @@ def train(
     sharding.check_batch(mesh, config.batch_size, f"{config.section}.batch_size", config.accumulate)
     directory = pathlib.Path(directory).absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    abstract = jax.eval_shape(stage.init, _keys(seed)[0])
+    abstract = jax.eval_shape(stage.init, keys(seed)[0])
     shardings = sharding.parameter_shardings(mesh, abstract)
     placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     free = (*FREE_SETTINGS, *unrelated)
@@ -114,14 +82,16 @@ def train(
     with Checkpoints(directory, config.keep) as checkpoints:
         restored = checkpoints.restore(placed, lambda info: check_settings(info["settings"], settings, free))
         if restored is None:
-            state, start, window = jax.jit(stage.init, out_shardings=shardings)(_keys(seed)[0]), 0, []
+            state, start, window = jax.jit(stage.init, out_shardings=shardings)(keys(seed)[0]), 0, []
         else:
             state, start, window = restored[0], restored[1], restored[2]["window"]
             if phases is not None:
                 phases.record = Record.from_json(restored[2]["phases"])
         if jax.process_index() == 0:
-            _write(directory / "config.json", json.dumps(settings, indent=2) + "\n")
-            _write(directory / "parameters.txt", get_parameter_overview(abstract.params, include_stats=False) + "\n")
+            write_json(directory / "config.json", settings)
+            write_text(
+                directory / "parameters.txt", get_parameter_overview(abstract.params, include_stats=False) + "\n"
+            )
         with (
             MetricWriter(directory, start) as writer,
             Progress(stage.name, start, config.steps, config.batch_size) as progress,
@@ -221,7 +191,7 @@ class _Run:
             if clock is not None:
                 clock.pause(0)
             began = time.perf_counter()
-            self.programs[kind] = _compile(self.stage, kind, state, batch, self.placed, self.mesh, seed)
+            self.programs[kind] = compile_step(self.stage, kind, state, batch, self.placed, self.mesh, seed)
             step_name = f"{kind} step " if kind and self.phases.config.enabled else ""
             self.progress.say(f"{self.stage.name}: {step_name}compiled in {duration(time.perf_counter() - began)}")
             if clock is not None:
@@ -296,7 +266,7 @@ class _Run:
             record = self.phases.judge(step, values)
             self.checkpoints.wait()  # what phases.json calls the best must be there
             if jax.process_index() == 0:
-                _write(self.directory / BEST_FILE, json.dumps(record.to_json(), indent=2) + "\n")
+                write_json(self.directory / BEST_FILE, record.to_json())
             decided = ", the best so far" if record.best_step == step else ""
         named = {f"eval/{name}": value for name, value in values.items()}
         self.writer.write(step, named | {"time/evaluation": seconds})
@@ -338,7 +308,7 @@ class _Run:
             self.phases.record = record
         elif jax.process_index() == 0:
             # Of a later step, if any, that has to be trained again.
-            _write(path, json.dumps(self.phases.record.to_json(), indent=2) + "\n")
+            write_json(path, self.phases.record.to_json())
         return self.act(state, step)
 
     def make_up_evaluation(self, state: Any, step: int) -> Any:
@@ -358,51 +328,6 @@ def _broadcast(text: str) -> str:
     if jax.process_index() == 0:
         padded[:] = data
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
-
-
-def _keys(seed: int) -> tuple[jax.Array, jax.Array]:
-    """The key of the initialisation, and the one that steps fold their number into."""
-    init, step = jax.random.split(jax.random.key(seed))
-    return init, step
-
-
-def _compile(stage: Stage, kind: str, state: Any, batch: Any, placed: Any, mesh: Mesh, seed: int) -> Callable:
-    """The stage's step as one compiled call (state, batch) -> (state, metrics); the state is donated."""
-    constants = stage.constants if kind else None
-    compiled = trace_step(stage, kind, state, batch, placed, mesh, seed).lower().compile()
-    return lambda state, batch: compiled(state, batch, constants)
-
-
-def trace_step(
-    stage: Stage, kind: str, state: Any, batch: Any, placed: Any, mesh: Mesh, seed: int
-) -> jax.stages.Traced:
-    """The stage's step as it will be compiled, a function of state, batch and constants.
-
-    kind: of a PhasedStage's step, which takes the stage's constants too; empty for a stage without phases. state,
-    batch: arrays, or ShapeDtypeStructs. placed: the state's structure, of ShapeDtypeStructs with shardings.
-    """
-    constants = stage.constants if kind else None
-
-    def step(state, batch, constants):
-        key = jax.random.fold_in(_keys(seed)[1], state.step)
-        new_state, metrics = stage.step(state, batch, key, *((kind, constants) if kind else ()))
-        # The norm tells of an update that spoils the parameters before a checkpoint of them is made.
-        return new_state, metrics | {"param_norm": optax.tree.norm(new_state.params), "skipped": new_state.skipped}
-
-    shardings = jax.tree.map(lambda x: x.sharding, placed)
-    jitted = jax.jit(
-        step,
-        donate_argnums=0,
-        in_shardings=(shardings, sharding.batch_sharding(mesh), jax.tree.map(lambda x: x.sharding, constants)),
-        out_shardings=(shardings, sharding.replicated(mesh)),
-    )
-    return jitted.trace(state, batch, constants)
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 @contextlib.contextmanager

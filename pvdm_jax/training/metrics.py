@@ -7,12 +7,13 @@ a resumed run first drops the lines that lie beyond the checkpoint it resumes fr
 import json
 import logging
 import math
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+
+from pvdm_jax.files import write_text
 
 FILE = "metrics.jsonl"
 
@@ -33,9 +34,7 @@ class MetricWriter:
 
         self._lines = [line for line in _read(self._path) if line["step"] <= step]
         # Replaced in one go: a process killed here leaves the old file or the new one.
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
-        os.replace(temporary, self._path)
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in self._lines))
         self._file = self._path.open("a")
         self._events = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=step + 1)
 

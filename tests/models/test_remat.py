@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -53,8 +54,10 @@ def test_policies_agree_and_save_memory(model):
     for policy in ("dots", "blocks"):
         other, others = compiled[policy][0]
         np.testing.assert_allclose(other, value, rtol=1e-6)
+        # By norms, as rounding is: single elements that nearly cancel may differ by more than they are.
+        scale = optax.tree.norm(grads)
         for ours, theirs in zip(jax.tree.leaves(others), jax.tree.leaves(grads), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6 * float(jnp.abs(theirs).max()) + 1e-8)
+            assert jnp.linalg.norm(ours - theirs) < 1e-5 * jnp.linalg.norm(theirs) + 1e-8 * scale
     saved = {policy: saved_bytes(model(policy)[1], params) for policy in compiled}
     assert saved["blocks"] < saved["dots"] < saved["none"]
 

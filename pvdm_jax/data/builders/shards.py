@@ -19,6 +19,7 @@ from pvdm_jax.data.catalogue import Catalogue
 from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.data.layouts import Found, open_arrays, pictures_of
 from pvdm_jax.data.storage import PIECE_FRAMES, pack_pictures
+from pvdm_jax.files import write_text
 from pvdm_jax.media import VideoError, decode_image, encode_jpeg, frame_rate, video_frames
 
 STORAGES = ("video", "jpeg", "frames")
@@ -92,9 +93,7 @@ def write_shard(
     writer.close()
     os.replace(unfinished, path)
     outcome = {"videos": facts, "skipped": skipped, "records": records, "bytes": size}
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(outcome))
-    os.replace(temporary, path.with_suffix(".json"))
+    write_text(path.with_suffix(".json"), json.dumps(outcome))
 
 
 def relabel(path: pathlib.Path, target: pathlib.Path, old: Sequence[str], new: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a call of the sampler costs beyond the denoiser's and the decoder's own time."""
+"""What a call of the sampler costs beyond the denoiser's and the decoder's own time: `pvdm benchmark --sampling`."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from pvdm_jax.pipeline import PVDM
 
 
 def measure_sampling(model: PVDM, num_videos: int = 4, repeats: int = 3, **options: Any) -> dict[str, float]:
-    """Times one call of `model.sample` for a clip each of `num_videos`, and its parts alone; for `pvdm benchmark`.
+    """Times one call of `model.sample` for a clip each of `num_videos`, and its parts alone.
 
     options: as of `sample`, without guidance (which changes the denoiser's batch). Returns, in seconds, medians of
     `repeats`: "first_call" (with compilation, or its cache), "call", "denoiser" (all its calls, as one program),
@@ -50,7 +50,19 @@ def measure_sampling(model: PVDM, num_videos: int = 4, repeats: int = 3, **optio
     times = [{name: _seconds(run) for name, run in parts.items()} for _ in range(repeats)]
     medians = {name: float(np.median([each[name] for each in times])) for name in parts}
     overhead = 1 - (medians["denoiser"] + medians["decoder"]) / medians["call"]
-    return {"first_call": first, **medians, "calls_of_denoiser": calls, "overhead": overhead}
+    return {"first_call": first, **medians, "videos": num_videos, "calls_of_denoiser": calls, "overhead": overhead}
+
+
+def describe(found: dict[str, float]) -> str:
+    """`measure_sampling`'s result in words."""
+    return "\n".join(
+        [
+            f"a call for {found['videos']} videos: {found['call']:.2f} s (the first one {found['first_call']:.2f} s)",
+            f"denoiser: {found['denoiser']:.2f} s in {found['calls_of_denoiser']} calls",
+            f"decoder: {found['decoder']:.2f} s",
+            f"neither: {found['overhead']:.1%} of a call",
+        ]
+    )
 
 
 def _seconds(run: Callable[[], Any]) -> float:

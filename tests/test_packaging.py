@@ -40,6 +40,7 @@ ROOMS = (
     "pipeline",
     "export",
     "sampling_cost",
+    "loading_cost",
     "settings",
     "originals",
     "outputs",

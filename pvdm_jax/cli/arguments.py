@@ -58,13 +58,13 @@ def positive_number(text: str) -> float:
     return value
 
 
-def add_settings(command: argparse.ArgumentParser, config: str | None = None) -> None:
+def add_settings(command: argparse.ArgumentParser, config: str | None = None, required: bool = True) -> None:
     default = f" (default: {config})" if config else ""
     help = (
         "file.py[:variant], or one of demo, video_folder, ucf101[:s], sky_timelapse[:s]; any field of it is set by "
         f"--config.some.field=value{default}"
     )
-    command.add_argument("--config", required=config is None, default=config, help=help)
+    command.add_argument("--config", required=required and config is None, default=config, help=help)
 
 
 def add_config(command: argparse.ArgumentParser, config: str | None = None, workdir: str | None = None) -> None:

@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from pvdm_jax.cli.arguments import AddCommand, add_settings, load_config, positive, positive_number
-from pvdm_jax.config import ConfigError
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -31,22 +30,9 @@ def _prepare(args: argparse.Namespace) -> None:
 def _data(args: argparse.Namespace) -> None:
     config = load_config(args)
 
-    from pvdm_jax.data import benchmark, loader, preview, sources
+    from pvdm_jax.data import preview
 
-    if args.output:
-        print(preview.preview(config.data, config.autoencoder, config.seed, args.output, args.clips))
-    if args.benchmark:
-        settings = (config.autoencoder, config.data)
-        source = sources.open_source(config.data, config.autoencoder, "train", config.seed)
-        print(benchmark.measure_reading(source, *settings, args.seconds))
-        size = config.train_autoencoder.batch_size
-        print(
-            benchmark.measure_loading(
-                lambda: loader.train_batches(source, *settings, size, config.seed), args.step_seconds, args.seconds
-            )
-        )
-    if not (args.output or args.benchmark):
-        raise ConfigError("output is not given; name a folder with --output=DIR, or measure with --benchmark")
+    print(preview.preview(config.data, config.autoencoder, config.seed, args.output, args.clips))
 
 
 def add_commands(add: AddCommand) -> None:
@@ -88,9 +74,6 @@ def add_commands(add: AddCommand) -> None:
         "pvdm data --config=ucf101 --output=out/data",
     )
     add_settings(command)
-    command.add_argument("--output", type=Path, help="folder for the pictures and index.html, new or empty")
+    help = "folder for the pictures and index.html, new or empty"
+    command.add_argument("--output", type=Path, required=True, help=help)
     command.add_argument("--clips", type=positive, default=16, help="how many are shown (default: 16)")
-    command.add_argument("--benchmark", action="store_true", help="measure how fast clips are read and loaded")
-    help = "of the training step that the loader has to keep busy (default: 0.1)"
-    command.add_argument("--step-seconds", type=positive_number, default=0.1, help=help)
-    command.add_argument("--seconds", type=positive_number, default=10.0, help="of each measurement (default: 10)")

@@ -5,9 +5,19 @@ import os
 from pathlib import Path
 
 from pvdm_jax.cli.arguments import AddCommand, add_settings, load_config, positive, positive_number
+from pvdm_jax.config import require
+from pvdm_jax.files import write_json
 
 
 def _benchmark(args: argparse.Namespace) -> None:
+    if args.data:
+        return _benchmark_data(args)
+    if args.sampling:
+        return _benchmark_sampling(args)
+    for name in ("config", "model"):
+        use = {"config": "--data", "model": "--sampling"}[name]
+        require(not getattr(args, name), f"--{name}", getattr(args, name), f"it goes with {use}; sizes are --size's")
+
     from pvdm_jax import benchmark
 
     benchmark.run(
@@ -21,6 +31,31 @@ def _benchmark(args: argparse.Namespace) -> None:
         scaling=args.scaling,
         output=args.output,
     )
+
+
+def _benchmark_data(args: argparse.Namespace) -> None:
+    require(args.config is not None, "--config", args.config, "--data measures the data of a configuration: name one")
+    config = load_config(args)
+
+    from pvdm_jax import loading_cost
+
+    found = loading_cost.measure_data(config, args.steps or 100, step_seconds=args.step_seconds or 0.0)
+    print(loading_cost.describe(found))
+    if args.output:
+        write_json(args.output / "data.json", found)
+
+
+def _benchmark_sampling(args: argparse.Namespace) -> None:
+    require(args.model is not None, "--model", args.model, "--sampling measures a trained model: name its folder")
+
+    from pvdm_jax import sampling_cost
+    from pvdm_jax.pipeline import load
+
+    options = {"steps": args.steps} if args.steps else {}
+    found = sampling_cost.measure_sampling(load(args.model), args.batch_size or 4, args.repeats, **options)
+    print(sampling_cost.describe(found))
+    if args.output:
+        write_json(args.output / "sampling.json", found)
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -66,11 +101,24 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--repeats", type=positive, default=10, help="calls timed of each, at most (default: 10)")
     help = "seconds for an operation's calls; what would take longer is left out (default: 60)"
     command.add_argument("--limit", type=positive_number, default=60.0, help=help)
-    help = "denoising steps of the sampling call (default: 100, or as many as fit into the limit)"
+    help = (
+        "denoising steps of the sampling call (default: 100, or as many as fit into the limit); of training with --data"
+    )
     command.add_argument("--steps", type=positive, help=help)
-    help = "time steps of training against batch, resolution and frames instead, and fit exponents"
-    command.add_argument("--scaling", action="store_true", help=help)
-    help = "folder for benchmark.json, benchmark.txt and roofline.svg"
+    instead = command.add_argument_group(
+        "other measurements, instead of the models' operations"
+    ).add_mutually_exclusive_group()
+    help = "training steps against batch, resolution and frames, with fitted exponents"
+    instead.add_argument("--scaling", action="store_true", help=help)
+    help = "reading and loading the clips of --config, and how long its training steps wait for them"
+    instead.add_argument("--data", action="store_true", help=help)
+    help = "a sampling call of --model, and which part of it is neither the denoiser's nor the decoder's"
+    instead.add_argument("--sampling", action="store_true", help=help)
+    add_settings(command, required=False)
+    help = "with --data: pauses of that length stand for training steps (default: real ones of stage 1, on this device)"
+    command.add_argument("--step-seconds", type=positive_number, help=help)
+    command.add_argument("--model", type=Path, help="with --sampling: folder of a run or of a model")
+    help = "folder for benchmark.json, benchmark.txt and roofline.svg; for data.json or sampling.json"
     command.add_argument("--output", type=Path, help=help)
 
     command = add(

@@ -21,12 +21,6 @@ class Loading:
     step_seconds: float  # of the imagined step
     waiting: float  # part of the time, 0 to 1, that such steps wait for their batches
 
-    def __str__(self) -> str:
-        lines = [f"first batch: {self.first_batch_seconds:.2f} s", f"loading: {self.clips_per_second:.1f} clips/s"]
-        if self.step_seconds:
-            lines.append(f"with steps of {self.step_seconds * 1000:.0f} ms: {self.waiting:.1%} of the time is waiting")
-        return "\n".join(lines)
-
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
@@ -35,9 +29,6 @@ class Reading:
     clips_per_second: float
     frames_per_second: float
 
-    def __str__(self) -> str:
-        return f"reading: {self.clips_per_second:.1f} clips/s, {self.frames_per_second:.0f} frames/s per core"
-
 
 def measure_loading(
     batches: Callable[[], Iterator[dict[str, Any]]], step_seconds: float = 0.0, seconds: float = 10.0
@@ -45,7 +36,7 @@ def measure_loading(
     """Takes batches for about `seconds` as fast as they come, and as long again with pauses of `step_seconds` between.
 
     `batches` makes the pipeline (of `train_batches`, say). The pause stands for a training step on an accelerator: it
-    leaves the CPU to the loader. Steps that run on the CPU too should be measured in training (`time/data_wait`).
+    leaves the CPU to the loader. Steps that run on the CPU too are measured by `pvdm_jax.loading_cost`.
     """
     began = time.perf_counter()
     iterator = batches()

@@ -1,4 +1,4 @@
-"""`pvdm data`: what it shows, the problems that it tells, and the measurements."""
+"""`pvdm data`: what it shows and the problems that it tells; how fast clips are read."""
 
 import json
 import time
@@ -56,14 +56,11 @@ def test_problems_are_told_with_names(tmp_path):
     assert "hardly move" not in problems
 
 
-def test_the_command_shows_and_measures(tmp_path, capsys):
-    arguments = ["--config=demo", "--config.data.synthetic_videos=4", "--clips=2", "--seconds=0.01"]
-    assert cli.main(["data", *arguments, f"--output={tmp_path / 'out'}", "--benchmark"]) == 0
+def test_the_command_shows(tmp_path, capsys):
+    arguments = ["--config=demo", "--config.data.synthetic_videos=4", "--clips=2"]
+    assert cli.main(["data", *arguments, f"--output={tmp_path / 'out'}"]) == 0
     shown = capsys.readouterr().out
     assert "a clip: 16 frames of 32 x 32" in shown and "no problems found" in shown
-    assert "clips/s" in shown and "with steps of 100 ms" in shown
-    assert cli.main(["data", *arguments]) == 2
-    assert "output is not given" in capsys.readouterr().err
 
 
 def test_loading_is_measured_and_closed():

@@ -4,8 +4,12 @@ A checkpoint holds the stage's state and a JSON record. The state is stored as n
 files don't depend on class names, and one part of it (the EMA) can be read alone. A step whose files are damaged is
 skipped with a warning and the one before it is used: Orbax by itself only offers the newest. A stage may call one of
 its checkpoints the best, which is then the one that others read.
+
+A save that fails (a full disk, a lost bucket) raises CheckpointError, at the latest at the next `check`. What it left
+is no checkpoint, and older ones are removed only once a newer one is complete.
 """
 
+import contextlib
 import copy
 import dataclasses
 import fnmatch
@@ -13,7 +17,7 @@ import json
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -31,15 +35,20 @@ BEST_FILE = "phases.json"  # beside it, where a stage tells its best checkpoint:
 UNREADABLE = (ValueError, OSError, KeyError)
 
 
-class Checkpoints:
-    """The checkpoints of one stage, in `directory/checkpoints`; the newest `keep` stay, and those that they need.
+class CheckpointError(OSError):
+    """A checkpoint could not be written."""
 
-    A context manager: leaving it waits for the save that is under way.
+
+class Checkpoints:
+    """The checkpoints of one stage, in `directory/checkpoints`.
+
+    The newest `keep` stay, those that they need, and for good those of every `keep_every` steps (0: none). A context
+    manager: leaving it waits for the save that is under way.
     """
 
-    def __init__(self, directory: str | pathlib.Path, keep: int):
+    def __init__(self, directory: str | pathlib.Path, keep: int, keep_every: int = 0):
         self._folder = pathlib.Path(directory).absolute() / FOLDER
-        policy = _NewestAndNeeded(keep)
+        policy = _Kept(keep, keep_every)
         self._needed = policy.needed
         # A process killed while it was saving leaves a temporary folder behind.
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
@@ -54,7 +63,8 @@ class Checkpoints:
         # Orbax copies the arrays before it returns, but writes the record later, as it is then.
         record = ocp.args.JsonSave(copy.deepcopy(info) | {"needed": list(needed)})
         args = ocp.args.Composite(state=ocp.args.StandardSave(_to_dicts(state)), info=record)
-        self._manager.save(step, args=args, force=True)
+        with self._failures():
+            self._manager.save(step, args=args, force=True)
 
     def restore(
         self, abstract: Any, check: Callable[[dict[str, Any]], None] | None = None
@@ -106,32 +116,62 @@ class Checkpoints:
         multihost_utils.sync_global_devices("unreadable checkpoints set aside")
         self._manager.reload()
 
+    def check(self) -> None:
+        """Raises CheckpointError if a save has failed; waits for none."""
+        with self._failures():
+            self._manager.check_for_errors()
+
     def wait(self) -> None:
-        """Returns once every save has finished; raises what went wrong in one."""
-        self._manager.wait_until_finished()
+        """Returns once every save has finished; raises CheckpointError if one has failed."""
+        with self._failures():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and frees Orbax's threads."""
-        self._manager.close()
+        with self._failures():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Within it, what Orbax raises becomes a CheckpointError that says what is left."""
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(str(error).split())[:500]
+            complete = sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
+            left = f"the newest complete one is of step {complete[-1]}" if complete else "there is no complete one"
+            raise CheckpointError(
+                f"a checkpoint can't be written to {self._folder} ({type(error).__name__}: {reason}); {left}"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        try:
+            self.close()
+        except CheckpointError as error:
+            if kind is None:
+                raise
+            if not issubclass(kind, CheckpointError):  # else it is being told already
+                logging.warning("%s", error)
 
 
 @dataclasses.dataclass
-class _NewestAndNeeded(ocp.checkpoint_managers.PreservationPolicy):
-    """Keeps the newest checkpoints, and those that these need."""
+class _Kept(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the newest checkpoints, those that these need, and every so many steps one."""
 
     keep: int
+    every: int
     needed: dict[int, Sequence[int]] = dataclasses.field(default_factory=dict)  # of each step
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         newest = [checkpoint.step for checkpoint in checkpoints][-self.keep :]
         kept = {*newest, *(step for new in newest for step in self.needed.get(new, ()))}
-        return [checkpoint.step in kept for checkpoint in checkpoints]
+        return [
+            checkpoint.step in kept or bool(self.every and checkpoint.step % self.every == 0)
+            for checkpoint in checkpoints
+        ]
 
 
 def best_step(directory: str | pathlib.Path) -> int | None:

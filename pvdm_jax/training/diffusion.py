@@ -29,6 +29,7 @@ from pvdm_jax.models.pixels import to_uint8
 from pvdm_jax.models.unet import UNet
 from pvdm_jax.training.latents import load_autoencoder, training_latents
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
+from pvdm_jax.training.phases import Watch
 from pvdm_jax.triplane import PlaneShape, unpack
 
 FOLDER = "diffusion"  # of the stage, in a run's folder
@@ -232,7 +233,8 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     real = _held_out_videos(config)
     stage = DiffusionStage(config, (graphdef, weights), latents.shape, held_out_clips, mesh, real)
     settings = config_to_dict(config) | {"latents": latents.identity, "class_names": list(latents.class_names)}
-    return run(stage, batches, workdir / FOLDER, stage_config, settings, mesh, config.seed, UNRELATED)
+    watch = Watch(stage_config.best_metric) if stage_config.best_metric else None
+    return run(stage, batches, workdir / FOLDER, stage_config, settings, mesh, config.seed, UNRELATED, watch)
 
 
 def _pack_context(batch: Batch, given: dict[str, jax.Array]) -> jax.Array:

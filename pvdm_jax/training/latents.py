@@ -73,16 +73,22 @@ class PixelLatents:
         share = (start, jax.process_index(), jax.process_count())
         encode, settings = config.encode, (config.autoencoder, config.data)
         pixels = pair_batches(self._source, *settings, encode.windows, encode.flips, batch_size, config.seed, *share)
-        try:
-            for batch in pixels:
-                latents = _local_rows(self._encoder.encode(batch["video"]))
-                latents = latents.reshape(len(batch["label"]), -1, *latents.shape[1:])
-                items = [
-                    make_item(*parts) for parts in zip(without_missing(latents, batch), rows_of(batch), strict=True)
-                ]
-                yield {name: np.stack([item[name] for item in items]) for name in items[0]}
-        finally:
-            pixels.close()
+        return _EncodedBatches(self._encoder, pixels)
+
+
+class _EncodedBatches(Iterator[dict[str, np.ndarray]]):
+    """Batches of pairs of clips (`loader.Batches`), encoded."""
+
+    def __init__(self, encoder: "_Encoder", pixels: Any):
+        self._encoder, self._pixels = encoder, pixels
+        self.videos, self.close = pixels.videos, pixels.close
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = next(self._pixels)
+        latents = _local_rows(self._encoder.encode(batch["video"]))
+        latents = latents.reshape(len(batch["label"]), -1, *latents.shape[1:])
+        items = [make_item(*parts) for parts in zip(without_missing(latents, batch), rows_of(batch), strict=True)]
+        return {name: np.stack([item[name] for item in items]) for name in items[0]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,13 +26,14 @@ import time
 ROOT = pathlib.Path(__file__).parents[2]
 COMMANDS = ("train-autoencoder", "encode", "train-diffusion")
 SHARE = {"train-autoencoder": 0.45, "encode": 0.1, "train-diffusion": 0.45}  # of the kills
-# The demo, but shorter, with more saves.
+# The demo, but with smaller networks, shorter, and with more saves.
 SETTINGS = (
-    *("data.synthetic_videos=96", "train_autoencoder.steps=240", "train_diffusion.steps=240", "encode.windows=12"),
-    *("encode.batch_size=8", "train_autoencoder.log_every=10", "train_diffusion.log_every=10"),
-    *("train_autoencoder.checkpoint_every=10", "train_diffusion.checkpoint_every=10"),
-    *("train_autoencoder.eval_every=80", "train_diffusion.eval_every=80", "train_autoencoder.eval_clips=8"),
-    *("train_diffusion.eval_clips=8", "sample.steps=4", "sample.later_steps=4", "train_diffusion.batch_size=4"),
+    *("autoencoder.channels=32", "autoencoder.depth=1", "unet.model_channels=32", "unet.channel_mult=1,"),
+    *("unet.attention_resolutions=1,", "data.synthetic_videos=96", "encode.windows=12", "encode.batch_size=8"),
+    *("train_autoencoder.steps=240", "train_autoencoder.log_every=10", "train_autoencoder.checkpoint_every=10"),
+    *("train_autoencoder.eval_every=80", "train_autoencoder.eval_clips=8", "train_diffusion.steps=240"),
+    *("train_diffusion.log_every=10", "train_diffusion.checkpoint_every=10", "train_diffusion.eval_every=80"),
+    *("train_diffusion.eval_clips=8", "train_diffusion.batch_size=4", "sample.steps=4", "sample.later_steps=4"),
 )
 # Prints a hash over every bit of the newest checkpoint's state.
 DIGEST = """

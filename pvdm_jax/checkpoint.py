@@ -27,16 +27,14 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
+from pvdm_jax import buckets
 from pvdm_jax.config import ConfigError
+from pvdm_jax.files import CheckpointError
 
 FOLDER = "checkpoints"  # within a stage's directory
 BEST_FILE = "phases.json"  # beside it, where a stage tells its best checkpoint: {"best_step": a step, or -1 for none}
 # What Orbax and TensorStore raise on missing, truncated or emptied files; JSONDecodeError is a ValueError.
 UNREADABLE = (ValueError, OSError, KeyError)
-
-
-class CheckpointError(OSError):
-    """A checkpoint could not be written."""
 
 
 class Checkpoints:
@@ -47,12 +45,12 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | pathlib.Path, keep: int, keep_every: int = 0):
-        self._folder = pathlib.Path(directory).absolute() / FOLDER
         policy = _Kept(keep, keep_every)
         self._needed = policy.needed
         # A process killed while it was saving leaves a temporary folder behind.
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = ocp.CheckpointManager(_place(directory), options=options)
+        self._folder = self._manager.directory
 
     def save(self, step: int, state: Any, info: dict[str, Any], needed: Sequence[int] = ()) -> None:
         """Saves in the background. `info` must be JSON. State and info may be donated or changed afterwards.
@@ -138,8 +136,11 @@ class Checkpoints:
             yield
         except Exception as error:
             reason = " ".join(str(error).split())[:500]
-            complete = sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
-            left = f"the newest complete one is of step {complete[-1]}" if complete else "there is no complete one"
+            try:
+                steps = sorted(self._manager.all_steps(read=True))
+                left = f"the newest complete one is of step {steps[-1]}" if steps else "there is no complete one"
+            except Exception as unlisted:
+                left = f"nor can those that are there be listed ({type(unlisted).__name__})"
             raise CheckpointError(
                 f"a checkpoint can't be written to {self._folder} ({type(error).__name__}: {reason}); {left}"
             ) from error
@@ -174,6 +175,11 @@ class _Kept(ocp.checkpoint_managers.PreservationPolicy):
         ]
 
 
+def _place(directory: str | pathlib.Path) -> str:
+    """Where Orbax keeps the checkpoints of the stage in `directory`: within it, or in its bucket."""
+    return f"{buckets.url(directory)}/{FOLDER}"
+
+
 def best_step(directory: str | pathlib.Path) -> int | None:
     """The step of the checkpoint that the stage in `directory` calls its best; None where it tells none."""
     path = pathlib.Path(directory) / BEST_FILE
@@ -189,8 +195,9 @@ def read_part(directory: str | pathlib.Path, part: str, abstract: Any) -> Any:
     come to this process's first device. Raises FileNotFoundError where there is no checkpoint, OSError where none can
     be read. Nothing in the directory is changed.
     """
-    folder = pathlib.Path(directory).absolute() / FOLDER
-    if not folder.is_dir():
+    buckets.fetch(pathlib.Path(directory), BEST_FILE)
+    folder = _place(directory)
+    if not (buckets.in_bucket(folder) or pathlib.Path(folder).is_dir()):
         raise FileNotFoundError(f"there are no checkpoints in {folder}")
     device = SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device), abstract)

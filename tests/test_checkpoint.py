@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from disk import file_limit
 
-from pvdm_jax.checkpoint import CheckpointError, Checkpoints, check_settings, read_part
+from pvdm_jax.checkpoint import Checkpoints, check_settings, read_part
 from pvdm_jax.config import ConfigError, OptimizerConfig
+from pvdm_jax.files import CheckpointError
 from pvdm_jax.training.optimizer import init_state, make_optimizer, update
 
 

@@ -19,7 +19,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pvdm_jax import sharding
+from pvdm_jax import buckets, sharding
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, EncodeConfig, config_to_dict
 from pvdm_jax.files import read_json, write_json
 from pvdm_jax.models import functional
@@ -139,6 +139,7 @@ def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
         raise ConfigError("encode.cache is False; then stage 2 encodes by itself, and there is nothing to do")
     encoder = _Encoder(config.autoencoder, workdir, mesh)
     identity = {"autoencoder": encoder.identity} | _decisive(config)
+    buckets.fetch(folder, "*.json")
     for name in ("index.json", "encoding.json"):
         if (folder / name).exists():
             _check_same(read_json(folder / name)["made_by"], identity, folder)
@@ -164,12 +165,14 @@ def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
     if jax.process_index() == 0:
         write_json(folder / "index.json", index)  # the cache counts as complete from here on
         (folder / "encoding.json").unlink()
+        buckets.push(folder)
     return _summary(folder, index)
 
 
 def open_latents(config: Config, workdir: str | pathlib.Path, split: str) -> LatentCache:
     """The run's cached latents. Raises ConfigError where there are none or they were made otherwise."""
     folder = pathlib.Path(workdir) / FOLDER
+    buckets.fetch(folder)
     if not (folder / "index.json").exists():
         begun = " (they were begun, but aren't finished)" if (folder / "encoding.json").exists() else ""
         raise ConfigError(
@@ -305,6 +308,8 @@ def _encode_split(
                 shard.write(latents, facts)
                 progress.update(len(latents))
             outcomes[number] = shard.close()
+            if writing:
+                buckets.push(folder)
     batches.close()
     return [outcomes[number] for number in range(len(shards))]
 

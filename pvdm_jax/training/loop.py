@@ -27,7 +27,7 @@ from clu.parameter_overview import get_parameter_overview
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pvdm_jax import sharding
+from pvdm_jax import buckets, sharding
 from pvdm_jax.checkpoint import BEST_FILE, Checkpoints, check_settings
 from pvdm_jax.config import StageConfig
 from pvdm_jax.files import write_json, write_text
@@ -76,6 +76,7 @@ def train(
     sharding.check_batch(mesh, config.batch_size, f"{config.section}.batch_size", config.accumulate)
     directory = pathlib.Path(directory).absolute()
     directory.mkdir(parents=True, exist_ok=True)
+    buckets.fetch(directory)
     abstract = jax.eval_shape(stage.init, keys(seed)[0])
     shardings = sharding.parameter_shardings(mesh, abstract)
     placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
@@ -192,6 +193,7 @@ class _Run:
                 progress.skip()
                 clock.resume()
         self.checkpoints.wait()
+        self.share()
         return state
 
     def program(self, step: int, state: Any, batch: Any, seed: int, clock: StepClock | None = None) -> Callable:
@@ -218,7 +220,13 @@ class _Run:
             record = self.phases.record
             info |= {"phases": record.to_json()}
             needed.append(record.best_step)
+        self.share()  # the metrics up to here come with the checkpoint
         self.checkpoints.save(step, state, info, needed)
+
+    def share(self) -> None:
+        """Copies what the run has left here so far to its bucket, if it has one."""
+        if jax.process_index() == 0:
+            buckets.push(self.directory)
 
     def fetch(self, step: int) -> int:
         """Brings the metrics of the steps up to `step` from the device and looks at them; returns how many."""
@@ -272,6 +280,7 @@ class _Run:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         after = f"evaluation after step {step} ({duration(seconds)})"
         self.progress.say(f"{self.stage.name}: {after}: {numbers}{decided}")
+        self.share()
         return self.act(state, step)
 
     def act(self, state: Any, step: int) -> Any:

@@ -26,12 +26,13 @@ import time
 ROOT = pathlib.Path(__file__).parents[2]
 COMMANDS = ("train-autoencoder", "encode", "train-diffusion")
 SHARE = {"train-autoencoder": 0.45, "encode": 0.1, "train-diffusion": 0.45}  # of the kills
+STEPS = 240  # of each stage
 # The demo, but with smaller networks, shorter, and with more saves.
 SETTINGS = (
     *("autoencoder.channels=32", "autoencoder.depth=1", "unet.model_channels=32", "unet.channel_mult=1,"),
     *("unet.attention_resolutions=1,", "data.synthetic_videos=96", "encode.windows=12", "encode.batch_size=8"),
-    *("train_autoencoder.steps=240", "train_autoencoder.log_every=10", "train_autoencoder.checkpoint_every=10"),
-    *("train_autoencoder.eval_every=80", "train_autoencoder.eval_clips=8", "train_diffusion.steps=240"),
+    *(f"train_autoencoder.steps={STEPS}", "train_autoencoder.log_every=10", "train_autoencoder.checkpoint_every=10"),
+    *("train_autoencoder.eval_every=80", "train_autoencoder.eval_clips=8", f"train_diffusion.steps={STEPS}"),
     *("train_diffusion.log_every=10", "train_diffusion.checkpoint_every=10", "train_diffusion.eval_every=80"),
     *("train_diffusion.eval_clips=8", "train_diffusion.batch_size=4", "sample.steps=4", "sample.later_steps=4"),
 )
@@ -61,21 +62,17 @@ def saving(workdir):
 
 
 def progress(workdir, command):
-    """The last step that the run reported, for the log."""
-    path = (
-        workdir
-        / {"train-autoencoder": "autoencoder", "train-diffusion": "diffusion"}.get(command, "")
-        / "metrics.jsonl"
-    )
+    """The last step that the run has logged."""
+    path = workdir / {"train-autoencoder": "autoencoder", "train-diffusion": "diffusion"}[command] / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def wait_for_save(process, workdir, seen, seconds):
-    """Waits for a save that hasn't been `seen`, at most `seconds`; whether it is going on."""
+def wait_until(process, condition, seconds=600.0):
+    """Waits while the process runs and the condition doesn't hold; whether it does."""
     began = time.perf_counter()
     while process.poll() is None and time.perf_counter() - began < seconds:
-        if any(name not in seen for name in saving(workdir)):
+        if condition():
             return True
         time.sleep(0.0005)
     return False
@@ -89,26 +86,36 @@ def run_to_the_end(command, workdir, settings, log):
     return time.perf_counter() - began
 
 
-def kill_until_done(command, workdir, settings, log, kills, in_saves, seconds, rng):
-    """Runs a command, killing it `kills` times, `in_saves` of them during a save. Returns what happened at each kill.
+def wait_for_the_moment(process, workdir, command, aim, left, seconds, stale, rng):
+    """Returns when the process is to be killed; `left` kills are to come, this one too.
 
-    seconds: that the undisturbed command takes, of which each attempt gets a random part before it is killed.
+    aim: during a save. seconds: that the undisturbed command took.
     """
+    if command == "encode":
+        wait_until(process, lambda: False, rng.uniform(0.1, 0.6) * seconds)
+        return
+    if not aim and rng.random() < 0.2:  # before it has come to its first step, or soon after
+        wait_until(process, lambda: False, rng.uniform(0, 30))
+        return
+    begun = progress(workdir, command)
+    # So many steps that the others have as many on average, and the last kill still finds the run going.
+    target = begun + rng.randint(1, max(1, 2 * (STEPS - 30 - begun) // (left + 1)))
+    wait_until(process, lambda: progress(workdir, command) >= target)
+    if aim:
+        wait_until(process, lambda: any(name not in stale for name in saving(workdir)))
+        time.sleep(rng.uniform(0, 0.03))
+    else:
+        time.sleep(rng.uniform(0, 2))
+
+
+def kill_until_done(command, workdir, settings, log, kills, in_saves, seconds, rng):
+    """Runs a command, killing it `kills` times, `in_saves` of them during a save. Returns what each kill met."""
     events = []
     while len(events) < kills:
         left = kills - len(events)
         aim = in_saves - sum(event["during_save"] for event in events) >= rng.randint(1, left)
         stale, process = saving(workdir), start(command, workdir, settings, log)
-        # Later kills come earlier in an attempt, or the run would be over before all are done.
-        moment = rng.uniform(0.1, 1.0) * seconds / (1 if len(events) < 2 else 2)
-        if aim and command != "encode":
-            wait_for_save(process, workdir, stale, 3 * seconds)
-            time.sleep(rng.uniform(0, 0.02))
-        else:
-            try:
-                process.wait(moment)
-            except subprocess.TimeoutExpired:
-                pass
+        wait_for_the_moment(process, workdir, command, aim, left, seconds, stale, rng)
         if process.poll() is not None:
             if process.returncode != 0:
                 raise SystemExit(f"pvdm {command} ended with {process.returncode}; see {log.name}")
@@ -116,12 +123,11 @@ def kill_until_done(command, workdir, settings, log, kills, in_saves, seconds, r
         process.kill()
         process.wait()
         unfinished = [name for name in saving(workdir) if name not in stale]
-        event = {"command": command, "after": progress(workdir, command), "unfinished": unfinished}
-        events.append(event | {"during_save": bool(unfinished)})
-        print(
-            f"kill {len(events)} of {command}: after step {event['after']}, unfinished: {unfinished or 'nothing'}",
-            flush=True,
-        )
+        after = 0 if command == "encode" else progress(workdir, command)
+        during = command != "encode" and bool(unfinished)
+        events.append({"command": command, "after": after, "unfinished": unfinished, "during_save": during})
+        what = f"kill {len(events)} of {command}: after step {after}, unfinished: {', '.join(unfinished) or 'nothing'}"
+        print(what, flush=True)
     run_to_the_end(command, workdir, settings, log)
     return events
 
@@ -166,7 +172,7 @@ def main():
             )
     expected, found = (results(args.folder / name) for name in ("undisturbed", "killed"))
     differing = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
-    in_saves = sum(bool([name for name in event["unfinished"] if "checkpoint" in name]) for event in events)
+    in_saves = sum(event["during_save"] for event in events)
     outcome = {
         "kills": len(events),
         "in_saves": in_saves,

@@ -18,8 +18,9 @@ import pytest
 from disk import file_limit
 from toy_run import SETTINGS, ToyStage, digest, run, toy_batches, toy_config
 
-from pvdm_jax.checkpoint import CheckpointError, best_step
+from pvdm_jax.checkpoint import best_step
 from pvdm_jax.config import ConfigError, MeshConfig
+from pvdm_jax.files import CheckpointError
 from pvdm_jax.sharding import make_mesh
 from pvdm_jax.training.loop import train
 from pvdm_jax.training.phases import Watch

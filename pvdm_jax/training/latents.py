@@ -139,7 +139,7 @@ def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
         raise ConfigError("encode.cache is False; then stage 2 encodes by itself, and there is nothing to do")
     encoder = _Encoder(config.autoencoder, workdir, mesh)
     identity = {"autoencoder": encoder.identity} | _decisive(config)
-    buckets.fetch(folder, "*.json")
+    _share_shards(folder)
     for name in ("index.json", "encoding.json"):
         if (folder / name).exists():
             _check_same(read_json(folder / name)["made_by"], identity, folder)
@@ -167,6 +167,18 @@ def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
         (folder / "encoding.json").unlink()
         buckets.push(folder)
     return _summary(folder, index)
+
+
+def _share_shards(folder: pathlib.Path) -> None:
+    """Where the run is in a bucket, lets all machines know of the same shards: the bucket's and the first process's."""
+    if not buckets.in_bucket(buckets.url(folder)):
+        return
+    if jax.process_index() == 0:
+        buckets.fetch(folder, "*.json")
+        buckets.push(folder)
+    multihost_utils.sync_global_devices("shards of latents in the bucket")
+    if jax.process_index() != 0:
+        buckets.fetch(folder, "*.json")
 
 
 def open_latents(config: Config, workdir: str | pathlib.Path, split: str) -> LatentCache:

@@ -4,7 +4,8 @@
         environment = os.environ | bucket.environment
 
 Programs started with that environment read and write gs://... here. `bucket.objects` is {"BUCKET/NAME": bytes};
-`bucket.refuse`, which POST /refuse sets and /allow resets, makes it answer 403 to every write.
+`bucket.refuse`, which POST /refuse sets and /allow resets, makes it answer 403 to every write; POST /lose/BUCKET/PREFIX
+removes what lies there but the marks of completion.
 """
 
 import base64
@@ -97,6 +98,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if parts[0] in ("refuse", "allow"):
                 self.bucket.refuse = parts[0] == "refuse"
                 return self.answer(200)
+            if parts[0] == "lose":
+                prefix = url.path.removeprefix("/lose/")
+                for name in [name for name in self.bucket.objects if name.startswith(prefix)]:
+                    if not name.endswith("commit_success.txt"):
+                        del self.bucket.objects[name]
+                return self.answer(200)
             if parts[0] == "batch":
                 return self.batch(body)
             if parts[0] in ("upload", "resumable"):
@@ -113,16 +120,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return 200, {"kind": "storage#bucket", "name": bucket, "location": "HERE"}
         if len(parts) == 2:
             return 200, store.listing(bucket, query)
-        if "rewriteTo" in parts or "copyTo" in parts:
-            source, target = f"{bucket}/{parts[2]}", f"{parts[5]}/{parts[7]}"
-            if source not in store.objects:
-                return 404, {"error": {"code": 404, "message": "Not Found"}}
-            store.put(target, store.objects[source])
-            found = store.describe(target)
-            return 200, ({"done": True, "resource": found} if "rewriteTo" in parts else found)
         name = f"{bucket}/{parts[2]}"
         if name not in store.objects:
             return 404, {"error": {"code": 404, "message": "Not Found"}}
+        if parts[3:4] == ["moveTo"]:
+            target = f"{bucket}/{parts[5]}"
+            store.put(target, store.objects.pop(name))
+            return 200, store.describe(target)
+        if parts[3:4] == ["rewriteTo"]:
+            target = f"{parts[5]}/{parts[7]}"
+            store.put(target, store.objects[name])
+            return 200, {"done": True, "resource": store.describe(target)}
         if method == "DELETE":
             del store.objects[name]
             return 204, b""

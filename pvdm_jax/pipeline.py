@@ -35,7 +35,8 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
     """
     from pvdm_jax import model_folder
     from pvdm_jax.checkpoint import read_part
-    from pvdm_jax.training import autoencoder, diffusion, latents
+    from pvdm_jax.training import autoencoder, diffusion
+    from pvdm_jax.training.encoder import load_autoencoder
 
     directory = buckets.local(directory)
     buckets.fetch(directory, "config.json", model_folder.CONFIG_FILE)
@@ -56,7 +57,7 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
     settings = json.loads(path.read_text())
     fields = {field.name for field in dataclasses.fields(Config)}
     config = config_from_dict(Config, {name: value for name, value in settings.items() if name in fields})
-    _, weights = latents.load_autoencoder(config.autoencoder, directory)
+    _, weights = load_autoencoder(config.autoencoder, directory)
     _, abstract = functional.abstract(lambda: UNet(config.unet, rngs=nnx.Rngs(0)))
     try:
         denoiser = read_part(later, "ema", abstract)
@@ -243,7 +244,7 @@ class PVDM:
 
     def fingerprint(self) -> str:
         """A hash of all weights, with their names."""
-        from pvdm_jax.training.latents import fingerprint
+        from pvdm_jax.training.encoder import fingerprint
 
         return fingerprint(self.weights)
 

@@ -136,7 +136,8 @@ def place(mesh: Mesh, tree: Any) -> Any:
     shardings = parameter_shardings(mesh, tree)
     if all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
-    return jax.device_put(tree, shardings)
+    # As numpy: an array of one process's device can't be spread over those of others.
+    return jax.device_put(jax.tree.map(np.asarray, tree) if jax.process_count() > 1 else tree, shardings)
 
 
 def global_batch(mesh: Mesh, local: Any) -> Any:

@@ -74,7 +74,7 @@ def test_a_run_in_a_bucket_goes_from_machine_to_machine(tmp_path):
     with fake_bucket.serve() as bucket:
         environment = tiny.environment(**bucket.environment) | {"PYTHONPATH": f"{tiny.ROOT}:{tiny.ROOT}/tests"}
         call = [sys.executable, "-c", PROGRAM, str(tmp_path)]
-        done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=3000)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert "autoencoder: resuming after step 2" in done.stdout
     names = {name.removeprefix("bucket/runs/a/") for name in bucket.objects}

@@ -165,7 +165,8 @@ def main():
             print(f"undisturbed {command}: {seconds[command]:.0f} s", flush=True)
     with (args.folder / "killed.log").open("w") as log:
         for command in COMMANDS:
-            kills = round(args.kills * SHARE[command])
+            # The last command gets those that the others were too quick for.
+            kills = round(args.kills * SHARE[command]) if command != COMMANDS[-1] else args.kills - len(events)
             in_saves = 0 if command == "encode" else -(-args.in_saves // 2)
             events += kill_until_done(
                 command, args.folder / "killed", settings, log, kills, in_saves, seconds[command], rng

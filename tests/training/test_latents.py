@@ -25,7 +25,7 @@ from pvdm_jax.data.sources import open_source
 from pvdm_jax.models import functional
 from pvdm_jax.sharding import make_mesh
 from pvdm_jax.training import autoencoder, diffusion, latents
-from pvdm_jax.training.encoder import fingerprint
+from pvdm_jax.training.encoder import fingerprint, load_autoencoder
 
 SIZES = dict(channels=32, depth=1, num_heads=2, head_dim=16, mlp_ratio=2)
 PLANES = dict(plane_depth=1, plane_num_heads=2, plane_head_dim=16, plane_mlp_dim=32)

@@ -18,7 +18,6 @@ import json
 import os
 import pathlib
 import random
-import re
 import subprocess
 import sys
 import time
@@ -141,8 +140,8 @@ def results(workdir):
         lines = [json.loads(line) for line in (workdir / stage / "metrics.jsonl").read_text().splitlines()]
         untimed = [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
         found[f"{stage} metrics"] = hashlib.sha256(json.dumps(untimed).encode()).hexdigest()
-    for path in sorted((workdir / "latents").glob("*.json")):
-        found[path.name] = hashlib.sha256(re.sub(r'"bytes": \d+', "", path.read_text()).encode()).hexdigest()
+    for path in sorted((workdir / "latents").iterdir()):
+        found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 

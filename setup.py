@@ -56,8 +56,9 @@ setup(
         "tqdm>=4.67",
     ],
     extras_require={
+        "gcs": ["gcsfs>=2026.9"],  # runs and data in gs:// buckets
         "export": ["flatbuffers>=24.3"],  # `pvdm export --sampler-program`
-        "test": ["flatbuffers>=24.3", "pytest>=8", "pytest-xdist>=3.8", "ruff>=0.17.6"],
+        "test": ["flatbuffers>=24.3", "gcsfs>=2026.9", "pytest>=8", "pytest-xdist>=3.8", "ruff>=0.17.6"],
         "cuda": ["jax[cuda12]>=0.10"],
         "cuda13": ["jax[cuda13]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],

@@ -4,8 +4,12 @@ A checkpoint holds the stage's state and a JSON record. The state is stored as n
 files don't depend on class names, and one part of it (the EMA) can be read alone. A step whose files are damaged is
 skipped with a warning and the one before it is used: Orbax by itself only offers the newest. A stage may call one of
 its checkpoints the best, which is then the one that others read.
+
+A save that fails (a full disk, a lost bucket) raises CheckpointError, at the latest at the next `check`. What it left
+is no checkpoint, and older ones are removed only once a newer one is complete.
 """
 
+import contextlib
 import copy
 import dataclasses
 import fnmatch
@@ -13,7 +17,7 @@ import json
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +27,9 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
+from pvdm_jax import buckets
 from pvdm_jax.config import ConfigError
+from pvdm_jax.files import CheckpointError
 
 FOLDER = "checkpoints"  # within a stage's directory
 BEST_FILE = "phases.json"  # beside it, where a stage tells its best checkpoint: {"best_step": a step, or -1 for none}
@@ -32,18 +38,19 @@ UNREADABLE = (ValueError, OSError, KeyError)
 
 
 class Checkpoints:
-    """The checkpoints of one stage, in `directory/checkpoints`; the newest `keep` stay, and those that they need.
+    """The checkpoints of one stage, in `directory/checkpoints`.
 
-    A context manager: leaving it waits for the save that is under way.
+    The newest `keep` stay, those that they need, and for good those of every `keep_every` steps (0: none). A context
+    manager: leaving it waits for the save that is under way.
     """
 
-    def __init__(self, directory: str | pathlib.Path, keep: int):
-        self._folder = pathlib.Path(directory).absolute() / FOLDER
-        policy = _NewestAndNeeded(keep)
+    def __init__(self, directory: str | pathlib.Path, keep: int, keep_every: int = 0):
+        policy = _Kept(keep, keep_every)
         self._needed = policy.needed
         # A process killed while it was saving leaves a temporary folder behind.
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = ocp.CheckpointManager(_place(directory), options=options)
+        self._folder = self._manager.directory
 
     def save(self, step: int, state: Any, info: dict[str, Any], needed: Sequence[int] = ()) -> None:
         """Saves in the background. `info` must be JSON. State and info may be donated or changed afterwards.
@@ -54,7 +61,8 @@ class Checkpoints:
         # Orbax copies the arrays before it returns, but writes the record later, as it is then.
         record = ocp.args.JsonSave(copy.deepcopy(info) | {"needed": list(needed)})
         args = ocp.args.Composite(state=ocp.args.StandardSave(_to_dicts(state)), info=record)
-        self._manager.save(step, args=args, force=True)
+        with self._failures():
+            self._manager.save(step, args=args, force=True)
 
     def restore(
         self, abstract: Any, check: Callable[[dict[str, Any]], None] | None = None
@@ -106,32 +114,70 @@ class Checkpoints:
         multihost_utils.sync_global_devices("unreadable checkpoints set aside")
         self._manager.reload()
 
+    def check(self) -> None:
+        """Raises CheckpointError if a save has failed; waits for none."""
+        with self._failures():
+            self._manager.check_for_errors()
+
     def wait(self) -> None:
-        """Returns once every save has finished; raises what went wrong in one."""
-        self._manager.wait_until_finished()
+        """Returns once every save has finished; raises CheckpointError if one has failed."""
+        with self._failures():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and frees Orbax's threads."""
-        self._manager.close()
+        with self._failures():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Within it, what Orbax raises becomes a CheckpointError that says what is left."""
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(str(error).split())[:500]
+            try:
+                steps = sorted(self._manager.all_steps(read=True))
+                left = f"the newest complete one is of step {steps[-1]}" if steps else "there is no complete one"
+            except Exception as unlisted:
+                left = f"nor can those that are there be listed ({type(unlisted).__name__})"
+            raise CheckpointError(
+                f"a checkpoint can't be written to {self._folder} ({type(error).__name__}: {reason}); {left}"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        try:
+            self.close()
+        except CheckpointError as error:
+            if kind is None:
+                raise
+            if not issubclass(kind, CheckpointError):  # else it is being told already
+                logging.warning("%s", error)
 
 
 @dataclasses.dataclass
-class _NewestAndNeeded(ocp.checkpoint_managers.PreservationPolicy):
-    """Keeps the newest checkpoints, and those that these need."""
+class _Kept(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the newest checkpoints, those that these need, and every so many steps one."""
 
     keep: int
+    every: int
     needed: dict[int, Sequence[int]] = dataclasses.field(default_factory=dict)  # of each step
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         newest = [checkpoint.step for checkpoint in checkpoints][-self.keep :]
         kept = {*newest, *(step for new in newest for step in self.needed.get(new, ()))}
-        return [checkpoint.step in kept for checkpoint in checkpoints]
+        return [
+            checkpoint.step in kept or bool(self.every and checkpoint.step % self.every == 0)
+            for checkpoint in checkpoints
+        ]
+
+
+def _place(directory: str | pathlib.Path) -> str:
+    """Where Orbax keeps the checkpoints of the stage in `directory`: within it, or in its bucket."""
+    return f"{buckets.url(directory)}/{FOLDER}"
 
 
 def best_step(directory: str | pathlib.Path) -> int | None:
@@ -149,8 +195,9 @@ def read_part(directory: str | pathlib.Path, part: str, abstract: Any) -> Any:
     come to this process's first device. Raises FileNotFoundError where there is no checkpoint, OSError where none can
     be read. Nothing in the directory is changed.
     """
-    folder = pathlib.Path(directory).absolute() / FOLDER
-    if not folder.is_dir():
+    buckets.fetch(pathlib.Path(directory), BEST_FILE)
+    folder = _place(directory)
+    if not (buckets.in_bucket(folder) or pathlib.Path(folder).is_dir()):
         raise FileNotFoundError(f"there are no checkpoints in {folder}")
     device = SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device), abstract)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pvdm_jax import media
+from pvdm_jax import buckets, media
 from pvdm_jax.config import Config, ConfigError
 from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig
 from pvdm_jax.data.loader import fixed_clips
@@ -73,6 +73,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> pathlib.Path:
         write_card(workdir / "evaluation", card)
         sections = _sections(config, workdir, clips, numbers, clock.seconds, model, card)
         write_report(workdir / "report.html", "pvdm demo: moving shapes", sections)
+        buckets.push(workdir)
     print("\n".join(f"{name}: {value:.3f}" for name, value in numbers.items()))
     print(f"report: {workdir / 'report.html'}")
     return workdir / "report.html"

@@ -6,6 +6,10 @@ import pathlib
 from typing import Any
 
 
+class CheckpointError(OSError):
+    """A checkpoint could not be written."""
+
+
 def write_bytes(path: str | pathlib.Path, data: bytes) -> None:
     """Writes or replaces a file in one go, and makes its folder."""
     path = pathlib.Path(path)

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from pvdm_jax import sharding
+from pvdm_jax import buckets, sharding
 from pvdm_jax.config import Config, ConfigError, MeshConfig, config_from_dict
 from pvdm_jax.diffusion.samplers import calls
 from pvdm_jax.models import functional
@@ -26,8 +26,8 @@ from pvdm_jax.triplane import Planes, unpack
 
 
 def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
-    """The model of a run's folder or of a model folder. Without a denoiser (before stage 2's first checkpoint), it can
-    encode, decode and reconstruct.
+    """The model of a run's folder or of a model folder, here or in a bucket (gs://). Without a denoiser (before stage
+    2's first checkpoint), it can encode, decode and reconstruct.
 
     mesh: the devices to use (None: all of this process's, each with a copy of the weights), whatever the run was
     trained on. Raises FileNotFoundError where the folder holds no trained autoencoder, ConfigError for a model folder
@@ -35,9 +35,13 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
     """
     from pvdm_jax import model_folder
     from pvdm_jax.checkpoint import read_part
-    from pvdm_jax.training import autoencoder, diffusion, latents
+    from pvdm_jax.training import autoencoder, diffusion
+    from pvdm_jax.training.encoder import load_autoencoder
 
+    directory = buckets.local(directory)
+    buckets.fetch(directory, "config.json", model_folder.CONFIG_FILE)
     if model_folder.is_model_folder(directory):
+        buckets.fetch(directory)
         model = model_folder.read_model(directory)
         if model.autoencoder is None:
             raise FileNotFoundError(
@@ -45,7 +49,6 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
                 "makes a folder of both"
             )
         return PVDM(model.config, model.autoencoder, model.denoiser, model.class_names, mesh)
-    directory = pathlib.Path(directory)
     stage = directory / autoencoder.FOLDER
     if not (stage / "config.json").exists():
         raise FileNotFoundError(f"{directory} is not a run's folder: there is no {stage / 'config.json'}")
@@ -54,7 +57,7 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
     settings = json.loads(path.read_text())
     fields = {field.name for field in dataclasses.fields(Config)}
     config = config_from_dict(Config, {name: value for name, value in settings.items() if name in fields})
-    _, weights = latents.load_autoencoder(config.autoencoder, directory)
+    _, weights = load_autoencoder(config.autoencoder, directory)
     _, abstract = functional.abstract(lambda: UNet(config.unet, rngs=nnx.Rngs(0)))
     try:
         denoiser = read_part(later, "ema", abstract)
@@ -241,7 +244,7 @@ class PVDM:
 
     def fingerprint(self) -> str:
         """A hash of all weights, with their names."""
-        from pvdm_jax.training.latents import fingerprint
+        from pvdm_jax.training.encoder import fingerprint
 
         return fingerprint(self.weights)
 

@@ -4,8 +4,10 @@ Two axes: `data` holds copies of the parameters, `fsdp` shares them out (fully s
 keeps a slice of every large array, and XLA gathers it where a layer needs it). Batches are split over both.
 """
 
+import glob
 import os
-from collections.abc import Callable, Sequence
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,22 +24,55 @@ SMALL = 2**14  # arrays with fewer elements are copied to every device: gatherin
 def start_distributed() -> None:
     """Connects this process to the others of a multi-host run; does nothing where there is only one.
 
-    A run of several processes is told by JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES and JAX_PROCESS_ID, where the
-    cluster doesn't know them), by Slurm or Open MPI with more than one task, or by a TPU pod with more than one worker.
+    A run of several processes is told by
+
+    - JAX_COORDINATOR_ADDRESS, with JAX_NUM_PROCESSES and JAX_PROCESS_ID (in an indexed Kubernetes job also its
+      JOB_COMPLETION_INDEX) where the cluster doesn't know them;
+    - Slurm or Open MPI with more than one task;
+    - a TPU slice of more than one host, as GKE's environment or a TPU VM's metadata server tells, or several slices.
+
     Call it before anything else of JAX.
     """
     environment = os.environ
-    number = {name: environment.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")}
     tasks = (environment.get("SLURM_STEP_NUM_TASKS", "1"), environment.get("OMPI_COMM_WORLD_SIZE", "1"))
-    workers = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    several = any(task != "1" for task in tasks) or len(workers) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in environment
-    if not several and "JAX_COORDINATOR_ADDRESS" not in environment:
+    several = any(task != "1" for task in tasks) or "MEGASCALE_COORDINATOR_ADDRESS" in environment
+    address = environment.get("JAX_COORDINATOR_ADDRESS")
+    if not (several or address or tpu_hosts(environment) > 1):
         return
+    count = environment.get("JAX_NUM_PROCESSES")
+    number = environment.get("JAX_PROCESS_ID") or (address and environment.get("JOB_COMPLETION_INDEX"))
     jax.distributed.initialize(
-        coordinator_address=environment.get("JAX_COORDINATOR_ADDRESS"),
-        num_processes=int(number["JAX_NUM_PROCESSES"]) if number["JAX_NUM_PROCESSES"] else None,
-        process_id=int(number["JAX_PROCESS_ID"]) if number["JAX_PROCESS_ID"] else None,
+        coordinator_address=address,
+        num_processes=int(count) if count else None,
+        process_id=int(number) if number else None,
     )
+
+
+def tpu_hosts(environment: Mapping[str, str], has_chips: Callable[[], bool] | None = None) -> int:
+    """The number of hosts of the TPU slice that this machine belongs to; 1 where it belongs to none.
+
+    GKE tells it in the environment, a TPU VM's metadata server (at GCE_METADATA_IP, or its usual name) in an attribute.
+    """
+    named = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
+    if named:
+        return len(named.split(","))
+    platforms = environment.get("JAX_PLATFORMS", "")
+    if "TPU_SKIP_MDS_QUERY" in environment or (platforms and "tpu" not in platforms):
+        return 1
+    if not (has_chips or _has_tpu_chips)():
+        return 1
+    server = environment.get("GCE_METADATA_IP", "metadata.google.internal")
+    url = f"http://{server}/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+    request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return len(answer.read().decode().split(","))
+    except OSError:  # no TPU VM of Google's cloud
+        return 1
+
+
+def _has_tpu_chips() -> bool:
+    return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -101,7 +136,8 @@ def place(mesh: Mesh, tree: Any) -> Any:
     shardings = parameter_shardings(mesh, tree)
     if all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
-    return jax.device_put(tree, shardings)
+    # As numpy: an array of one process's device can't be spread over those of others.
+    return jax.device_put(jax.tree.map(np.asarray, tree) if jax.process_count() > 1 else tree, shardings)
 
 
 def global_batch(mesh: Mesh, local: Any) -> Any:

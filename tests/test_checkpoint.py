@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from disk import file_limit
 
 from pvdm_jax.checkpoint import Checkpoints, check_settings, read_part
 from pvdm_jax.config import ConfigError, OptimizerConfig
+from pvdm_jax.files import CheckpointError
 from pvdm_jax.training.optimizer import init_state, make_optimizer, update
 
 
@@ -172,3 +174,51 @@ def test_settings_that_differ_are_named():
         assert part in text
     assert "mult" not in text and "steps" not in text
     check_settings(saved, current, ["*.steps", "model.*", "*.ema_every", "old"])
+
+
+def test_every_so_many_steps_one_is_kept_for_good(tmp_path):
+    with Checkpoints(tmp_path, keep=1, keep_every=4) as checkpoints:
+        for step in range(1, 11):
+            checkpoints.save(step, make_state(1.0), {}, needed=(3,) if step > 6 else ())
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {"4", "8", "10"}  # 3 was gone before anything needed it
+    with Checkpoints(tmp_path, keep=1, keep_every=4) as checkpoints:
+        assert checkpoints.restore_step(4, abstract(make_state(0.0))).step == 1
+
+
+def test_what_the_newest_needs_is_kept(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step, needed in ((1, ()), (2, (1,)), (3, (1,)), (4, ())):
+            checkpoints.save(step, make_state(1.0), {}, needed)
+            checkpoints.wait()
+            kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+            assert kept == sorted({step, *needed})
+
+
+def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_intact(saved):
+    """A limit on the size of files stands in for the full disk: writes fail in the same places."""
+    with pytest.raises(CheckpointError, match=r"can't be written to .*the newest complete one is of step 6"):
+        # With keep=1 the old ones go only once there is a new one.
+        with file_limit(16), Checkpoints(saved, keep=1) as checkpoints:
+            checkpoints.save(8, make_state(8.0), {"settings": {}, "window": []})
+            checkpoints.wait()
+    state, step, _ = restore(saved)
+    assert step == 6
+    np.testing.assert_array_equal(
+        state.params["blocks"]["1"]["kernel"], make_state(6.0).params["blocks"]["1"]["kernel"]
+    )
+
+
+def test_a_checkpoint_goes_to_another_precision(saved):
+    """Float32 arrays come back as bfloat16 where these are asked for, up to rounding."""
+    wanted = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            x.shape, jnp.bfloat16 if x.dtype == jnp.float32 else x.dtype, sharding=x.sharding
+        ),
+        abstract(make_state(0.0)),
+    )
+    with Checkpoints(saved, keep=5) as checkpoints:
+        state, _, _ = checkpoints.restore(wanted)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.bfloat16)}
+    for found, exact in zip(jax.tree.leaves(state.params), jax.tree.leaves(make_state(6.0).params), strict=True):
+        np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))

@@ -33,6 +33,17 @@ from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_from_
         ({"train_diffusion": {"accumulate": 3}}, "train_diffusion.accumulate is 3; it must divide batch_size (64)"),
         ({"train_autoencoder": {"steps": 0}}, "train_autoencoder.steps is 0; it must be positive"),
         ({"train_diffusion": {"optimizer": {"learning_rate": float("inf")}}}, "a finite number is needed here"),
+        ({"train_autoencoder": {"keep_every": -1}}, "train_autoencoder.keep_every is -1; it can't be negative"),
+        ({"train_diffusion": {"max_rollbacks": -1}}, "train_diffusion.max_rollbacks is -1; it can't be negative"),
+        ({"train_diffusion": {"best_metric": "psnr"}}, "best_metric is 'psnr'; choose one of , loss_alone, "),
+        (
+            {"train_diffusion": {"best_metric": "frechet_scattering"}},
+            "train_diffusion.best_metric is 'frechet_scattering'; it needs eval_samples",
+        ),
+        (
+            {"train_diffusion": {"best_metric": "loss_given_both"}},
+            "train_diffusion.best_metric is 'loss_given_both'; it is measured with unet.cond_next only",
+        ),
         ({"sample": {"steps": 2000}}, "sample.steps is 2000; at most process.num_steps (1000)"),
         ({"mesh": {"data": -1, "fsdp": -1}}, "only one of mesh.data and mesh.fsdp can be -1"),
     ],

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "pvdm_jax"
 ROOMS = (
     "files",
     "config",
+    "buckets",
     "triplane",
     "models",
     "diffusion",

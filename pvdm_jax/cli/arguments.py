@@ -70,7 +70,7 @@ def add_settings(command: argparse.ArgumentParser, config: str | None = None, re
 def add_config(command: argparse.ArgumentParser, config: str | None = None, workdir: str | None = None) -> None:
     add_settings(command, config)
     default = f" (default: {workdir})" if workdir else ""
-    help = f"the run's folder; a run that was stopped goes on{default}"
+    help = f"the run's folder, or gs://BUCKET/PATH; a run that was stopped goes on{default}"
     command.add_argument("--workdir", type=Path, required=workdir is None, default=workdir, help=help)
 
 

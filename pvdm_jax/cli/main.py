@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pvdm_jax
+from pvdm_jax import buckets
 from pvdm_jax.cli import convert, data, evaluate, measure, train, use
 from pvdm_jax.cli.allocator import keep_memory
 from pvdm_jax.cli.arguments import command_adder
-from pvdm_jax.config import ConfigError
+from pvdm_jax.config import ConfigError, require
+from pvdm_jax.files import CheckpointError
 
 # What a user can put right; anything else keeps its trace.
 EXPECTED_ERRORS = (
@@ -20,11 +22,13 @@ EXPECTED_ERRORS = (
     IsADirectoryError,
     NotADirectoryError,
     PermissionError,
+    FloatingPointError,  # of training that has diverged: starting it again would change nothing
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code: 0, or 2 after an error that the user can put right."""
+    """Runs one command and returns the exit code: 0, 2 after an error that the user can put right, 1 where no
+    checkpoint could be written. Training that was stopped by SIGTERM raises SystemExit(143)."""
     parser = make_parser()
     args, overrides = parser.parse_known_args(argv)
     if overrides and not ("config" in args and all(_is_override(text) for text in overrides)):
@@ -37,11 +41,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pvdm_jax.media import VideoError
 
     try:
+        _resolve(args)
         args.run(args)
     except (*EXPECTED_ERRORS, VideoError) as error:
         print(f"pvdm: error: {error}", file=sys.stderr)
         return 2
+    except CheckpointError as error:
+        print(f"pvdm: error: {error}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _resolve(args: argparse.Namespace) -> None:
+    """Puts local counterparts in the place of gs:// folders, and refuses these where they can't be worked with."""
+    for name, value in vars(args).items():
+        paths = [path for path in (value if isinstance(value, list) else [value]) if buckets.in_bucket(path)]
+        allowed = "--workdir, --model and --config.data.path can be in a bucket; the others are local, copy them"
+        require(not paths or name in ("workdir", "model"), f"--{name}", paths and str(paths[0]), allowed)
+        if paths and name != "overrides":
+            setattr(args, name, buckets.local(value))
 
 
 def _is_override(text: str) -> bool:

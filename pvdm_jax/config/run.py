@@ -50,6 +50,9 @@ class Config:
             size, multiple = getattr(ae, name), patch * unet.downsampling
             allowed = f"it must be a multiple of {multiple}: the U-Net shrinks the planes by {unet.downsampling}"
             require(size % multiple == 0, f"autoencoder.{name}", size, allowed)
+        for metric, field in (("loss_given_previous", "cond_model"), ("loss_given_both", "cond_next")):
+            measured = self.train_diffusion.best_metric != metric or getattr(unet, field)
+            require(measured, "train_diffusion.best_metric", metric, f"it is measured with unet.{field} only")
         for name in ("steps", "later_steps"):
             steps, most = getattr(self.sample, name), self.process.num_steps
             require(steps <= most, f"sample.{name}", steps, f"at most process.num_steps ({most})")

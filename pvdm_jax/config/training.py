@@ -43,7 +43,9 @@ class StageConfig:
     eval_clips: int = 32
     checkpoint_every: int = 1000
     keep: int = 2  # newest checkpoints kept
+    keep_every: int = 0  # checkpoints of every so many updates are made, and kept for good; 0: none
     max_skipped: int = 10  # updates in a row without a finite gradient, all left out, that a run puts up with
+    max_rollbacks: int = 2  # times that it goes back to a checkpoint after more of them; the next time ends it
 
     section: typing.ClassVar[str] = "train"  # how error messages name this part
 
@@ -61,7 +63,7 @@ class StageConfig:
             "checkpoint_every",
             "keep",
         )
-        at_least_zero(self.section, self, "max_skipped")
+        at_least_zero(self.section, self, "keep_every", "max_skipped", "max_rollbacks")
         require(0 <= self.ema_decay < 1, f"{self.section}.ema_decay", self.ema_decay, "at least 0 and below 1")
         require(
             self.batch_size % self.accumulate == 0,
@@ -160,6 +162,7 @@ class DiffusionTrainingConfig(StageConfig):
     context_prob: float = 0.3  # of predicting a clip given the one before it
     label_prob: float = 0.9  # of showing the class, on a model with classes
     eval_samples: int = 0  # clips sampled at every evaluation and compared with as many held-out ones; 0: none
+    best_metric: str = ""  # evaluation's number whose lowest value makes a checkpoint the best, kept and used; "": none
 
     section = "train_diffusion"
 
@@ -170,4 +173,12 @@ class DiffusionTrainingConfig(StageConfig):
             self.eval_samples == 0 or self.eval_samples >= 2, f"{self.section}.eval_samples", self.eval_samples, allowed
         )
         one_of(self.section, self, "recipe", ("default", "official"))
+        metrics = ("", "loss_alone", "loss_given_previous", "loss_given_both", "frechet_scattering")
+        one_of(self.section, self, "best_metric", metrics)
+        require(
+            self.best_metric != "frechet_scattering" or self.eval_samples > 0,
+            f"{self.section}.best_metric",
+            self.best_metric,
+            "it needs eval_samples, clips that are sampled at every evaluation",
+        )
         probability(self.section, self, "context_prob", "label_prob")

@@ -23,14 +23,23 @@ ENDLESS = 2**62
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
-    """An endless iterator of batches. `close` ends its threads and worker processes."""
+    """An endless iterator of batches. `close` ends its threads and worker processes.
 
-    def __init__(self, iterator: Any, broken: dict[str, str]):
-        self._iterator = iterator
-        self.broken = broken  # name: reason, of the videos that were replaced (by this process, not by its workers)
+    broken: name: reason, of the videos that were replaced (by this process, not by its workers).
+    """
+
+    def __init__(self, iterator: Any, broken: dict[str, str], videos: Callable[[int], list[str]] | None = None):
+        self._iterator, self._videos, self.broken = iterator, videos, broken
 
     def __next__(self) -> dict[str, np.ndarray]:
         return next(self._iterator)
+
+    def videos(self, step: int) -> list[str]:
+        """The names of the videos that batch `step` takes its samples from, all processes' shares in order.
+
+        Found out without decoding anything, so those that would have to be replaced have their own names.
+        """
+        return self._videos(step) if self._videos else []
 
     def close(self) -> None:
         if hasattr(self._iterator, "close"):
@@ -251,7 +260,13 @@ class _Numbered:
 
 
 def _batches(
-    sample: Callable[[int, int], dict], size: int, seed: int, share: _Share, workers: int, threads: int, prefetch: int
+    sample: RandomWindow | FreshPair | Stored,
+    size: int,
+    seed: int,
+    share: _Share,
+    workers: int,
+    threads: int,
+    prefetch: int,
 ) -> Batches:
     """This process's share of the endless batches of sample(n, item) for n = 0, 1, ...
 
@@ -259,10 +274,16 @@ def _batches(
     k * batch_size, ..., (k + 1) * batch_size - 1, and each process makes a contiguous part of it.
     """
     check_not_empty(size)
+    order = _Order(size, seed)
     numbers = grain.MapDataset.range(share.start_step * share.size, ENDLESS)
-    batches = numbers.map(_Numbered(sample, share, _Order(size, seed))).batch(share.size)
+    batches = numbers.map(_Numbered(sample, share, order)).batch(share.size)
     read = getattr(sample, "read", None)
-    return Batches(_stream(batches, workers, threads, prefetch), read.broken if read else {})
+
+    def videos(step: int) -> list[str]:
+        rows = range(step * share.batch_size, (step + 1) * share.batch_size)
+        return [sample.video(order(number)) for number in rows]
+
+    return Batches(_stream(batches, workers, threads, prefetch), read.broken if read else {}, videos)
 
 
 def _spread(count: int, size: int) -> list[int]:

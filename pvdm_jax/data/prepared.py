@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pvdm_jax import buckets
 from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig, require
 from pvdm_jax.data.clips import (
     Crop,
@@ -229,6 +230,13 @@ def _opened(path: str, changed: int) -> Dataset:
 
 
 def open_dataset(path: str) -> Dataset:
-    """The dataset in a folder, or the one that TFDS built under this name. Raises ConfigError where there is none."""
+    """The dataset in a folder, or the one that TFDS built under this name. Raises ConfigError where there is none.
+
+    One in a bucket (gs://) is first copied to this machine, as far as it isn't there yet.
+    """
+    if buckets.in_bucket(path):
+        folder = buckets.local(path)
+        buckets.fetch(folder)
+        path = str(folder)
     info = os.path.join(path, "dataset_info.json")
     return _opened(path, os.stat(info).st_mtime_ns if os.path.exists(info) else 0)

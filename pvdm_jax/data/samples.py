@@ -78,6 +78,10 @@ class RandomWindow:
         index, frames = self.read(index, rng, window)
         return {"video": frames, "label": np.int32(self.read.source[index].label)}
 
+    def video(self, index: int) -> str:
+        """The name of the video."""
+        return self.read.source[index].name
+
 
 @dataclasses.dataclass(frozen=True)
 class ClipPairs:
@@ -134,6 +138,11 @@ class ClipPairs:
         index, made = self.read(first, rng, window)
         return made | {"source": np.int32(index)}
 
+    def video(self, index: int) -> str:
+        """The name of the video that item `index` is a window of."""
+        window = index // 2 if self.flips else index
+        return self.read.source[window // self.windows].name
+
 
 @dataclasses.dataclass(frozen=True)
 class FreshPair:
@@ -150,10 +159,14 @@ class FreshPair:
         mirrored = int(rng.random() < 0.5) if self.pairs.flips else None
         return self.pairs.make(index, rng, mirrored) | {"index": number}
 
+    def video(self, index: int) -> str:
+        """The name of the video."""
+        return self.read.source[index].name
+
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """Sample n: the item `index` of a sequence."""
+    """Sample n: the item `index` of a sequence, whose video(index) may tell the name of the video it is from."""
 
     items: Sequence[dict]
 
@@ -163,6 +176,10 @@ class Stored:
 
     def __call__(self, number: int, index: int) -> dict:
         return self.items[index]
+
+    def video(self, index: int) -> str:
+        """The name of the item's video, or of the item."""
+        return self.items.video(index) if hasattr(self.items, "video") else f"item {index}"
 
 
 def check_not_empty(size: int) -> None:

@@ -27,8 +27,10 @@ from pvdm_jax.diffusion.sampling import sample_clip
 from pvdm_jax.models import functional
 from pvdm_jax.models.pixels import to_uint8
 from pvdm_jax.models.unet import UNet
-from pvdm_jax.training.latents import load_autoencoder, training_latents
+from pvdm_jax.training.encoder import load_autoencoder
+from pvdm_jax.training.latents import training_latents
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
+from pvdm_jax.training.phases import Watch
 from pvdm_jax.triplane import PlaneShape, unpack
 
 FOLDER = "diffusion"  # of the stage, in a run's folder
@@ -226,13 +228,13 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     def batches(start: int):
         return latents.batches(config, stage_config.batch_size, start)
 
-    graphdef, weights = load_autoencoder(config.autoencoder, workdir)
-    weights = jax.device_put(weights, sharding.parameter_shardings(mesh, weights))
+    autoencoder = load_autoencoder(config.autoencoder, workdir, mesh)
     held_out_clips = _stack(held_out, stage_config.eval_clips)
     real = _held_out_videos(config)
-    stage = DiffusionStage(config, (graphdef, weights), latents.shape, held_out_clips, mesh, real)
+    stage = DiffusionStage(config, autoencoder, latents.shape, held_out_clips, mesh, real)
     settings = config_to_dict(config) | {"latents": latents.identity, "class_names": list(latents.class_names)}
-    return run(stage, batches, workdir / FOLDER, stage_config, settings, mesh, config.seed, UNRELATED)
+    watch = Watch(stage_config.best_metric) if stage_config.best_metric else None
+    return run(stage, batches, workdir / FOLDER, stage_config, settings, mesh, config.seed, UNRELATED, watch)
 
 
 def _pack_context(batch: Batch, given: dict[str, jax.Array]) -> jax.Array:

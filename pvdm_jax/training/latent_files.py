@@ -60,6 +60,10 @@ class LatentCache:
         name, start = self.names[header["source"]], int(header["start"])
         return {"name": name, "start": start, "mirrored": bool(header["mirrored"]), "crop": crop}
 
+    def video(self, index: int) -> str:
+        """The name of the video that item `index` is from."""
+        return self.window(index)["name"]
+
     def batches(self, config: Config, batch_size: int, start: int) -> Iterator[dict[str, np.ndarray]]:
         """This process's share of the endless batches from number `start` on; see `latent_batches`."""
         from pvdm_jax.data.loader import latent_batches

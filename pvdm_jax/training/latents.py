@@ -8,24 +8,20 @@ comes last. Until then encoding.json says by which autoencoder and settings the 
 """
 
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pvdm_jax import sharding
-from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, EncodeConfig, config_to_dict
+from pvdm_jax import buckets, sharding
+from pvdm_jax.config import Config, ConfigError, DataConfig, EncodeConfig, config_to_dict
 from pvdm_jax.files import read_json, write_json
-from pvdm_jax.models import functional
-from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
-from pvdm_jax.models.pixels import to_float
-from pvdm_jax.training.autoencoder import FOLDER as AUTOENCODER_FOLDER
+from pvdm_jax.models.autoencoder import plane_shape
+from pvdm_jax.training.encoder import Encoder, local_rows
 from pvdm_jax.training.latent_files import (
     HEADER,
     LatentCache,
@@ -60,7 +56,7 @@ class PixelLatents:
     def __init__(self, config: Config, workdir: str | pathlib.Path, mesh: Mesh):
         from pvdm_jax.data.sources import open_source
 
-        self._encoder = _Encoder(config.autoencoder, workdir, mesh)
+        self._encoder = Encoder(config.autoencoder, workdir, mesh)
         self._source = open_source(config.data, config.autoencoder, "train", config.seed)
         self.shape = plane_shape(config.autoencoder)
         self.identity = self._encoder.identity
@@ -73,16 +69,22 @@ class PixelLatents:
         share = (start, jax.process_index(), jax.process_count())
         encode, settings = config.encode, (config.autoencoder, config.data)
         pixels = pair_batches(self._source, *settings, encode.windows, encode.flips, batch_size, config.seed, *share)
-        try:
-            for batch in pixels:
-                latents = _local_rows(self._encoder.encode(batch["video"]))
-                latents = latents.reshape(len(batch["label"]), -1, *latents.shape[1:])
-                items = [
-                    make_item(*parts) for parts in zip(without_missing(latents, batch), rows_of(batch), strict=True)
-                ]
-                yield {name: np.stack([item[name] for item in items]) for name in items[0]}
-        finally:
-            pixels.close()
+        return _EncodedBatches(self._encoder, pixels)
+
+
+class _EncodedBatches(Iterator[dict[str, np.ndarray]]):
+    """Batches of pairs of clips (`loader.Batches`), encoded."""
+
+    def __init__(self, encoder: "Encoder", pixels: Any):
+        self._encoder, self._pixels = encoder, pixels
+        self.videos, self.close = pixels.videos, pixels.close
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = next(self._pixels)
+        latents = local_rows(self._encoder.encode(batch["video"]))
+        latents = latents.reshape(len(batch["label"]), -1, *latents.shape[1:])
+        items = [make_item(*parts) for parts in zip(without_missing(latents, batch), rows_of(batch), strict=True)]
+        return {name: np.stack([item[name] for item in items]) for name in items[0]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,23 +105,6 @@ class EncodeSummary:
         )
 
 
-def fingerprint(params: functional.Params) -> str:
-    """A hash of all weights (nested dicts of arrays), with their names."""
-    digest = hashlib.sha256()
-    for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(params), key=lambda item: str(item[0])):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
-    return digest.hexdigest()
-
-
-def load_autoencoder(model: AutoencoderConfig, workdir: str | pathlib.Path) -> tuple[nnx.GraphDef, functional.Params]:
-    """The trained autoencoder of a run (its EMA weights). Raises FileNotFoundError where stage 1 left no checkpoint."""
-    from pvdm_jax.checkpoint import read_part
-
-    graphdef, abstract = functional.abstract(lambda: Autoencoder(model, rngs=nnx.Rngs(0)))
-    return graphdef, read_part(pathlib.Path(workdir) / AUTOENCODER_FOLDER, "ema", abstract)
-
-
 def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
     """Encodes `config.encode.windows` pairs of clips of every video with the run's autoencoder, into its cache.
 
@@ -131,8 +116,9 @@ def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
     mesh = sharding.make_mesh(config.mesh)
     if not config.encode.cache:
         raise ConfigError("encode.cache is False; then stage 2 encodes by itself, and there is nothing to do")
-    encoder = _Encoder(config.autoencoder, workdir, mesh)
+    encoder = Encoder(config.autoencoder, workdir, mesh)
     identity = {"autoencoder": encoder.identity} | _decisive(config)
+    _share_shards(folder)
     for name in ("index.json", "encoding.json"):
         if (folder / name).exists():
             _check_same(read_json(folder / name)["made_by"], identity, folder)
@@ -158,12 +144,26 @@ def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
     if jax.process_index() == 0:
         write_json(folder / "index.json", index)  # the cache counts as complete from here on
         (folder / "encoding.json").unlink()
+        buckets.push(folder)
     return _summary(folder, index)
+
+
+def _share_shards(folder: pathlib.Path) -> None:
+    """Where the run is in a bucket, lets all machines know of the same shards: the bucket's and the first process's."""
+    if not buckets.in_bucket(buckets.url(folder)):
+        return
+    if jax.process_index() == 0:
+        buckets.fetch(folder, "*.json")
+        buckets.push(folder)
+    multihost_utils.sync_global_devices("shards of latents in the bucket")
+    if jax.process_index() != 0:
+        buckets.fetch(folder, "*.json")
 
 
 def open_latents(config: Config, workdir: str | pathlib.Path, split: str) -> LatentCache:
     """The run's cached latents. Raises ConfigError where there are none or they were made otherwise."""
     folder = pathlib.Path(workdir) / FOLDER
+    buckets.fetch(folder)
     if not (folder / "index.json").exists():
         begun = " (they were begun, but aren't finished)" if (folder / "encoding.json").exists() else ""
         raise ConfigError(
@@ -195,26 +195,6 @@ def training_latents(
     return training, held_out
 
 
-class _Encoder:
-    """The run's autoencoder on all devices: pixels of this process's pairs in, latents of all out."""
-
-    def __init__(self, model: AutoencoderConfig, workdir: str | pathlib.Path, mesh: Mesh):
-        graphdef, params = load_autoencoder(model, workdir)
-        self.identity = fingerprint(params)
-        self.mesh, self.frames = mesh, model.frames
-        self._params = jax.device_put(params, sharding.parameter_shardings(mesh, params))
-        self._encode = jax.jit(
-            lambda params, video: functional.merge(graphdef, params).encode(to_float(video)).pack(),
-            out_shardings=sharding.batch_sharding(mesh),
-        )
-
-    def encode(self, video: np.ndarray) -> jax.Array:
-        """uint8 (b, n frames, h, w, 3) of this process to float32 (n b of all processes, positions, channels)."""
-        # The n clips of a window go through the autoencoder as n.
-        clips = video.reshape(-1, self.frames, *video.shape[2:])
-        return self._encode(self._params, sharding.global_batch(self.mesh, clips))
-
-
 def _pairs(config: Config, split: str) -> tuple["VideoSource", "ClipPairs", list[int]]:
     """The source of a split, its pairs of clips, and which of them are encoded."""
     from pvdm_jax.data.loader import clip_pairs
@@ -238,7 +218,7 @@ def _batch_size(config: EncodeConfig, mesh: Mesh) -> int:
 
 
 def _encoded(
-    encoder: _Encoder, pairs: "ClipPairs", parts: Sequence[Sequence[int]], batch_size: int, data: DataConfig
+    encoder: Encoder, pairs: "ClipPairs", parts: Sequence[Sequence[int]], batch_size: int, data: DataConfig
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """The latents float32 (b, clips, positions, channels) and facts (b,) of the pairs that `parts` lists, in batches.
 
@@ -271,7 +251,7 @@ def _encoded(
 
 
 def _encode_split(
-    encoder: _Encoder,
+    encoder: Encoder,
     pairs: "ClipPairs",
     shards: Sequence[Sequence[int]],
     folder: pathlib.Path,
@@ -299,6 +279,8 @@ def _encode_split(
                 shard.write(latents, facts)
                 progress.update(len(latents))
             outcomes[number] = shard.close()
+            if writing:
+                buckets.push(folder)
     batches.close()
     return [outcomes[number] for number in range(len(shards))]
 
@@ -310,12 +292,6 @@ def _clips(config: Config) -> int:
 
 def _summary(folder: pathlib.Path, index: dict[str, Any]) -> EncodeSummary:
     return EncodeSummary(folder, index["counts"], index["mean"], index["std"], index["bytes_per_pair"])
-
-
-def _local_rows(array: jax.Array) -> np.ndarray:
-    """This process's rows of a batch that is split over all devices."""
-    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
 def _decisive(config: Config) -> dict[str, Any]:

@@ -16,10 +16,7 @@ import contextlib
 import dataclasses
 import json
 import logging
-import math
 import pathlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,21 +27,23 @@ from clu.parameter_overview import get_parameter_overview
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pvdm_jax import sharding
+from pvdm_jax import buckets, sharding
 from pvdm_jax.checkpoint import BEST_FILE, Checkpoints, check_settings
 from pvdm_jax.config import StageConfig
 from pvdm_jax.files import write_json, write_text
+from pvdm_jax.training.faults import FaultRecord, Faults, go_back
 from pvdm_jax.training.metrics import MetricWriter
-from pvdm_jax.training.phases import BEGIN, END, ROLL_BACK, Phases, Record
+from pvdm_jax.training.phases import BEGIN, END, ROLL_BACK, Phases, Record, Watch
+from pvdm_jax.training.preemption import SIGTERM_EXIT, stop_requests
 from pvdm_jax.training.progress import Progress, StepClock, duration, parameter_table
 from pvdm_jax.training.step import Stage, compile_step, keys
 
 # Settings that may change when a run is resumed. The others decide its numbers.
 FREE_SETTINGS = (
-    *("*.steps", "*.log_every", "*.eval_every", "*.eval_clips", "*.eval_samples", "*.checkpoint_every", "*.keep"),
-    *("*.max_skipped", "*.remat", "mesh.*", "data.threads", "data.prefetch", "data.workers", "sample.*"),
+    *("*.steps", "*.log_every", "*.eval_every", "*.eval_clips", "*.eval_samples", "*.checkpoint_every"),
+    *("*.keep", "*.keep_every", "*.best_metric", "*.max_skipped", "*.max_rollbacks", "*.remat", "mesh.*", "sample.*"),
+    *("data.threads", "data.prefetch", "data.workers"),
 )
-SIGTERM_EXIT = 128 + signal.SIGTERM
 
 
 def train(
@@ -56,39 +55,46 @@ def train(
     mesh: Mesh,
     seed: int,
     unrelated: Sequence[str] = (),
-    phases: Phases | None = None,
+    phases: Phases | Watch | None = None,
 ) -> Any:
     """Trains `stage` up to `config.steps` updates and returns its state, resuming from what is in `directory`.
 
     `batches(start)` yields this process's share of batch `start` and the following ones, nested dicts of numpy arrays
-    (batch, ...). `settings` is the whole configuration: it is written to config.json, beside the shapes of all
-    parameters in parameters.txt, and stored with checkpoints. Resuming with others is refused, except for
-    FREE_SETTINGS and fields that match a pattern of `unrelated`, which this stage's numbers don't depend on.
-    `phases` are those of a PhasedStage; they may end the run before `config.steps`.
+    (batch, ...); its `videos(k)`, if it has one, names the videos of batch k. `settings` is the whole configuration: it
+    is written to config.json, beside the shapes of all parameters in parameters.txt, and stored with checkpoints.
+    Resuming with others is refused, except for FREE_SETTINGS and fields that match a pattern of `unrelated`, which this
+    stage's numbers don't depend on.
+    `phases` are those of a PhasedStage, and may end the run before `config.steps`; or a Watch, by which evaluations
+    tell the best checkpoint.
 
-    An update whose gradient isn't finite is left out, with a warning. Raises FloatingPointError after more than
-    `config.max_skipped` of them in a row, or at a metric of another update that isn't finite (nothing is saved then),
+    An update whose gradient isn't finite is left out, with a warning; after more than `config.max_skipped` of them in
+    a row the run goes back to a checkpoint (see `training.faults`). Raises FloatingPointError when it has done that
+    `config.max_rollbacks` times, or at a metric of another update that isn't finite (nothing is saved then),
     ConfigError for a batch that doesn't split over the mesh or for other settings, OSError where no checkpoint can be
-    read, and SystemExit(143) after SIGTERM, once the state is saved.
+    read, CheckpointError where none can be written, and SystemExit(143) after SIGTERM, once the state is saved.
     """
     sharding.check_batch(mesh, config.batch_size, f"{config.section}.batch_size", config.accumulate)
     directory = pathlib.Path(directory).absolute()
     directory.mkdir(parents=True, exist_ok=True)
+    buckets.fetch(directory)
     abstract = jax.eval_shape(stage.init, keys(seed)[0])
     shardings = sharding.parameter_shardings(mesh, abstract)
     placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     free = (*FREE_SETTINGS, *unrelated)
 
-    with Checkpoints(directory, config.keep) as checkpoints:
+    with Checkpoints(directory, config.keep, config.keep_every) as checkpoints:
         restored = checkpoints.restore(placed, lambda info: check_settings(info["settings"], settings, free))
         if restored is None:
-            state, start, window = jax.jit(stage.init, out_shardings=shardings)(keys(seed)[0]), 0, []
+            state, start, info = jax.jit(stage.init, out_shardings=shardings)(keys(seed)[0]), 0, {"window": []}
         else:
-            state, start, window = restored[0], restored[1], restored[2]["window"]
+            state, start, info = restored
             if phases is not None:
-                phases.record = Record.from_json(restored[2]["phases"])
+                phases.take(Record.from_json(info.get("phases", {})))
+        faults = Faults(stage.name, config, directory, FaultRecord(**info.get("faults", {})))
         if jax.process_index() == 0:
             write_json(directory / "config.json", settings)
+            if phases is None:
+                (directory / BEST_FILE).unlink(missing_ok=True)  # of a best that is no longer kept
             write_text(
                 directory / "parameters.txt", get_parameter_overview(abstract.params, include_stats=False) + "\n"
             )
@@ -96,7 +102,8 @@ def train(
             MetricWriter(directory, start) as writer,
             Progress(stage.name, start, config.steps, config.batch_size) as progress,
         ):
-            run = _Run(stage, directory, config, settings, mesh, checkpoints, writer, progress, window, placed, phases)
+            common = (stage, directory, config, settings, mesh, checkpoints, writer, progress)
+            run = _Run(*common, info["window"], placed, phases, faults)
             if start:
                 state = run.take_up_decision(state, start)
                 state = run.make_up_evaluation(state, start)
@@ -123,7 +130,8 @@ class _Run:
     progress: Progress
     window: list[dict[str, float]]  # metrics of every step since the last log; a checkpoint keeps them
     placed: Any  # the state's structure, of ShapeDtypeStructs with shardings
-    phases: Phases | None
+    phases: Phases | Watch | None
+    faults: Faults
     pending: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)  # the latest, still on the device
     programs: dict[str, Callable] = dataclasses.field(default_factory=dict)  # compiled steps of each kind
 
@@ -139,8 +147,9 @@ class _Run:
     def go_on(self, state: Any, start: int, batches: Callable, seed: int) -> Any:
         """Trains from update `start` to the last one."""
         config, progress, clock = self.config, self.progress, StepClock()
-        with _sigterm() as stop_requested, contextlib.ExitStack() as stack:
+        with stop_requests() as stop_requested, contextlib.ExitStack() as stack:
             iterator = batches(start)
+            self.faults.videos = getattr(iterator, "videos", None)
             if hasattr(iterator, "close"):
                 stack.callback(iterator.close)
             batch = sharding.global_batch(self.mesh, next(iterator))
@@ -166,13 +175,15 @@ class _Run:
                 last, stop, evaluate = step == self.last_step, stop_requested(step), self.evaluation_due(step)
                 log, save = (last or step % every == 0 for every in (config.log_every, config.checkpoint_every))
                 save |= evaluate and self.phases is not None
+                save |= config.keep_every > 0 and step % config.keep_every == 0
                 if not (log or save or evaluate or stop):
                     continue
                 clock.pause(self.fetch(step))
                 if log:
+                    state = self.recover(state, step)
                     self.log(step, clock)
                 if save or stop:
-                    self.save(step, state)
+                    self.save(step, state, scheduled=save)
                 if stop:
                     self.checkpoints.wait()
                     progress.say(f"{self.stage.name}: SIGTERM; saved after step {step}, run again to go on")
@@ -182,6 +193,7 @@ class _Run:
                 progress.skip()
                 clock.resume()
         self.checkpoints.wait()
+        self.share()
         return state
 
     def program(self, step: int, state: Any, batch: Any, seed: int, clock: StepClock | None = None) -> Callable:
@@ -199,44 +211,39 @@ class _Run:
                 clock.resume()
         return self.programs[kind]
 
-    def save(self, step: int, state: Any) -> None:
-        info, needed = {"settings": self.settings, "window": self.window}, ()
+    def save(self, step: int, state: Any, scheduled: bool) -> None:
+        """Saves in the background. scheduled: whether every run with these settings does so at this step."""
+        self.faults.saved(step, scheduled)
+        info = {"settings": self.settings, "window": self.window, "faults": dataclasses.asdict(self.faults.record)}
+        needed = [self.faults.record.good_step]  # going on from here may mean going back
         if self.phases:
             record = self.phases.record
-            # Going on from here may mean going back to the best.
-            info, needed = info | {"phases": record.to_json()}, (record.best_step,)
+            info |= {"phases": record.to_json()}
+            needed.append(record.best_step)
+        self.share()  # the metrics up to here come with the checkpoint
         self.checkpoints.save(step, state, info, needed)
 
+    def share(self) -> None:
+        """Copies what the run has left here so far to its bucket, if it has one."""
+        if jax.process_index() == 0:
+            buckets.push(self.directory)
+
     def fetch(self, step: int) -> int:
-        """Brings the metrics of the steps up to `step` from the device and checks them; returns how many."""
+        """Brings the metrics of the steps up to `step` from the device and looks at them; returns how many."""
+        self.checkpoints.check()
         fetched = jax.device_get(self.pending)
         self.pending = []
         for number, metrics in enumerate(fetched, start=step - len(fetched) + 1):
-            skipped = int(metrics.pop("skipped"))
-            spoilt = [name for name, value in metrics.items() if not math.isfinite(value)]
-            if skipped:
-                self.report_skipped(number, skipped, spoilt)
-                self.window.append({"skipped": 1.0})
-                continue
-            for name in spoilt:
-                raise FloatingPointError(
-                    f"{self.stage.name}: {name} is {metrics[name]} at step {number}; the checkpoints in "
-                    f"{self.directory} are of earlier steps"
-                )
-            self.window.append({name: float(value) for name, value in metrics.items()})
+            self.window.append(self.faults.look(number, metrics))
         return len(fetched)
 
-    def report_skipped(self, step: int, skipped: int, spoilt: list[str]) -> None:
-        """Warns of the first update in a row that was left out, and raises after more than are allowed."""
-        what = f"{self.stage.name}: the gradient at step {step - skipped + 1} was not finite"
-        what += f" ({', '.join(spoilt)} neither)" if spoilt else ""
-        if skipped > self.config.max_skipped:
-            raise FloatingPointError(
-                f"{what}, nor were those of the {skipped - 1} steps after it; {self.config.section}.max_skipped is "
-                f"{self.config.max_skipped}; the checkpoints in {self.directory} are of earlier steps"
-            )
-        if skipped == 1:
-            logging.warning("%s; that update is left out", what)
+    def recover(self, state: Any, step: int) -> Any:
+        """The state to go on with: after too many updates that were left out, of an earlier checkpoint."""
+        target = self.faults.target(step)
+        if target < 0:
+            return state
+        self.checkpoints.wait()
+        return go_back(self.checkpoints.restore_step(target, self.placed), state)
 
     def log(self, step: int, clock: StepClock) -> None:
         """Writes the means of the metrics since the last log; of "skipped", how many updates were left out."""
@@ -273,6 +280,7 @@ class _Run:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         after = f"evaluation after step {step} ({duration(seconds)})"
         self.progress.say(f"{self.stage.name}: {after}: {numbers}{decided}")
+        self.share()
         return self.act(state, step)
 
     def act(self, state: Any, step: int) -> Any:
@@ -305,7 +313,7 @@ class _Run:
         text = _broadcast(text)
         record = Record.from_json(json.loads(text)) if text else Record()
         if record.judged == step:
-            self.phases.record = record
+            self.phases.take(record)
         elif jax.process_index() == 0:
             # Of a later step, if any, that has to be trained again.
             write_json(path, self.phases.record.to_json())
@@ -328,23 +336,3 @@ def _broadcast(text: str) -> str:
     if jax.process_index() == 0:
         padded[:] = data
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[Callable[[int], bool]]:
-    """Within it SIGTERM no longer kills: the function it gives tells after each step whether to stop.
-
-    Several processes must stop at the same step, wherever the signal arrives: JAX agrees on one for them.
-    """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    received = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda step: False
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: received.set())
-    try:
-        yield lambda step: received.is_set()
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-from pvdm_jax.config import AdversarialConfig
+from pvdm_jax.config import AdversarialConfig, require
 
 # The stage's steps: what an update trains.
 RECONSTRUCTION = "reconstruction"  # the autoencoder, before the adversarial phase
@@ -40,6 +40,7 @@ class Record:
     warmup_start: int = -1  # adversarial_start, or the last roll-back
     rollbacks: int = 0
     ended: int = -1  # the step at which the guard ended the run
+    metric: str = "error"  # that best_error is of
 
     def to_json(self) -> dict:
         """Plain values; numbers that JSON has no words for become null."""
@@ -56,6 +57,10 @@ class Phases:
 
     def __init__(self, config: AdversarialConfig, record: Record = Record()):
         self.config, self.record = config, record
+
+    def take(self, record: Record) -> None:
+        """Goes on from a record that was kept."""
+        self.record = record
 
     def kind(self, step: int) -> str:
         """What update number `step`, counted from 1, trains."""
@@ -137,6 +142,39 @@ class Phases:
             allowed = f"outside {config.guard_collapse:.4g} to {config.guard_explosion:.4g}"
             return f"the held-out discriminator_loss is {hinge:.4g}, {allowed}"
         return ""
+
+
+class Watch:
+    """Of a stage with one kind of step: its evaluations tell the best checkpoint, by the lowest value of `metric`.
+
+    To the loop it is what `Phases` is.
+    """
+
+    def __init__(self, metric: str):
+        self.metric, self.record = metric, Record(metric=metric)
+
+    def take(self, record: Record) -> None:
+        """Goes on from a record that was kept; a record of another metric says nothing of this one."""
+        self.record = record if record.metric == self.metric else Record(judged=record.judged, metric=self.metric)
+
+    def kind(self, step: int) -> str:
+        return ""
+
+    def last_step(self, steps: int) -> int:
+        return steps
+
+    def due(self, step: int) -> bool:
+        return False
+
+    def judge(self, step: int, values: Mapping[str, float]) -> Record:
+        """Takes note of the evaluation after `step`, and returns the new record. Raises ConfigError where it lacks the
+        metric."""
+        require(self.metric in values, "best_metric", self.metric, f"the evaluation has {', '.join(values)}")
+        record = dataclasses.replace(self.record, judged=step)
+        if values[self.metric] < record.best_error:
+            record = dataclasses.replace(record, best_step=step, best_error=values[self.metric])
+        self.record = record
+        return record
 
 
 def _with_lowest(record: Record, values: Mapping[str, float]) -> Record:

@@ -78,6 +78,22 @@ def test_windows_are_consecutive_and_reach_both_ends(stride):
     assert set(starts) == set(range(20 - 4 * stride + 1))
 
 
+def test_a_batch_names_its_videos_without_being_made():
+    """Whatever the process: the names are those of the global batch, of any step."""
+    lengths = [30] * 7
+    batches = train_batches(source(lengths), CLIP, DATA, 4, seed=1, start_step=2)
+    for step in (2, 3, 4):
+        found = [f"video{index}" for index in videos_of([next(batches)])]
+        assert batches.videos(step) == found
+        assert train_batches(source(lengths), CLIP, DATA, 4, 1, 0, 1, 2).videos(step) == found
+    for windows, flips in ((2, False), (2, True), (0, True)):
+        pairs = pair_batches(source(lengths), CLIP, DATA, windows, flips, 4, seed=1)
+        for step in range(3):
+            assert pairs.videos(step) == [f"video{index}" for index in next(pairs)["source"]]
+    plain = latent_batches([{"x": np.zeros(1)}] * 3, 3, seed=0)
+    assert sorted(plain.videos(5)) == ["item 0", "item 1", "item 2"]
+
+
 def test_every_epoch_visits_all_videos_in_a_new_order():
     seen = videos_of(take(train_batches(source([9] * 12), CLIP, DATA, 6, seed=0), 8))
     epochs = [tuple(seen[i : i + 12]) for i in range(0, 48, 12)]

@@ -25,6 +25,7 @@ from pvdm_jax.data.sources import open_source
 from pvdm_jax.models import functional
 from pvdm_jax.sharding import make_mesh
 from pvdm_jax.training import autoencoder, diffusion, latents
+from pvdm_jax.training.encoder import fingerprint, load_autoencoder
 
 SIZES = dict(channels=32, depth=1, num_heads=2, head_dim=16, mlp_ratio=2)
 PLANES = dict(plane_depth=1, plane_num_heads=2, plane_head_dim=16, plane_mlp_dim=32)
@@ -83,9 +84,9 @@ def test_shards_know_their_windows_and_what_made_them(cached):
     assert names == [
         f"{s}-0000{i}-of-0000{n}.array_record" for s, n in (("holdout", 2), ("train", 3)) for i in range(n)
     ]
-    graphdef, params = latents.load_autoencoder(CONFIG.autoencoder, cached)
+    graphdef, params = load_autoencoder(CONFIG.autoencoder, cached)
     cache = latents.open_latents(CONFIG, cached, "train")
-    assert cache.identity == latents.fingerprint(params) and len(cache) == 10
+    assert cache.identity == fingerprint(params) and len(cache) == 10
     source = open_source(CONFIG.data, CONFIG.autoencoder, "train", CONFIG.seed)
     pairs = clip_pairs(source, CONFIG.autoencoder, CONFIG.data, 2, CONFIG.seed)
     model, mirrored = functional.merge(graphdef, params), set()
@@ -149,7 +150,7 @@ def test_what_another_autoencoder_began_is_refused(workdir):
     (folder / "encoding.json").write_text(json.dumps({"made_by": {"autoencoder": "0" * 64} | settings}))
     with pytest.raises(ConfigError, match="made by another autoencoder"):
         latents.encode(CONFIG, workdir)
-    identity = latents.fingerprint(latents.load_autoencoder(CONFIG.autoencoder, workdir)[1])
+    identity = fingerprint(load_autoencoder(CONFIG.autoencoder, workdir)[1])
     (folder / "encoding.json").write_text(json.dumps({"made_by": {"autoencoder": identity} | settings}))
     with pytest.raises(ConfigError, match="data.flip is False"):
         latents.encode(changed(data={"flip": False}), workdir)
@@ -215,7 +216,7 @@ def test_windows_of_three_clips_for_a_denoiser_that_takes_the_next_one(workdir):
     assert item["next"].shape == item["clip"].shape and item["has_next"] and item["has_previous"]
     source = open_source(config.data, config.autoencoder, "train", config.seed)
     video = source[1].read(cache.window(3)["start"], 12).reshape(3, 4, 16, 24, 3)
-    graphdef, params = latents.load_autoencoder(config.autoencoder, workdir)
+    graphdef, params = load_autoencoder(config.autoencoder, workdir)
     expected = functional.merge(graphdef, params).encode(autoencoder.to_float(video)).pack()
     found = np.stack([item["previous"], item["clip"], item["next"]])
     np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -1,5 +1,6 @@
 """The training loop on a toy stage: killed, stopped, spoilt and resumed, against a run that nothing disturbed."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -14,9 +15,15 @@ import time
 import jax
 import numpy as np
 import pytest
-from toy_run import SETTINGS, ToyStage, digest, run, toy_config
+from disk import file_limit
+from toy_run import SETTINGS, ToyStage, digest, run, toy_batches, toy_config
 
-from pvdm_jax.config import ConfigError
+from pvdm_jax.checkpoint import best_step
+from pvdm_jax.config import ConfigError, MeshConfig
+from pvdm_jax.files import CheckpointError
+from pvdm_jax.sharding import make_mesh
+from pvdm_jax.training.loop import train
+from pvdm_jax.training.phases import Watch
 from pvdm_jax.training.progress import duration, parameter_table
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -191,7 +198,7 @@ def test_too_many_such_updates_in_a_row_stop_the_run(tmp_path, allowed):
             return super().step(state, batch | {"step": rows}, key)
 
     with pytest.raises(FloatingPointError, match="the gradient at step 18 was not finite.*max_skipped is") as error:
-        run(tmp_path, toy_config(log_every=1, max_skipped=allowed), stage=Spoilt)
+        run(tmp_path, toy_config(log_every=1, max_skipped=allowed, max_rollbacks=0), stage=Spoilt)
     assert f"those of the {allowed} steps after it" in str(error.value)
     assert max(line["step"] for line in lines(tmp_path)) == 17 + allowed
 
@@ -204,10 +211,111 @@ def test_a_resumed_run_counts_on(tmp_path):
             loss, metrics = super().loss(params, batch, key)
             return loss * jax.numpy.inf, metrics
 
-    config = {"max_skipped": 3, "checkpoint_every": 2}
+    config = {"max_skipped": 3, "max_rollbacks": 0, "checkpoint_every": 2}
     run(tmp_path, toy_config(steps=2, **config), stage=Spoilt)
     with pytest.raises(FloatingPointError, match="the gradient at step 1 was not finite"):
         run(tmp_path, toy_config(**config), stage=Spoilt)
+
+
+class Diverging(ToyStage):
+    """Its gradients are infinite for the batches of the steps in `spoilt`, whatever the parameters."""
+
+    spoilt = range(17, 24)
+
+    def loss(self, params, batch, key):
+        loss, metrics = super().loss(params, batch, key)
+        return jax.numpy.where(batch["bad"][0], jax.numpy.inf, 1.0) * loss, metrics
+
+    def step(self, state, batch, key):
+        bad = (state.step + 1 >= self.spoilt.start) & (state.step + 1 < self.spoilt.stop)
+        return super().step(state, batch | {"bad": jax.numpy.full(len(batch["x"]), bad)}, key)
+
+
+ROLLING = dict(max_skipped=3, max_rollbacks=1, log_every=4, checkpoint_every=5, keep=1, eval_every=40)
+
+
+def test_after_too_many_the_run_goes_back_and_on(tmp_path, caplog):
+    """Steps 17 to 23 are spoilt: at the log of step 20 it goes back to the checkpoint of step 15, and again counts."""
+    state = run(tmp_path, toy_config(**ROLLING), stage=Diverging)
+    assert int(state.step) == 40 and int(state.skipped) == 0
+    assert "back to the checkpoint of step 15 after step 20 (roll-back 1 of 1)" in caplog.text
+    # The counts go on, so that learning rates do; what was trained in steps 16 is lost.
+    assert {int(leaf) for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim == 0} == {40 - 3 - 4}
+    with pytest.raises(FloatingPointError, match="max_rollbacks is 0"):
+        run(tmp_path / "none", toy_config(**ROLLING | {"max_rollbacks": 0}), stage=Diverging)
+
+
+@pytest.mark.parametrize("step", [19, 22])
+def test_a_killed_run_goes_back_as_an_undisturbed_one(tmp_path, step):
+    """Killed within the row, or stopped by SIGTERM in it (which saves), and again after the roll-back."""
+    expected = digest(run(tmp_path / "undisturbed", toy_config(**ROLLING), stage=Diverging))
+    with pytest.raises(SystemExit):
+        term = at(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        run(tmp_path / "killed", toy_config(**ROLLING), stage=Diverging, before=term)
+    with pytest.raises(Crash):
+        run(tmp_path / "killed", toy_config(**ROLLING), stage=Diverging, before=at(28, crash))
+    assert digest(run(tmp_path / "killed", toy_config(**ROLLING), stage=Diverging)) == expected
+
+
+def test_the_videos_of_a_spoilt_batch_are_named(tmp_path, caplog):
+    class Named:
+        def __init__(self, batches):
+            self.batches = batches
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self.batches)
+
+        def videos(self, step):
+            return [f"video{(16 * step + row) % 100}.mp4" for row in range(16)]
+
+    config = toy_config(log_every=10)
+    batches = toy_batches(config.batch_size, spoil_at=18)
+    mesh = make_mesh(MeshConfig())
+    train(ToyStage(config), lambda start: Named(batches(start)), tmp_path, config, SETTINGS, mesh, seed=7)
+    named = ", ".join(f"video{(16 * 17 + row) % 100}.mp4" for row in range(16))
+    assert f"step 18 was not finite (loss neither); that update is left out; the videos of its batch: {named}" in (
+        caplog.text
+    )
+
+
+def test_the_best_by_a_metric_is_kept_and_told(tmp_path):
+    class Judged(ToyStage):
+        def evaluate(self, state, folder):
+            return {"loss_alone": abs(int(state.step) - 20.0)}
+
+    def judged(directory, steps, metric="loss_alone", **changes):
+        config, mesh = toy_config(steps=steps, keep=1, **changes), make_mesh(MeshConfig())
+        batches, watch = toy_batches(config.batch_size), metric and Watch(metric)
+        return train(Judged(config), batches, directory, config, SETTINGS, mesh, 7, (), watch or None)
+
+    expected = digest(judged(tmp_path, 40))
+    assert saved_steps(tmp_path) == [20, 40] and best_step(tmp_path) == 20
+    judged(tmp_path / "stopped", 30)
+    assert digest(judged(tmp_path / "stopped", 40)) == expected and saved_steps(tmp_path / "stopped") == [20, 40]
+    with pytest.raises(ConfigError, match="best_metric is 'psnr'; the evaluation has loss_alone"):
+        judged(tmp_path / "none", 10, "psnr")
+    judged(tmp_path, 45, "")
+    assert best_step(tmp_path) is None and saved_steps(tmp_path) == [45]
+
+
+def test_some_checkpoints_are_kept_for_good(tmp_path):
+    run(tmp_path, toy_config(steps=20, keep=1, keep_every=8, checkpoint_every=5))
+    assert saved_steps(tmp_path) == [8, 16, 20]
+
+
+def test_a_disk_that_takes_no_more_stops_the_run(undisturbed, tmp_path):
+    """The last checkpoint is intact, and once there is room the run goes on to the same numbers."""
+    with contextlib.ExitStack() as stack:
+        full = at(12, lambda: stack.enter_context(file_limit(100_000)))
+        with pytest.raises(CheckpointError, match=r"the newest complete one is of step (5|10)$"):
+            run(tmp_path, toy_config(), before=full)
+    assert saved_steps(tmp_path) in ([5], [5, 10])  # that of step 10 may still be on its way at step 12
+    assert max(line["step"] for line in lines(tmp_path)) < 20  # it was noticed by the next save
+    assert digest(run(tmp_path, toy_config())) == undisturbed[1]
+    assert untimed(tmp_path) == untimed(undisturbed[0])
 
 
 def test_spoilt_parameters_are_not_saved(tmp_path):

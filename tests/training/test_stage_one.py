@@ -15,7 +15,8 @@ from toy_run import digest
 
 from pvdm_jax.checkpoint import best_step, read_part
 from pvdm_jax.config import AdversarialConfig, AutoencoderTrainingConfig, Config, DataConfig, UNetConfig
-from pvdm_jax.training import autoencoder, latents
+from pvdm_jax.training import autoencoder
+from pvdm_jax.training.encoder import load_autoencoder
 from pvdm_jax.training.loop import train
 from pvdm_jax.training.phases import Phases
 
@@ -129,7 +130,7 @@ def test_a_configuration_trains_and_exports(tmp_path):
     )
     state = autoencoder.train(config, tmp_path)
     assert best_step(tmp_path / "autoencoder") == 4
-    _, weights = latents.load_autoencoder(MODEL, tmp_path)
+    _, weights = load_autoencoder(MODEL, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, weights, jax.device_get(state.ema))
 
 

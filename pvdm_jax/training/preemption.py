@@ -1,0 +1,31 @@
+"""SIGTERM, by which clusters announce that they take a machine away: the run saves and ends with exit code 143."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+SIGTERM_EXIT = 128 + signal.SIGTERM  # 143: saved, to be started again
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[int], bool]]:
+    """Within it SIGTERM no longer kills: the function it gives tells after each step whether to stop.
+
+    Several processes must stop at the same step, wherever the signal arrives: JAX agrees on one for them.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    received = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda step: False
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: received.set())
+    try:
+        yield lambda step: received.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, previous)

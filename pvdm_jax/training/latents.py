@@ -8,14 +8,12 @@ comes last. Until then encoding.json says by which autoencoder and settings the 
 """
 
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -23,9 +21,9 @@ from pvdm_jax import sharding
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, EncodeConfig, config_to_dict
 from pvdm_jax.files import read_json, write_json
 from pvdm_jax.models import functional
-from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
+from pvdm_jax.models.autoencoder import plane_shape
 from pvdm_jax.models.pixels import to_float
-from pvdm_jax.training.autoencoder import FOLDER as AUTOENCODER_FOLDER
+from pvdm_jax.training.first_stage import load_autoencoder, take_over
 from pvdm_jax.training.latent_files import (
     HEADER,
     LatentCache,
@@ -103,25 +101,10 @@ class EncodeSummary:
         )
 
 
-def fingerprint(params: functional.Params) -> str:
-    """A hash of all weights (nested dicts of arrays), with their names."""
-    digest = hashlib.sha256()
-    for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(params), key=lambda item: str(item[0])):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
-    return digest.hexdigest()
-
-
-def load_autoencoder(model: AutoencoderConfig, workdir: str | pathlib.Path) -> tuple[nnx.GraphDef, functional.Params]:
-    """The trained autoencoder of a run (its EMA weights). Raises FileNotFoundError where stage 1 left no checkpoint."""
-    from pvdm_jax.checkpoint import read_part
-
-    graphdef, abstract = functional.abstract(lambda: Autoencoder(model, rngs=nnx.Rngs(0)))
-    return graphdef, read_part(pathlib.Path(workdir) / AUTOENCODER_FOLDER, "ema", abstract)
-
-
-def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
+def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathlib.Path | None = None) -> EncodeSummary:
     """Encodes `config.encode.windows` pairs of clips of every video with the run's autoencoder, into its cache.
+
+    autoencoder: a model folder or another run's folder, whose autoencoder the run takes over (first_stage.py).
 
     All devices and processes share the work; the first process writes. A cache that is already there is kept, and one
     that was begun is gone on with, if it is the same; it is refused with ConfigError if another autoencoder or other
@@ -131,6 +114,8 @@ def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
     mesh = sharding.make_mesh(config.mesh)
     if not config.encode.cache:
         raise ConfigError("encode.cache is False; then stage 2 encodes by itself, and there is nothing to do")
+    if autoencoder is not None:
+        take_over(autoencoder, config, workdir)
     encoder = _Encoder(config.autoencoder, workdir, mesh)
     identity = {"autoencoder": encoder.identity} | _decisive(config)
     for name in ("index.json", "encoding.json"):
@@ -200,7 +185,7 @@ class _Encoder:
 
     def __init__(self, model: AutoencoderConfig, workdir: str | pathlib.Path, mesh: Mesh):
         graphdef, params = load_autoencoder(model, workdir)
-        self.identity = fingerprint(params)
+        self.identity = functional.fingerprint(params)
         self.mesh, self.frames = mesh, model.frames
         self._params = jax.device_put(params, sharding.parameter_shardings(mesh, params))
         self._encode = jax.jit(

@@ -85,7 +85,7 @@ def test_shards_know_their_windows_and_what_made_them(cached):
     ]
     graphdef, params = latents.load_autoencoder(CONFIG.autoencoder, cached)
     cache = latents.open_latents(CONFIG, cached, "train")
-    assert cache.identity == latents.fingerprint(params) and len(cache) == 10
+    assert cache.identity == functional.fingerprint(params) and len(cache) == 10
     source = open_source(CONFIG.data, CONFIG.autoencoder, "train", CONFIG.seed)
     pairs = clip_pairs(source, CONFIG.autoencoder, CONFIG.data, 2, CONFIG.seed)
     model, mirrored = functional.merge(graphdef, params), set()
@@ -149,7 +149,7 @@ def test_what_another_autoencoder_began_is_refused(workdir):
     (folder / "encoding.json").write_text(json.dumps({"made_by": {"autoencoder": "0" * 64} | settings}))
     with pytest.raises(ConfigError, match="made by another autoencoder"):
         latents.encode(CONFIG, workdir)
-    identity = latents.fingerprint(latents.load_autoencoder(CONFIG.autoencoder, workdir)[1])
+    identity = functional.fingerprint(latents.load_autoencoder(CONFIG.autoencoder, workdir)[1])
     (folder / "encoding.json").write_text(json.dumps({"made_by": {"autoencoder": identity} | settings}))
     with pytest.raises(ConfigError, match="data.flip is False"):
         latents.encode(changed(data={"flip": False}), workdir)

@@ -168,6 +168,11 @@ def run_card(stages: Mapping[str, pathlib.Path]) -> dict[str, Any]:
     """
     source, training, numbers = {}, {}, {}
     for name, folder in stages.items():
+        if is_model_folder(folder):  # taken over: its own card tells
+            card = read_model(folder, ()).card
+            for facts, key in ((source, "source"), (training, "training"), (numbers, "numbers")):
+                facts |= {name: value for name, value in card.get(key, {}).items() if name == AUTOENCODER}
+            continue
         if not (folder / "config.json").exists():
             continue
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))

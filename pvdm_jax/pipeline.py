@@ -35,8 +35,7 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
     """
     from pvdm_jax import model_folder
     from pvdm_jax.checkpoint import read_part
-    from pvdm_jax.training import autoencoder, diffusion
-    from pvdm_jax.training.encoder import load_autoencoder
+    from pvdm_jax.training import autoencoder, diffusion, first_stage
 
     directory = buckets.local(directory)
     buckets.fetch(directory, "config.json", model_folder.CONFIG_FILE)
@@ -53,11 +52,13 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
     if not (stage / "config.json").exists():
         raise FileNotFoundError(f"{directory} is not a run's folder: there is no {stage / 'config.json'}")
     later = directory / diffusion.FOLDER
+    if model_folder.is_model_folder(stage) and not (later / "config.json").exists():
+        return load(stage, mesh)  # taken over, and stage 2 has not begun
     path = next(folder / "config.json" for folder in (later, stage) if (folder / "config.json").exists())
     settings = json.loads(path.read_text())
     fields = {field.name for field in dataclasses.fields(Config)}
     config = config_from_dict(Config, {name: value for name, value in settings.items() if name in fields})
-    _, weights = load_autoencoder(config.autoencoder, directory)
+    _, weights = first_stage.load_autoencoder(config.autoencoder, directory)
     _, abstract = functional.abstract(lambda: UNet(config.unet, rngs=nnx.Rngs(0)))
     try:
         denoiser = read_part(later, "ema", abstract)
@@ -244,9 +245,7 @@ class PVDM:
 
     def fingerprint(self) -> str:
         """A hash of all weights, with their names."""
-        from pvdm_jax.training.encoder import fingerprint
-
-        return fingerprint(self.weights)
+        return functional.fingerprint(self.weights)
 
     def calls(self, num_frames: int | None = None, given: bool = False, **options: Any) -> int:
         """How often the denoiser is called for a video of `num_frames`."""

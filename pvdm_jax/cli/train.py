@@ -1,8 +1,14 @@
 """Commands that train: the demo, and the stages one by one."""
 
 import argparse
+from pathlib import Path
 
 from pvdm_jax.cli.arguments import AddCommand, add_config, load_config, load_distributed_config
+
+AUTOENCODER_HELP = (
+    "a model folder, or another run's folder, whose autoencoder this run takes over instead of training its own; once "
+    "is enough, later commands find it in --workdir"
+)
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -26,7 +32,7 @@ def _encode(args: argparse.Namespace) -> None:
 
     from pvdm_jax.training import latents
 
-    latents.encode(config, args.workdir)
+    latents.encode(config, args.workdir, args.autoencoder)
 
 
 def _train_diffusion(args: argparse.Namespace) -> None:
@@ -34,7 +40,7 @@ def _train_diffusion(args: argparse.Namespace) -> None:
 
     from pvdm_jax.training import diffusion
 
-    diffusion.train(config, args.workdir)
+    diffusion.train(config, args.workdir, args.autoencoder)
 
 
 def add_commands(add: AddCommand) -> None:
@@ -52,4 +58,7 @@ def add_commands(add: AddCommand) -> None:
         ("train-diffusion", _train_diffusion, "train stage 2, the denoiser of the latents"),
     ):
         example = f"pvdm {name} --config=ucf101:s --config.data.path=data/ucf101 --workdir=runs/ucf101"
-        add_config(add(name, run, help, example))
+        command = add(name, run, help, example)
+        add_config(command)
+        if name != "train-autoencoder":
+            command.add_argument("--autoencoder", type=Path, metavar="DIR", help=AUTOENCODER_HELP)

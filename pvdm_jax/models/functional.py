@@ -4,6 +4,7 @@ A parameter tree is nested dicts with string keys (entries of an `nnx.List` are 
 optax updates, Orbax saves and a mesh shards. `merge` inside a jitted function gives the module back.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -57,3 +58,12 @@ def _with_keys(tree: Any, convert: Callable[[Any], Any]) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {convert(key): _with_keys(value, convert) for key, value in tree.items()}
+
+
+def fingerprint(params: Params) -> str:
+    """A hash of all weights (nested dicts of arrays), with their names."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(params), key=lambda item: str(item[0])):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
+    return digest.hexdigest()

@@ -344,11 +344,16 @@ def load_perceptual(model: AutoencoderConfig, config: AutoencoderTrainingConfig)
 
 
 def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
-    """Trains stage 1 of the run in `workdir`, going on from its newest checkpoint. Returns the last state."""
+    """Trains stage 1 of the run in `workdir`, going on from its newest checkpoint. Returns the last state.
+
+    Raises ConfigError for a run that took its autoencoder over.
+    """
     from pvdm_jax.data.loader import fixed_clips, train_batches
     from pvdm_jax.data.sources import open_held_out, open_source
+    from pvdm_jax.training.first_stage import check_own
     from pvdm_jax.training.loop import train as run
 
+    check_own(workdir)
     mesh, stage_config = sharding.make_mesh(config.mesh), config.train_autoencoder
     sharding.check_batch(mesh, stage_config.batch_size, "train_autoencoder.batch_size", stage_config.accumulate)
     lpips = load_perceptual(config.autoencoder, stage_config)

@@ -27,7 +27,7 @@ from pvdm_jax.diffusion.sampling import sample_clip
 from pvdm_jax.models import functional
 from pvdm_jax.models.pixels import to_uint8
 from pvdm_jax.models.unet import UNet
-from pvdm_jax.training.encoder import load_autoencoder
+from pvdm_jax.training.first_stage import load_autoencoder, take_over
 from pvdm_jax.training.latents import training_latents
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
 from pvdm_jax.training.phases import Watch
@@ -209,17 +209,20 @@ class DiffusionStage:
         return values
 
 
-def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
+def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathlib.Path | None = None) -> TrainState:
     """Trains stage 2 of the run in `workdir`, going on from its newest checkpoint.
 
-    It takes the cached latents, or with `encode.cache` False makes them from pixels in every step. Returns the last
-    state. Raises ConfigError where `pvdm encode` has not been run or its latents don't fit.
+    It takes the cached latents, or with `encode.cache` False makes them from pixels in every step. autoencoder: a model
+    folder or another run's folder, whose autoencoder the run takes over (first_stage.py). Returns the last state.
+    Raises ConfigError where `pvdm encode` has not been run or its latents don't fit.
     """
     from pvdm_jax.training.loop import train as run
 
     workdir = pathlib.Path(workdir)
     mesh, stage_config = sharding.make_mesh(config.mesh), config.train_diffusion
     sharding.check_batch(mesh, stage_config.batch_size, "train_diffusion.batch_size", stage_config.accumulate)
+    if autoencoder is not None:
+        take_over(autoencoder, config, workdir)
     latents, held_out = training_latents(config, workdir, mesh)
     classes = len(latents.class_names)
     allowed = f"the data has {classes} classes: set it to that, or to 0 to train without classes"

@@ -1,42 +1,16 @@
-"""The run's trained autoencoder as stage 2 takes it: from stage 1's checkpoints, on all devices, named by a hash."""
+"""What turns clips into latents for stage 2: the run's autoencoder on all devices."""
 
-import hashlib
 import pathlib
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from pvdm_jax import sharding
 from pvdm_jax.config import AutoencoderConfig
 from pvdm_jax.models import functional
-from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.models.pixels import to_float
-from pvdm_jax.training.autoencoder import FOLDER as AUTOENCODER_FOLDER
-
-
-def fingerprint(params: functional.Params) -> str:
-    """A hash of all weights (nested dicts of arrays), with their names."""
-    digest = hashlib.sha256()
-    for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(params), key=lambda item: str(item[0])):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
-    return digest.hexdigest()
-
-
-def load_autoencoder(
-    model: AutoencoderConfig, workdir: str | pathlib.Path, mesh: Mesh | None = None
-) -> tuple[nnx.GraphDef, functional.Params]:
-    """The trained autoencoder of a run: its EMA weights, shared out over the mesh, or on this process's first device.
-
-    Raises FileNotFoundError where stage 1 left no checkpoint.
-    """
-    from pvdm_jax.checkpoint import read_part
-
-    graphdef, abstract = functional.abstract(lambda: Autoencoder(model, rngs=nnx.Rngs(0)))
-    wanted = abstract if mesh is None else sharding.place(mesh, abstract)
-    return graphdef, read_part(pathlib.Path(workdir) / AUTOENCODER_FOLDER, "ema", wanted)
+from pvdm_jax.training.first_stage import load_autoencoder
 
 
 class Encoder:
@@ -44,7 +18,7 @@ class Encoder:
 
     def __init__(self, model: AutoencoderConfig, workdir: str | pathlib.Path, mesh: Mesh):
         graphdef, self._params = load_autoencoder(model, workdir, mesh)
-        self.identity = fingerprint(sharding.to_numpy(self._params))
+        self.identity = functional.fingerprint(sharding.to_numpy(self._params))
         self.mesh, self.frames = mesh, model.frames
         self._encode = jax.jit(
             lambda params, video: functional.merge(graphdef, params).encode(to_float(video)).pack(),

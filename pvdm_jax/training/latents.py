@@ -22,6 +22,7 @@ from pvdm_jax.config import Config, ConfigError, DataConfig, EncodeConfig, confi
 from pvdm_jax.files import read_json, write_json
 from pvdm_jax.models.autoencoder import plane_shape
 from pvdm_jax.training.encoder import Encoder, local_rows
+from pvdm_jax.training.first_stage import take_over
 from pvdm_jax.training.latent_files import (
     HEADER,
     LatentCache,
@@ -105,8 +106,10 @@ class EncodeSummary:
         )
 
 
-def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
+def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathlib.Path | None = None) -> EncodeSummary:
     """Encodes `config.encode.windows` pairs of clips of every video with the run's autoencoder, into its cache.
+
+    autoencoder: a model folder or another run's folder, whose autoencoder the run takes over (first_stage.py).
 
     All devices and processes share the work; the first process writes. A cache that is already there is kept, and one
     that was begun is gone on with, if it is the same; it is refused with ConfigError if another autoencoder or other
@@ -116,6 +119,8 @@ def encode(config: Config, workdir: str | pathlib.Path) -> EncodeSummary:
     mesh = sharding.make_mesh(config.mesh)
     if not config.encode.cache:
         raise ConfigError("encode.cache is False; then stage 2 encodes by itself, and there is nothing to do")
+    if autoencoder is not None:
+        take_over(autoencoder, config, workdir)
     encoder = Encoder(config.autoencoder, workdir, mesh)
     identity = {"autoencoder": encoder.identity} | _decisive(config)
     _share_shards(folder)

@@ -25,7 +25,7 @@ from pvdm_jax.data.sources import open_source
 from pvdm_jax.models import functional
 from pvdm_jax.sharding import make_mesh
 from pvdm_jax.training import autoencoder, diffusion, latents
-from pvdm_jax.training.encoder import fingerprint, load_autoencoder
+from pvdm_jax.training.first_stage import load_autoencoder
 
 SIZES = dict(channels=32, depth=1, num_heads=2, head_dim=16, mlp_ratio=2)
 PLANES = dict(plane_depth=1, plane_num_heads=2, plane_head_dim=16, plane_mlp_dim=32)
@@ -86,7 +86,7 @@ def test_shards_know_their_windows_and_what_made_them(cached):
     ]
     graphdef, params = load_autoencoder(CONFIG.autoencoder, cached)
     cache = latents.open_latents(CONFIG, cached, "train")
-    assert cache.identity == fingerprint(params) and len(cache) == 10
+    assert cache.identity == functional.fingerprint(params) and len(cache) == 10
     source = open_source(CONFIG.data, CONFIG.autoencoder, "train", CONFIG.seed)
     pairs = clip_pairs(source, CONFIG.autoencoder, CONFIG.data, 2, CONFIG.seed)
     model, mirrored = functional.merge(graphdef, params), set()
@@ -150,7 +150,7 @@ def test_what_another_autoencoder_began_is_refused(workdir):
     (folder / "encoding.json").write_text(json.dumps({"made_by": {"autoencoder": "0" * 64} | settings}))
     with pytest.raises(ConfigError, match="made by another autoencoder"):
         latents.encode(CONFIG, workdir)
-    identity = fingerprint(load_autoencoder(CONFIG.autoencoder, workdir)[1])
+    identity = functional.fingerprint(load_autoencoder(CONFIG.autoencoder, workdir)[1])
     (folder / "encoding.json").write_text(json.dumps({"made_by": {"autoencoder": identity} | settings}))
     with pytest.raises(ConfigError, match="data.flip is False"):
         latents.encode(changed(data={"flip": False}), workdir)

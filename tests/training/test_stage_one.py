@@ -16,7 +16,7 @@ from toy_run import digest
 from pvdm_jax.checkpoint import best_step, read_part
 from pvdm_jax.config import AdversarialConfig, AutoencoderTrainingConfig, Config, DataConfig, UNetConfig
 from pvdm_jax.training import autoencoder
-from pvdm_jax.training.encoder import load_autoencoder
+from pvdm_jax.training.first_stage import load_autoencoder
 from pvdm_jax.training.loop import train
 from pvdm_jax.training.phases import Phases
 

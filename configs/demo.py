@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
     config.autoencoder.head_dim = 32
     config.autoencoder.mlp_ratio = 2
     config.autoencoder.plane_depth = 1
-    config.autoencoder.plane_num_heads = 2
+    config.autoencoder.plane_num_heads = 4
     config.autoencoder.plane_head_dim = 32
     config.autoencoder.plane_mlp_dim = 128
 
@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
     stage.steps = 2400
     stage.batch_size = 4
     stage.optimizer.learning_rate = 2e-3
+    stage.optimizer.muon_learning_rate = 8e-3
     stage.optimizer.b2 = 0.95
     stage.optimizer.warmup_steps = 50
     stage.optimizer.decay = "cosine"
@@ -65,6 +66,7 @@ def get_config() -> ConfigDict:
     stage.steps = 1500
     stage.batch_size = 16
     stage.optimizer.learning_rate = 1e-3
+    stage.optimizer.muon_learning_rate = 8e-3
     stage.optimizer.b2 = 0.99
     stage.optimizer.warmup_steps = 50
     stage.optimizer.decay = "cosine"

@@ -31,6 +31,7 @@ from pvdm_jax.training.adversarial import (
     make_discriminator_optimizer,
     pick_frames,
 )
+from pvdm_jax.training.first_stage import FOLDER, check_own
 from pvdm_jax.training.optimizer import (
     TrainState,
     accumulate_gradients,
@@ -44,7 +45,6 @@ from pvdm_jax.training.optimizer import (
 from pvdm_jax.training.phases import DISCRIMINATOR, GENERATOR, RECONSTRUCTION, Phases
 from pvdm_jax.triplane import Planes
 
-FOLDER = "autoencoder"  # of the stage, in a run's folder
 # Parts of the configuration that this stage's numbers don't depend on.
 UNRELATED = ("unet.*", "process.*", "train_diffusion.*", "encode.*")
 PICTURED = 4  # clips in the evaluation's picture
@@ -350,7 +350,6 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     """
     from pvdm_jax.data.loader import fixed_clips, train_batches
     from pvdm_jax.data.sources import open_held_out, open_source
-    from pvdm_jax.training.first_stage import check_own
     from pvdm_jax.training.loop import train as run
 
     check_own(workdir)

@@ -20,8 +20,8 @@ from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_from_
 from pvdm_jax.files import read_json
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder
-from pvdm_jax.training.autoencoder import FOLDER
 
+FOLDER = "autoencoder"  # of stage 1, in a run's folder
 FREE = ("dtype", "remat")  # of the settings: how the weights are used, which is the run's own matter
 
 

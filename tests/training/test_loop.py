@@ -313,7 +313,7 @@ def test_a_disk_that_takes_no_more_stops_the_run(undisturbed, tmp_path):
         with pytest.raises(CheckpointError, match=r"the newest complete one is of step (5|10)$"):
             run(tmp_path, toy_config(), before=full)
     assert saved_steps(tmp_path) in ([5], [5, 10])  # that of step 10 may still be on its way at step 12
-    assert max(line["step"] for line in lines(tmp_path)) < 20  # it was noticed by the next save
+    assert max(line["step"] for line in lines(tmp_path)) <= 20  # it was noticed by the save after the one that failed
     assert digest(run(tmp_path, toy_config())) == undisturbed[1]
     assert untimed(tmp_path) == untimed(undisturbed[0])
 

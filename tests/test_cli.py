@@ -73,8 +73,12 @@ def test_commands_with_a_configuration(replace, command, module, function):
     arguments = ["--config=video_folder", "--config.data.path=some/folder", "--workdir=run", "--config.seed=3"]
     assert cli.main([command, *arguments]) == 0
     expected = load_settings("video_folder", ["--config.data.path=some/folder", "--config.seed=3"])
-    called.assert_called_once_with(expected, Path("run"))
+    takes_over = command in ("encode", "train-diffusion")
+    called.assert_called_once_with(expected, Path("run"), *((None,) if takes_over else ()))
     assert start.called == (command != "demo")
+    if takes_over:
+        assert cli.main([command, *arguments, "--autoencoder=other"]) == 0
+        called.assert_called_with(expected, Path("run"), Path("other"))
 
 
 def test_prepare_prints_the_summary(replace, capsys):

@@ -74,7 +74,7 @@ def _default_autoencoder(stage: ConfigDict) -> None:
     phase.plateau = 10
     phase.plateau_gain = 0.01
     phase.alternate = False
-    phase.weight = 0.5
+    phase.weight = 0.1
     phase.adaptive = True
-    phase.feature_weight = 1.0
+    phase.feature_weight = 0.2
     phase.warmup_steps = 500

@@ -1,33 +1,48 @@
 """`pvdm benchmark --data` and `--sampling`: what the data and a sampling call cost."""
 
 import json
+import tempfile
+from unittest import mock
 
 import pytest
 from toy_model import fast_model
 
 from pvdm_jax import cli
+from pvdm_jax.loading_cost import describe as describe_data
+from pvdm_jax.loading_cost import measure_data
 from pvdm_jax.sampling_cost import describe, measure_sampling
+from pvdm_jax.settings import load_settings
 
 TINY = [
-    *("--config=demo", "--config.data.synthetic_videos=4", "--config.autoencoder.depth=1"),
+    *("--config.data.synthetic_videos=4", "--config.autoencoder.depth=1"),
     *("--config.autoencoder.channels=16", "--config.autoencoder.num_heads=1", "--config.autoencoder.mlp_ratio=1"),
 ]
 
 
-def test_waiting_is_that_of_real_steps(tmp_path, capsys):
-    assert cli.main(["benchmark", "--data", *TINY, "--steps=4", f"--output={tmp_path}"]) == 0
-    shown = capsys.readouterr().out
-    assert "frames/s per core" in shown and "of the time is waiting for data" in shown
-    found = json.loads((tmp_path / "data.json").read_text())
+def test_waiting_is_that_of_real_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = measure_data(load_settings("demo", TINY), steps=4, seconds=0.0)
     assert 0 < found["first_batch_seconds"] and 0 < found["step_seconds"] and 0 <= found["waiting"] < 1
     assert found["frames_per_second"] == pytest.approx(16 * found["clips_per_second"])
-    # Nothing of the run that measured it is left.
-    assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
+    assert not list(tmp_path.iterdir())  # nothing is left of the run that measured it
 
 
-def test_waiting_for_imagined_steps(capsys):
-    assert cli.main(["benchmark", "--data", *TINY, "--step-seconds=0.05"]) == 0
-    assert "steps of 50 ms" in capsys.readouterr().out
+def test_waiting_for_imagined_steps():
+    found = measure_data(load_settings("demo", TINY), seconds=0.0, step_seconds=0.02)
+    assert found["step_seconds"] == 0.02 and 0 <= found["waiting"] < 1
+    assert "steps of 20 ms" in describe_data(found)
+
+
+def test_the_command_hands_over_and_writes(tmp_path, monkeypatch, capsys):
+    found = {"frames_per_second": 320.0, "clips_per_second": 20.0, "first_batch_seconds": 0.5}
+    found |= {"loaded_per_second": 40.0, "step_seconds": 0.2, "waiting": 0.013}
+    measure = mock.Mock(return_value=found)
+    monkeypatch.setattr("pvdm_jax.loading_cost.measure_data", measure)
+    arguments = ["--data", "--config=demo", *TINY, "--steps=7", f"--output={tmp_path}"]
+    assert cli.main(["benchmark", *arguments]) == 0
+    measure.assert_called_once_with(load_settings("demo", TINY), 7, step_seconds=0.0)
+    assert "1.3% of the time is waiting for data" in capsys.readouterr().out
+    assert json.loads((tmp_path / "data.json").read_text()) == found
 
 
 @pytest.mark.parametrize(

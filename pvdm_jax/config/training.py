@@ -86,9 +86,9 @@ class AdversarialConfig:
     plateau_gain: float = 0.01  # how much the error must fall, relative to itself, to count as a gain
     steps: int = 0  # updates of the phase, after which the run ends; 0: all that are left
     alternate: bool = False  # autoencoder and discriminators take turns, as in the official code; else both, always
-    weight: float = 0.5  # of minus the logits
-    adaptive: bool = True  # weight is relative: the norm of its gradient in the pixels to that of the reconstruction's
-    feature_weight: float = 1.0  # of feature matching
+    weight: float = 0.1  # of minus the logits
+    feature_weight: float = 0.2  # of feature matching
+    adaptive: bool = True  # both are relative: norms of their gradients in the pixels to that of the reconstruction's
     warmup_steps: int = 500  # over which both weights rise from 0, at the start and after each roll-back
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     optimizer: OptimizerConfig = OptimizerConfig(b1=0.5, b2=0.9, clip_norm=1.0)  # clip_norm: of each discriminator

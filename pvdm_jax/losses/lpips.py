@@ -5,9 +5,10 @@ feature, is averaged over the positions and summed over the layers. The trained 
 `pvdm_jax.convert.load_lpips` reads files that the user gives.
 
 A fresh module is the stand-in without them: a VGG16 of fixed random weights, which is *not* LPIPS. Its `name` says so,
-and so must the metrics of whoever uses it. Its filters have mean zero, so that layers after the first see more than
-the images' brightness, and small random biases, so that flat regions count little; every feature weighs 0.1, so that
-unrelated images are about as far apart (about 0.46) as by LPIPS.
+and so must the metrics of whoever uses it. The filters of its first layer have mean zero, so that it sees more than
+the images' brightness, and its biases are small, so that flat regions count little. The filters of later layers have
+not: without their mean a random network is chaotic, each stage doubles the gradient of a small difference and turns
+it further from what would lessen it. As it is, each stage changes small differences less than the one before.
 """
 
 import math
@@ -27,10 +28,11 @@ RANDOM_WEIGHT, RANDOM_BIAS = 0.1, 0.1
 LPIPS_NAME, RANDOM_NAME = "lpips", "random_vgg"
 
 
-def _zero_mean_filters(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, **_) -> jax.Array:
-    """Normal filters without their mean, scaled to keep the variance through ReLU (He et al. 2015)."""
+def _random_filters(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, **_) -> jax.Array:
+    """Normal filters, scaled to keep the variance through ReLU (He et al. 2015); those of images without their mean."""
     filters = jax.random.normal(key, shape, dtype) * math.sqrt(2 / math.prod(shape[:-1]))
-    return filters - filters.mean(axis=tuple(range(len(shape) - 1)), keepdims=True)
+    of_images = shape[-2] == 3
+    return filters - filters.mean(axis=tuple(range(len(shape) - 1)), keepdims=True) if of_images else filters
 
 
 class LPIPS(nnx.Module):
@@ -47,7 +49,7 @@ class LPIPS(nnx.Module):
                     features,
                     kernel_size=(3, 3),
                     padding=1,
-                    kernel_init=_zero_mean_filters,
+                    kernel_init=_random_filters,
                     bias_init=nnx.initializers.normal(RANDOM_BIAS),
                     dtype=jnp.dtype(dtype),
                     rngs=rngs,

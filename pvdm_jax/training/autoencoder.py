@@ -189,11 +189,14 @@ class AutoencoderStage:
             (adversarial, matching), pull = jax.vjp(terms, x)
             one, zero = jnp.ones_like(adversarial), jnp.zeros_like(adversarial)
             towards_real, towards_features = pull((one, zero))[0], pull((zero, one))[0]
-            weight *= optax.tree.norm(plain) / jnp.maximum(optax.tree.norm(towards_real), 1e-8)
+            size = optax.tree.norm(plain)
+            weight *= size / jnp.maximum(optax.tree.norm(towards_real), 1e-8)
+            feature_weight *= size / jnp.maximum(optax.tree.norm(towards_features), 1e-8)
             loss += weight * adversarial + feature_weight * matching
             pixels = plain + weight * towards_real + feature_weight * towards_features
             surrogate = jnp.sum(jax.lax.stop_gradient(pixels) * reconstruction)
-        added = {"adversarial": adversarial, "feature_matching": matching, "adversarial_weight": jnp.asarray(weight)}
+        weights = {"adversarial_weight": jnp.asarray(weight), "feature_weight": jnp.asarray(feature_weight)}
+        added = {"adversarial": adversarial, "feature_matching": matching} | weights
         return surrogate, metrics | added | {"loss": loss}
 
     def discriminator_loss(

@@ -130,8 +130,8 @@ def test_a_step_is_adamw_on_the_gradient_of_the_loss(official):
         np.testing.assert_allclose(np.asarray(change)[mask], np.asarray(wanted)[mask], rtol=2e-2, atol=1e-6)
 
 
-def test_adaptive_weight_balances_the_gradients_in_the_pixels(official):
-    """The adversarial gradient in the pixels has `weight` times the norm of the reconstruction's."""
+def test_adaptive_weights_balance_the_gradients_in_the_pixels(official):
+    """Those of both adversarial terms have `weight` and `feature_weight` times the norm of the reconstruction's."""
     _, state = official
     batch, (found, _) = float_batch(), outputs(*official)
 
@@ -140,13 +140,17 @@ def test_adaptive_weight_balances_the_gradients_in_the_pixels(official):
         loss = lambda x: stage.generator_loss(x, state.discriminators, batch, {})  # noqa: E731
         return jax.jit(jax.grad(loss, has_aux=True))(found)
 
+    def norm(x):
+        return np.linalg.norm(np.ravel(x))
+
     plain, _ = gradient(0.0, 1e-30, False)
     towards_real = gradient(1.0, 0.0, False)[0] - plain
     towards_features = gradient(0.0, 1.0, False)[0] - plain
-    weight = 0.3 * np.linalg.norm(np.ravel(plain)) / np.linalg.norm(np.ravel(towards_real))
+    weight, feature_weight = 0.3 * norm(plain) / norm(towards_real), 0.7 * norm(plain) / norm(towards_features)
     balanced, metrics = gradient(0.3, 0.7, True)
-    assert_near(balanced, plain + weight * towards_real + 0.7 * towards_features, rtol=1e-3)
+    assert_near(balanced, plain + weight * towards_real + feature_weight * towards_features, rtol=1e-3)
     assert float(metrics["adversarial_weight"]) == pytest.approx(weight, rel=1e-3)
+    assert float(metrics["feature_weight"]) == pytest.approx(feature_weight, rel=1e-3)
 
 
 def test_warm_up_raises_the_weights():

@@ -55,6 +55,7 @@ class EncodeConfig:
     cache: bool = True  # made once by `pvdm encode`; False: in every step of stage 2, from pixels
     windows: int = 4  # random windows of two consecutive clips, per training video; without a cache, 0: always new ones
     flips: bool = False  # take every window mirrored as well (data.flip: mirrored by chance)
+    lone_clips: bool = False  # a clip at a random place in each window too, learnt where no previous clip is given
     batch_size: int = 32  # pairs of clips encoded at once
 
     def __post_init__(self):

@@ -95,12 +95,13 @@ def pair_batches(
     process_index: int = 0,
     process_count: int = 1,
     clips: int = 2,
+    lone: bool = False,
 ) -> Batches:
     """Endless batches of the items of `clip_pairs`, in the order in which `latent_batches` takes what was made of them.
 
     With `windows` 0 every sample is a new random window, instead of one of a fixed number for each video.
     """
-    pairs = ClipPairs(Replacing(source), clip, data, windows, flips, seed, True, clips)
+    pairs = ClipPairs(Replacing(source), clip, data, windows, flips, seed, True, clips, lone)
     share = _Share(batch_size, start_step, process_index, process_count)
     size = len(pairs) if windows else len(source)
     sample = Stored(pairs) if windows else FreshPair(pairs)
@@ -146,6 +147,7 @@ def clip_pairs(
     augment: bool = True,
     flips: bool = False,
     clips: int = 2,
+    lone: bool = False,
 ) -> ClipPairs:
     """`windows` random windows of two consecutive clips from every video, as a sequence; decoded when asked for.
 
@@ -160,10 +162,11 @@ def clip_pairs(
     image. Otherwise `data.flip` decides by chance. `augment` allows that, and `data.crop_scale`.
 
     With `clips` 3 a window is of three clips, of which the second is the one that the others stand beside, and an item
-    has has_next too; a video of only two clips gives either the first two or the last two. Videos that can't be decoded
-    are replaced as in `train_batches`.
+    has has_next too; a video of only two clips gives either the first two or the last two. With `lone` one more clip
+    follows in "video": at a place of its own, any with equal probability, among the frames of the window that are
+    there. Videos that can't be decoded are replaced as in `train_batches`.
     """
-    return ClipPairs(Replacing(source), clip, data, windows, flips and augment, seed, augment, clips)
+    return ClipPairs(Replacing(source), clip, data, windows, flips and augment, seed, augment, clips, lone)
 
 
 def read_ahead(items: Sequence[dict], rows: Sequence[Sequence[int]], data: DataConfig) -> Batches:

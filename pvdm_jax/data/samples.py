@@ -95,6 +95,7 @@ class ClipPairs:
     seed: int
     augment: bool
     clips: int  # of a window: 2 (previous, clip) or 3 (and next)
+    lone: bool = False  # one more after those of the window: at a random place in it
 
     def __post_init__(self):
         check_not_empty(len(self.read.source))
@@ -124,6 +125,9 @@ class ClipPairs:
             first = 0 if has_previous else self.clip.frames
             whole = np.zeros((self.clips * self.clip.frames, *frames.shape[1:]), np.uint8)
             whole[first : first + len(frames)] = frames
+            if self.lone:
+                offset = int(rng.integers(len(frames) - self.clip.frames + 1))
+                whole = np.concatenate([whole, frames[offset : offset + self.clip.frames]])
             has_next = {} if self.clips == 2 else {"has_next": clips == 3 or (clips == 2 and not has_previous)}
             return {
                 "video": whole,

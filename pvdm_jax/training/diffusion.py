@@ -2,9 +2,10 @@
 beside them (paper section 3.2, equation 8).
 
 It trains from the cache that `training.latents` wrote: windows of consecutive clips, of which the last may have a
-next one. With probability `context_prob` a sample is a clip given the one before, else any clip of the window alone.
-The `default` recipe decides that for each clip, `official` for the whole batch as the official code does. A clip
-without a previous one says so in the cache: it is never told by black pixels.
+next one. With probability `context_prob` a sample is a clip given the one before, else a clip alone: any
+of the window, or with encode.lone_clips one that begins anywhere in it, as in the official code. The `default` recipe
+decides that for each clip, `official` for the whole batch. A clip without a previous one says so in the cache: it is
+never told by black pixels.
 """
 
 import functools
@@ -46,7 +47,7 @@ class DiffusionStage:
 
     autoencoder: graph definition and weights of stage 1, which decodes the samples of the evaluation.
     held_out: {"previous", "clip": (n, positions, channels), "has_previous", "label": (n,)} that training never sees;
-    with unet.cond_next also "next" and "has_next".
+    with unet.cond_next also "next" and "has_next", with encode.lone_clips "lone".
     real: uint8 (n, frames, height, width, 3), held-out clips that as many sampled ones are compared with; None: none.
     """
 
@@ -125,8 +126,11 @@ class DiffusionStage:
         return {name: coin & chosen & batch[f"has_{name}"] for name, chosen in shown.items()}
 
     def lone_clip(self, batch: Batch, alone: jax.Array, key: jax.Array) -> jax.Array:
-        """The clips to learn (b, positions, c): the window's own, but any of its clips where none is given."""
+        """The clips to learn (b, positions, c): the window's own, but where none is given the one at a random place in
+        the window ("lone"), or without such a one any of its clips."""
         clip = batch["clip"]
+        if "lone" in batch:
+            return jnp.where(alone[:, None, None], batch["lone"], clip)
         names = [name for name in ("previous", "next") if name in batch]
         which = jax.random.randint(key, alone.shape, 0, 1 + len(names))
         for number, name in enumerate(names, 1):

@@ -5,9 +5,10 @@ Pairs of consecutive clips' latents lie in array_record files:
     latents/index.json            sizes, counts, statistics, the videos' names, the autoencoder's fingerprint, settings
     latents/SPLIT-00000-of-00012.array_record, and a .json of the same name: its statistics
         a record: has_previous, has_next, label, source, start, mirrored (int32), crop (three float32), then the
-        latents of the previous clip, of the clip and, for unet.cond_next, of the next one (float32, positions x
-        channels). source is the video's number in the index's names of that split, start the window's first frame in
-        it, crop the (scale, row, column) of data/clips.py
+        latents of the previous clip, of the clip, for unet.cond_next of the next one and, with encode.lone_clips, of
+        one at a random place in the window (float32, positions x channels). source is the video's number in the
+        index's names of that split, start the window's first frame in it, crop the (scale, row, column) of
+        data/clips.py
 """
 
 import os
@@ -30,7 +31,8 @@ HEADER = np.dtype(
 
 class LatentCache:
     """A split of the cache: a sequence of {"previous", "clip": float32 (positions, channels), "has_previous": bool,
-    "label": int32}, for unet.cond_next also {"next", "has_next"}. Threads may read from it side by side."""
+    "label": int32}, for unet.cond_next also {"next", "has_next"}, with encode.lone_clips "lone". Threads may read from
+    it side by side."""
 
     def __init__(self, folder: pathlib.Path, split: str, index: dict[str, Any]):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -39,7 +41,8 @@ class LatentCache:
         self.identity: str = index["made_by"]["autoencoder"]  # fingerprint of the autoencoder that made them
         self.class_names: tuple[str, ...] = tuple(index["class_names"])
         self.names: list[str] = index["names"][split]  # of the videos
-        self._latents = (index["clips"], self.shape.positions, index["channels"])
+        self._lone: bool = index.get("lone", False)
+        self._latents = (index["clips"] + self._lone, self.shape.positions, index["channels"])
         count = index["shards"][split]
         self._records = ArrayRecordDataSource([str(shard_path(folder, split, i, count)) for i in range(count)])
 
@@ -51,7 +54,8 @@ class LatentCache:
             raise IndexError(f"there are no latents {index}; the cache has {len(self)}")
         record = self._records[index]
         header = np.frombuffer(record, HEADER, 1)[0]
-        return make_item(np.frombuffer(record, np.float32, offset=HEADER.itemsize).reshape(self._latents), header)
+        latents = np.frombuffer(record, np.float32, offset=HEADER.itemsize).reshape(self._latents)
+        return make_item(latents, header, self._lone)
 
     def window(self, index: int) -> dict[str, Any]:
         """Where item `index` is from: the video's name, the first frame, whether mirrored, (scale, row, column)."""
@@ -130,9 +134,11 @@ def rows_of(facts: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
         yield {name: values[row] for name, values in facts.items() if name in HEADER.names}
 
 
-def make_item(latents: np.ndarray, facts: Any) -> dict[str, np.ndarray]:
-    """What stage 2 takes, of latents (clips, positions, channels) and the fields of HEADER."""
+def make_item(latents: np.ndarray, facts: Any, lone: bool = False) -> dict[str, np.ndarray]:
+    """What stage 2 takes, of latents (clips, positions, channels), the last one "lone" or not, and fields of HEADER."""
     item = {"previous": latents[0], "clip": latents[1], "has_previous": np.bool_(facts["has_previous"])}
+    if lone:
+        item["lone"], latents = latents[-1], latents[:-1]
     if len(latents) == 3:
         item |= {"next": latents[2], "has_next": np.bool_(facts["has_next"])}
     return item | {"label": np.int32(facts["label"])}

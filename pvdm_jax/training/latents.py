@@ -69,22 +69,24 @@ class PixelLatents:
 
         share = (start, jax.process_index(), jax.process_count())
         encode, settings = config.encode, (config.autoencoder, config.data)
-        pixels = pair_batches(self._source, *settings, encode.windows, encode.flips, batch_size, config.seed, *share)
-        return _EncodedBatches(self._encoder, pixels)
+        windows = (encode.windows, encode.flips, batch_size, config.seed, *share, _clips(config), encode.lone_clips)
+        pixels = pair_batches(self._source, *settings, *windows)
+        return _EncodedBatches(self._encoder, pixels, encode.lone_clips)
 
 
 class _EncodedBatches(Iterator[dict[str, np.ndarray]]):
     """Batches of pairs of clips (`loader.Batches`), encoded."""
 
-    def __init__(self, encoder: "Encoder", pixels: Any):
-        self._encoder, self._pixels = encoder, pixels
+    def __init__(self, encoder: "Encoder", pixels: Any, lone: bool):
+        self._encoder, self._pixels, self._lone = encoder, pixels, lone
         self.videos, self.close = pixels.videos, pixels.close
 
     def __next__(self) -> dict[str, np.ndarray]:
         batch = next(self._pixels)
         latents = local_rows(self._encoder.encode(batch["video"]))
         latents = latents.reshape(len(batch["label"]), -1, *latents.shape[1:])
-        items = [make_item(*parts) for parts in zip(without_missing(latents, batch), rows_of(batch), strict=True)]
+        rows = zip(without_missing(latents, batch), rows_of(batch), strict=True)
+        items = [make_item(*row, self._lone) for row in rows]
         return {name: np.stack([item[name] for item in items]) for name in items[0]}
 
 
@@ -135,7 +137,7 @@ def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathl
         write_json(folder / "encoding.json", {"made_by": identity})
 
     index = {"shape": list(plane_shape(config.autoencoder)), "channels": config.autoencoder.latent_channels}
-    index |= {"clips": _clips(config), "counts": {}, "shards": {}, "names": {}}
+    index |= {"clips": _clips(config), "lone": config.encode.lone_clips, "counts": {}, "shards": {}, "names": {}}
     for split in SPLITS:
         source, pairs, rows = _pairs(config, split)
         shards = [rows[first : first + SHARD_PAIRS] for first in range(0, len(rows), SHARD_PAIRS)]
@@ -196,7 +198,7 @@ def training_latents(
     encoder, batch_size = training._encoder, _batch_size(config.encode, mesh)
     held_out = []
     for latents, facts in _encoded(encoder, pairs, [rows], batch_size, config.data):
-        held_out += [make_item(*parts) for parts in zip(latents, rows_of(facts), strict=True)]
+        held_out += [make_item(*parts, config.encode.lone_clips) for parts in zip(latents, rows_of(facts), strict=True)]
     return training, held_out
 
 
@@ -211,7 +213,8 @@ def _pairs(config: Config, split: str) -> tuple["VideoSource", "ClipPairs", list
     else:
         source = open_held_out(config.data, config.autoencoder, config.seed)
     settings = (config.autoencoder, config.data, windows, config.seed)
-    pairs = clip_pairs(source, *settings, augment=training, flips=config.encode.flips, clips=_clips(config))
+    extras = {"clips": _clips(config), "lone": config.encode.lone_clips}
+    pairs = clip_pairs(source, *settings, augment=training, flips=config.encode.flips, **extras)
     # Only the evaluation reads what is held out: as many as it uses, spread over the videos.
     step = 1 if training else max(1, len(pairs) // config.train_diffusion.eval_clips)
     return source, pairs, list(range(0, len(pairs), step))

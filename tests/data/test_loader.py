@@ -247,6 +247,22 @@ def test_pairs_are_two_consecutive_clips():
     assert len(starts) > 3
 
 
+def test_lone_clips_begin_anywhere_in_their_window():
+    """One after the window's own, at each of the 5 places that two clips of 4 frames have equally often."""
+    plain, lone = (clip_pairs(source([40, 7]), CLIP, DATA, windows=500, seed=0, lone=lone) for lone in (False, True))
+    offsets = collections.Counter()
+    for i in range(0, 1000, 3):
+        pair, frames = lone[i], lone[i]["video"][:, 0, 0, 1].astype(int)
+        assert_same([{"video": pair["video"][:8]}], [{"video": plain[i]["video"]}])  # the windows stay the same
+        assert len(frames) == 12 and (np.diff(frames[8:]) == 1).all()
+        if pair["has_previous"]:
+            offsets[int(frames[8] - frames[0])] += 1
+        else:
+            np.testing.assert_array_equal(pair["video"][8:], pair["video"][4:8])
+    assert set(offsets) == set(range(5)) and sum(offsets.values()) == 167
+    assert max(offsets.values()) < 167 / 5 + 4 * (167 * 0.2 * 0.8) ** 0.5
+
+
 def test_pairs_are_a_function_of_seed_and_index():
     def make(seed):
         return clip_pairs(source([200] * 3), CLIP, DataConfig(stride=2), windows=4, seed=seed)

@@ -98,6 +98,14 @@ def test_alone_any_clip_of_the_window_is_learnt():
         assert abs((thirds == value).mean() - 1 / 3) < 0.03
 
 
+def test_alone_the_clip_at_a_random_place_is_learnt():
+    """Where the data have one; what is given a neighbour is the clip beside it."""
+    batch = windows(lone=np.full((COUNT, 1, 1), 0.5))
+    alone = jnp.arange(COUNT) % 2 == 0
+    clip = np.asarray(stage().lone_clip(batch, alone, jax.random.key(0)))[:, 0, 0]
+    assert np.all(clip[0::2] == 0.5) and np.all(clip[1::2] == 0)
+
+
 @pytest.mark.parametrize("cond_next", [False, True])
 def test_the_network_sees_what_is_given_and_zeros_for_the_rest(monkeypatch, cond_next):
     model, seen = stage(context_prob=0.5, cond_next=cond_next), {}

@@ -224,6 +224,32 @@ def test_windows_of_three_clips_for_a_denoiser_that_takes_the_next_one(workdir):
         latents.open_latents(changed(config, unet={"cond_next": False}), workdir, "train")
 
 
+@pytest.mark.parametrize("cond_next", [False, True])
+def test_lone_clips_are_stored_beside_their_windows(workdir, cond_next):
+    """From the cache and from pixels: the clip that the window's own frames hold, encoded."""
+    config = changed(encode={"lone_clips": True}, unet={"cond_next": cond_next})
+    latents.encode(config, workdir)
+    cache = latents.open_latents(config, workdir, "train")
+    source = open_source(config.data, config.autoencoder, "train", config.seed)
+    settings = (config.autoencoder, config.data, config.encode.windows, config.seed)
+    pair = clip_pairs(source, *settings, clips=2 + cond_next, lone=True)[3]
+    clips = pair["video"].reshape(3 + cond_next, 4, 16, 24, 3)
+    graphdef, params = load_autoencoder(config.autoencoder, workdir)
+    expected = functional.merge(graphdef, params).encode(autoencoder.to_float(clips)).pack()
+    item, names = cache[3], ["previous", "clip", *(["next"] if cond_next else []), "lone"]
+    np.testing.assert_allclose(np.stack([item[name] for name in names]), expected, atol=1e-5)
+    fly = changed(config, encode={"cache": False})
+    pixels, _ = latents.training_latents(fly, workdir, make_mesh(MeshConfig()))
+    streams = [cache.batches(config, 4, 1), pixels.batches(fly, 4, 1)]
+    one, other = (next(stream) for stream in streams)
+    assert one.keys() == other.keys() >= {"lone"}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, other)
+    for stream in streams:
+        stream.close()
+    with pytest.raises(ConfigError, match="encode.lone_clips is False"):
+        latents.open_latents(changed(config, encode={"lone_clips": False}), workdir, "train")
+
+
 def test_videos_of_two_clips_have_either_neighbour():
     config = changed(data={"synthetic_frames": 10, "crop_scale": 1.0, "flip": False})
     source = open_source(config.data, config.autoencoder, "train", 0)

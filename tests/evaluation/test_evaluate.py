@@ -245,6 +245,15 @@ def test_changed_protocols():
     assert load_protocol("quick", ["samples=256"]) == PROTOCOLS["quick"]
 
 
+def test_the_papers_protocols():
+    """2,048 generated against as many real clips, FVD of 16 and 128 frames; Inception score of 10,000 samples."""
+    for name in ("paper_ucf101", "paper_sky"):
+        protocol = PROTOCOLS[name]
+        assert (protocol.samples, protocol.real_samples, protocol.frames) == (2048, 2048, (16, 128))
+        assert "fvd" in protocol.measures and protocol.features == "i3d_official"
+    assert "is" in PROTOCOLS["paper_ucf101"].measures and PROTOCOLS["paper_ucf101"].inception_samples == 10_000
+
+
 def test_protocol_files(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text('{"samples": 10, "frames": [8]}')

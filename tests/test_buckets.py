@@ -134,3 +134,46 @@ def test_a_lost_bucket_leaves_the_last_checkpoint_intact(tmp_path):
     names = [name.removeprefix("bucket/run/checkpoints/") for name in bucket.objects]
     assert {"1/commit_success.txt", "2/commit_success.txt"} <= set(names)
     assert any(name.startswith("unreadable_2_") for name in names)
+
+
+TAKEN_OVER = """
+import os, pathlib, sys
+import jax
+from flax import nnx
+from pvdm_jax import buckets, model_folder
+from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, UNetConfig
+from pvdm_jax.models import functional
+from pvdm_jax.models.autoencoder import Autoencoder
+from pvdm_jax.training import first_stage
+
+model = AutoencoderConfig(frames=4, height=16, width=16, patch_size=4, channels=16, depth=1, plane_depth=1)
+config = Config(autoencoder=model, unet=UNetConfig(channel_mult=(1,)))
+here, there = (str(pathlib.Path(sys.argv[1]) / name) for name in ("here", "there"))
+params = [functional.split(Autoencoder(model, rngs=nnx.Rngs(seed)))[1] for seed in (0, 1)]
+one, other = (model_folder.write_model(f"{sys.argv[1]}/{i}", config, params[i], None, {}) for i in (0, 1))
+
+os.environ["PVDM_BUCKETS"] = here
+first_stage.take_over(one, config, buckets.local("gs://bucket/run"))
+os.environ["PVDM_BUCKETS"] = there  # a machine that has seen nothing of it
+workdir = buckets.local("gs://bucket/run")
+found = first_stage.load_autoencoder(model, workdir)[1]
+assert functional.fingerprint(found) == functional.fingerprint(params[0])
+os.environ["PVDM_BUCKETS"] = f"{there}2"
+for attempt in (lambda path: first_stage.take_over(other, config, path), first_stage.check_own):
+    try:
+        attempt(buckets.local("gs://bucket/run"))
+    except ConfigError as error:
+        print(error)
+    else:
+        raise AssertionError("it was not refused")
+"""
+
+
+def test_an_autoencoder_taken_over_is_known_on_every_machine(tmp_path):
+    with fake_bucket.serve() as bucket:
+        call = [sys.executable, "-c", TAKEN_OVER, str(tmp_path)]
+        environment = tiny.environment(**bucket.environment)
+        done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert "has another autoencoder already" in done.stdout and "train stage 1 in another --workdir" in done.stdout
+    assert "bucket/run/autoencoder/autoencoder.safetensors" in bucket.objects

@@ -10,13 +10,13 @@ from pvdm_jax.files import write_json
 
 
 def _benchmark(args: argparse.Namespace) -> None:
+    for name, mode in (("config", "data"), ("step_seconds", "data"), ("model", "sampling")):
+        value, option = getattr(args, name), f"--{name.replace('_', '-')}"
+        require(value is None or getattr(args, mode), option, value, f"it goes with --{mode}")
     if args.data:
         return _benchmark_data(args)
     if args.sampling:
         return _benchmark_sampling(args)
-    for name in ("config", "model"):
-        use = {"config": "--data", "model": "--sampling"}[name]
-        require(not getattr(args, name), f"--{name}", getattr(args, name), f"it goes with {use}; sizes are --size's")
 
     from pvdm_jax import benchmark
 

@@ -54,12 +54,6 @@ def unflatten(leaves: dict[str, Any]) -> Params:
     return tree
 
 
-def _with_keys(tree: Any, convert: Callable[[Any], Any]) -> Any:
-    if not isinstance(tree, dict):
-        return tree
-    return {convert(key): _with_keys(value, convert) for key, value in tree.items()}
-
-
 def fingerprint(params: Params) -> str:
     """A hash of all weights (nested dicts of arrays), with their names."""
     digest = hashlib.sha256()
@@ -67,3 +61,9 @@ def fingerprint(params: Params) -> str:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
     return digest.hexdigest()
+
+
+def _with_keys(tree: Any, convert: Callable[[Any], Any]) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {convert(key): _with_keys(value, convert) for key, value in tree.items()}

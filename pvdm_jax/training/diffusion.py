@@ -235,10 +235,10 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     def batches(start: int):
         return latents.batches(config, stage_config.batch_size, start)
 
-    autoencoder = load_autoencoder(config.autoencoder, workdir, mesh)
+    decoder = load_autoencoder(config.autoencoder, workdir, mesh)
     held_out_clips = _stack(held_out, stage_config.eval_clips)
     real = _held_out_videos(config)
-    stage = DiffusionStage(config, autoencoder, latents.shape, held_out_clips, mesh, real)
+    stage = DiffusionStage(config, decoder, latents.shape, held_out_clips, mesh, real)
     settings = config_to_dict(config) | {"latents": latents.identity, "class_names": list(latents.class_names)}
     watch = Watch(stage_config.best_metric) if stage_config.best_metric else None
     return run(stage, batches, workdir / FOLDER, stage_config, settings, mesh, config.seed, UNRELATED, watch)

@@ -10,11 +10,12 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pvdm_jax import model_folder, sharding
+from pvdm_jax import buckets, model_folder, sharding
 from pvdm_jax.checkpoint import read_part
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_from_dict
 from pvdm_jax.files import read_json
@@ -35,12 +36,11 @@ def load_autoencoder(
     """
     graphdef, abstract = functional.abstract(lambda: Autoencoder(model, rngs=nnx.Rngs(0)))
     folder = pathlib.Path(workdir) / FOLDER
-    if model_folder.is_model_folder(folder):
+    if _is_taken_over(folder):
+        buckets.fetch(folder)
         found, params = model_folder.read_autoencoder(folder)
         _check_settings(model, found, folder)
-        if mesh is None:
-            return graphdef, jax.tree.map(jax.numpy.asarray, params)
-        return graphdef, jax.device_put(params, sharding.parameter_shardings(mesh, params))
+        return graphdef, jax.tree.map(jax.numpy.asarray, params) if mesh is None else sharding.place(mesh, params)
     try:
         return graphdef, read_part(folder, "ema", abstract if mesh is None else sharding.place(mesh, abstract))
     except FileNotFoundError as error:
@@ -58,7 +58,11 @@ def take_over(source: str | pathlib.Path, config: Config, workdir: str | pathlib
     model, params, card = _read(source)
     _check_settings(config.autoencoder, model, source)
     identity = functional.fingerprint(params)
-    if folder.exists() and any(folder.iterdir()):
+    # As the first process finds it: the others may look while it is being written.
+    if jax.process_index() == 0:
+        buckets.fetch(folder)
+    there = folder.exists() and any(folder.iterdir())
+    if multihost_utils.broadcast_one_to_all(np.asarray(there)):
         found = functional.fingerprint(load_autoencoder(config.autoencoder, workdir)[1])
         if found != identity:
             raise ConfigError(
@@ -68,17 +72,24 @@ def take_over(source: str | pathlib.Path, config: Config, workdir: str | pathlib
         return
     if jax.process_index() == 0:
         model_folder.write_model(folder, config, params, None, card)
+        buckets.push(folder)
     multihost_utils.sync_global_devices("autoencoder taken over")
 
 
 def check_own(workdir: str | pathlib.Path) -> None:
     """Raises ConfigError for a run whose autoencoder was taken over: stage 1 can't be trained there."""
     folder = pathlib.Path(workdir) / FOLDER
-    if model_folder.is_model_folder(folder):
+    if _is_taken_over(folder):
         raise ConfigError(
             f"{folder} holds an autoencoder that this run took over{_origin(folder)}; "
             "train stage 1 in another --workdir"
         )
+
+
+def _is_taken_over(folder: pathlib.Path) -> bool:
+    """Whether a run's folder of stage 1, perhaps in a bucket, holds an autoencoder that the run took over."""
+    buckets.fetch(folder, model_folder.CONFIG_FILE)
+    return model_folder.is_model_folder(folder)
 
 
 def _read(source: pathlib.Path) -> tuple[AutoencoderConfig, functional.Params, dict[str, Any]]:

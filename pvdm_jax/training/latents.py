@@ -77,7 +77,7 @@ class PixelLatents:
 class _EncodedBatches(Iterator[dict[str, np.ndarray]]):
     """Batches of pairs of clips (`loader.Batches`), encoded."""
 
-    def __init__(self, encoder: "Encoder", pixels: Any, lone: bool):
+    def __init__(self, encoder: Encoder, pixels: Any, lone: bool):
         self._encoder, self._pixels, self._lone = encoder, pixels, lone
         self.videos, self.close = pixels.videos, pixels.close
 

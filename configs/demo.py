@@ -78,7 +78,9 @@ def get_config() -> ConfigDict:
     stage.eval_clips = 64
     stage.checkpoint_every = 500
 
-    config.sample.steps = 50
-    config.sample.later_steps = 50
-    config.sample.eta = 0.5
+    # 11 calls of the denoiser. Of a model trained for minutes, a sampler that adds no noise makes the better clips.
+    config.sample.sampler = "heun"
+    config.sample.grid = "quadratic"
+    config.sample.steps = 6
+    config.sample.later_steps = 6
     return config

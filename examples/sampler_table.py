@@ -20,8 +20,8 @@ from pvdm_jax.evaluation.frechet import frechet_distance
 
 BATCH = 32
 SETTINGS = [
-    *({"sampler": "ddim", "steps": steps, "eta": 0.5} for steps in (10, 25, 50, 100)),
-    *({"sampler": "ddim", "steps": 25, "eta": eta} for eta in (0.0, 1.0)),
+    *({"sampler": "ddim", "grid": "uniform", "steps": steps, "eta": 0.5} for steps in (10, 25, 50, 100)),
+    *({"sampler": "ddim", "grid": "uniform", "steps": 25, "eta": eta} for eta in (0.0, 1.0)),
     *({"sampler": "euler", "grid": "quadratic", "steps": steps} for steps in (10, 25)),
     *({"sampler": "heun", "grid": "quadratic", "steps": steps} for steps in (6, 13)),
     *({"sampler": "dpmpp", "grid": "logsnr", "steps": steps} for steps in (10, 25)),

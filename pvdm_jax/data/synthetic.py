@@ -19,9 +19,7 @@ import numpy as np
 from pvdm_jax.data.clips import Crop
 
 MOTIONS = ("bounce", "orbit", "spin")
-PALETTE = np.array(
-    [(235, 55, 50), (250, 195, 35), (60, 205, 75), (45, 205, 225), (75, 95, 250), (230, 70, 210)], np.float32
-)  # red, yellow, green, cyan, blue, magenta
+PALETTE = np.array([(235, 55, 50), (60, 205, 75), (75, 95, 250)], np.float32)  # red, green, blue
 BACKGROUNDS = np.array([(14, 16, 26), (28, 16, 30), (12, 28, 28)], np.float32)
 # Farthest point of a shape from its centre, in units of its radius: none of them reaches over a wall.
 OUTER_RADIUS = {"circle": 1.0, "square": 1.2, "triangle": 1.3}

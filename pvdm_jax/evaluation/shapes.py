@@ -26,7 +26,9 @@ MAX_GROUND = 60.0  # grey levels
 MAX_UNEVENNESS = 15.0  # grey levels, standard deviation of the ground
 MIN_MOTION = 0.004  # standard deviation of a body's place over time, in shorter sides of the frame
 MAX_STEP = 0.06  # from one frame to the next, in shorter sides of the frame; the source's largest is 0.025
+MAX_HIDDEN_STEP = 0.12  # the same where another body covers much of it, so that the middle of what is seen shifts
 MAX_ROUGHNESS = 0.5  # 1 for places in random order, 0.02 for a straight path through 16 frames
+MOSTLY_SEEN = 0.6  # share of a body's largest size
 SLIVER = 0.4  # a body that disappears behind another was last seen with at most this share of its size
 _IN_FRAME = np.array([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))], bool)  # pixels of two frames don't touch
 _CROSS = _IN_FRAME & ndimage.generate_binary_structure(3, 1)
@@ -38,7 +40,7 @@ class Detection:
 
     colour: int  # index into PALETTE
     mean: np.ndarray  # (3,) mean colour, 0..255
-    centre: np.ndarray  # (2,) row and column in pixels, weighted by coverage
+    centre: np.ndarray  # (2,) row and column in pixels, weighted by coverage, its soft edge included
     area: int  # pixels
     compactness: float  # of its outline: area / (4 pi sqrt(det(covariance of its pixels)))
     spread: float  # grey levels, standard deviation of the colour away from its edge
@@ -145,7 +147,8 @@ def _describe(
     frame: np.ndarray, coverage: np.ndarray, colour: int, body: np.ndarray, inner: np.ndarray, whole: bool
 ) -> Detection:
     places = np.argwhere(body)
-    centre = np.average(places, axis=0, weights=coverage[body])
+    around = np.argwhere(body | ndimage.binary_dilation(body, _CROSS[1]) & (coverage <= 0.5))
+    centre = np.average(around, axis=0, weights=np.clip(coverage[tuple(around.T)], 0, 1))
     # Each pixel is a unit square, whose own variance is 1/12.
     covariance = np.cov(places.T, bias=True) + np.eye(2) / 12
     compactness = len(places) / (4 * np.pi * np.sqrt(np.linalg.det(covariance)))
@@ -200,8 +203,11 @@ def _judge_motion(tracks: dict[int, list[Detection | None]], frames: list[list[D
         path = np.array([d.centre if d else (np.nan, np.nan) for d in track]) / side
         free = np.array([bool(d) and _alone(d, found) for d, found in zip(track, frames, strict=True)])
         free_path = np.where(free[:, None], path, np.nan)
-        steps = np.linalg.norm(np.diff(free_path, axis=0), axis=-1)
-        if np.any(steps > MAX_STEP):
+        seen = np.array([d.area if d else 0 for d in track]) / max(d.area for d in track if d)
+        seen = np.where(free, 1, np.minimum(seen, 1))
+        seen = np.minimum(seen[1:], seen[:-1])
+        steps = np.linalg.norm(np.diff(path, axis=0), axis=-1)
+        if np.any((steps > MAX_STEP) & (seen > MOSTLY_SEEN)) or np.any((steps > MAX_HIDDEN_STEP) & (seen > SLIVER)):
             return "a body jumps"
         paths.append(path)
         if np.mean(free) > 0.5:

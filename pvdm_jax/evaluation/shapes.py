@@ -126,7 +126,8 @@ def _find(clip: np.ndarray, coverage: np.ndarray, colours: np.ndarray) -> list[l
     found = [[] for _ in clip]
     crumb = max(4, 0.004 * clip.shape[1] * clip.shape[2])
     for colour in range(len(PALETTE)):
-        mask = (coverage > 0.5) & (colours == colour)
+        reach = colours == colour
+        mask = (coverage > 0.5) & reach
         if mask.sum((1, 2)).max() < crumb:
             continue
         # Where two bodies meet, mixtures can look like a third colour, along a line.
@@ -139,15 +140,21 @@ def _find(clip: np.ndarray, coverage: np.ndarray, colours: np.ndarray) -> list[l
             if areas.max() < crumb:
                 continue
             whole = np.sum(areas) - areas.max() <= 0.25 * areas.max()
-            found[i].append(_describe(clip[i], coverage[i], colour, body, body & inner[i], bool(whole)))
+            found[i].append(_describe(clip[i], coverage[i], colour, body, body & inner[i], reach[i], bool(whole)))
     return found
 
 
 def _describe(
-    frame: np.ndarray, coverage: np.ndarray, colour: int, body: np.ndarray, inner: np.ndarray, whole: bool
+    frame: np.ndarray,
+    coverage: np.ndarray,
+    colour: int,
+    body: np.ndarray,
+    inner: np.ndarray,
+    reach: np.ndarray,
+    whole: bool,
 ) -> Detection:
     places = np.argwhere(body)
-    around = np.argwhere(body | ndimage.binary_dilation(body, _CROSS[1]) & (coverage <= 0.5))
+    around = np.argwhere(ndimage.binary_dilation(body, _CROSS[1]) & reach)
     centre = np.average(around, axis=0, weights=np.clip(coverage[tuple(around.T)], 0, 1))
     # Each pixel is a unit square, whose own variance is 1/12.
     covariance = np.cov(places.T, bias=True) + np.eye(2) / 12

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import xml.etree.ElementTree as xml
 
 import jax
@@ -16,6 +17,7 @@ from flax import nnx
 
 from pvdm_jax.benchmark.formulas import decode_flops, denoiser_flops, encode_flops
 from pvdm_jax.benchmark.operations import SIZES, Operations
+from pvdm_jax.benchmark.profile import profile, profile_table, shares
 from pvdm_jax.benchmark.roofline import roofline_svg
 from pvdm_jax.benchmark.runner import run
 from pvdm_jax.benchmark.scaling import AXES, measure_scaling, scaling_table
@@ -288,3 +290,40 @@ sys.exit(main(["benchmark", "--only=denoiser,data", "--batch-size=1", "--repeats
     assert [result["operation"] for result in results] == ["denoiser", "data"]
     assert results[0]["median"] > 0 and np.isfinite(results[0]["of_peak"])
     assert "is not installed" in results[1]["note"]
+
+
+def test_profile_adds_up_what_instructions_of_a_kind_take():
+    text = """
+    ENTRY %main (a: f32[8,8], b: f32[8,8]) -> f32[8] {
+      %dot.1 = f32[8,8]{1,0} dot(%a, %b), metadata={op_name="jit(f)/jvp()/dot_general"}
+      %fusion.2 = f32[8]{0} fusion(%dot.1), kind=kLoop, metadata={op_name="jit(f)/jvp()/logistic"}
+      %dot.3 = f32[8,8]{1,0} dot(%a, %b), metadata={op_name="jit(f)/transpose(jvp())/dot_general"}
+      %while.4 = (f32[8]{0}) while(%t), condition=%c, body=%d, metadata={op_name="jit(f)/jvp()/while"}
+      ROOT %copy.5 = f32[8]{0} copy(%fusion.2)
+    }"""
+    text = textwrap.dedent(text)
+    events = [("dot.1", 2.0), ("dot.1", 1.0), ("fusion.2", 0.5), ("dot.3", 4.0), ("while.4", 9.0), ("copy.5", 0.001)]
+    found = shares([*events, ("of another program", 7.0)], text)
+    assert [(each.part, each.kind, each.seconds, each.count) for each in found] == [
+        ("backward", "matrix products", 4.0, 1),
+        ("forward", "matrix products", 3.0, 2),
+        ("forward", "elementwise", 0.5, 1),
+        ("update", "moving data", 0.001, 1),
+    ]
+    assert profile_table(found).splitlines()[2] == "| backward | matrix products | 1 | 4 | 53% |"
+    assert profile_table(found).splitlines()[-1] == "| | the rest | 1 | 0.001 | 0% |"
+
+
+def test_profile_sees_the_passes_of_a_step():
+    def step(w, x):
+        gradient = jax.grad(lambda w: jnp.sum(jnp.tanh(x @ w) ** 2))(w)
+        return w - 0.1 * gradient
+
+    w, x = jnp.ones((256, 256)), jnp.ones((512, 256))
+    compiled = jax.jit(step).lower(w, x).compile()
+    found = profile(lambda: compiled(w, x), compiled.as_text())
+    assert {(each.part, each.kind) for each in found} >= {
+        ("forward", "matrix products"),
+        ("backward", "matrix products"),
+    }
+    assert all(each.seconds > 0 and each.count > 0 for each in found)

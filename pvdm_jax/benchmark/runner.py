@@ -14,6 +14,7 @@ import jaxlib
 
 from pvdm_jax import sharding
 from pvdm_jax.benchmark.operations import NAMES, Operation, Operations, size_of
+from pvdm_jax.benchmark.profile import Share, profile, profile_table
 from pvdm_jax.benchmark.roofline import roofline_svg
 from pvdm_jax.benchmark.scaling import measure_scaling, scaling_table
 from pvdm_jax.benchmark.timing import Peaks, Timing, measure_peaks, time_calls
@@ -44,6 +45,7 @@ class Result:
     xla_flops: float | None = None  # as XLA counts, loops once
     traffic: float | None = None  # bytes of memory that the compiled program reads and writes
     of_peak: float | None = None  # of the measured matrix rate
+    profile: tuple[Share, ...] = ()  # where the time of one call goes, the costliest kinds of operations first
 
 
 def run(
@@ -54,6 +56,7 @@ def run(
     repeats: int = 10,
     limit: float = 60.0,
     steps: int | None = None,
+    profiled: bool = False,
     scaling: bool = False,
     output: Path | None = None,
 ) -> list[Result]:
@@ -61,9 +64,10 @@ def run(
 
     batch_size: clips at once (None: 8 of the demo's size; of the others 1 on a CPU, else 8). only: names of operations.
     repeats: calls timed of each, within `limit` seconds; what is expected to take longer than that for one call is
-    left out, with a note. steps: of the sampling call (None: 100, or as many as fit into the limit). scaling: times
-    training steps along batch, resolution and frames instead. output: a folder for benchmark.json, benchmark.txt and a
-    roofline picture of each dtype. Raises ConfigError for a name that doesn't exist.
+    left out, with a note. steps: of the sampling call (None: 100, or as many as fit into the limit). profiled: say
+    where the time of one more call goes, too. scaling: times training steps along batch, resolution and frames instead.
+    output: a folder for benchmark.json, benchmark.txt and a roofline picture of each dtype. Raises ConfigError for a
+    name that doesn't exist.
     """
     for size in sizes:
         size_of(size, "float32")
@@ -74,12 +78,12 @@ def run(
     cached = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        return _run(sizes, dtypes, batch_size, only or NAMES, repeats, limit, steps, scaling, output)
+        return _run(sizes, dtypes, batch_size, only or NAMES, repeats, limit, steps, profiled, scaling, output)
     finally:
         jax.config.update("jax_enable_compilation_cache", cached)
 
 
-def _run(sizes, dtypes, batch_size, names, repeats, limit, steps, scaling, output) -> list[Result]:
+def _run(sizes, dtypes, batch_size, names, repeats, limit, steps, profiled, scaling, output) -> list[Result]:
     mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
     machine, lines = describe_machine(), []
 
@@ -96,7 +100,9 @@ def _run(sizes, dtypes, batch_size, names, repeats, limit, steps, scaling, outpu
         rate, bandwidth = peaks[dtype].flops / 1e9, peaks[dtype].bandwidth / 1e9
         say(f"\n{dtype}: matrix product {rate:.4g} GFLOP/s, copy {bandwidth:.4g} GB/s")
         if scaling:
-            found = measure_scaling(lambda made, name: _time(made.make(name), repeats, limit)[0].median, dtype, mesh)
+            found = measure_scaling(
+                lambda made, name: _time(made.make(name), repeats, limit).timing.median, dtype, mesh
+            )
             scalings += [dataclasses.asdict(row) | {"dtype": dtype, "exponent": row.exponent} for row in found]
             say(scaling_table(found))
             continue
@@ -111,9 +117,12 @@ def _run(sizes, dtypes, batch_size, names, repeats, limit, steps, scaling, outpu
                 one = Operations(autoencoder, unet, batch, mesh, 1).flops("denoiser")
                 operations.steps = max(2, int(limit * expected / one / 2))
             for name in names:
-                result = _measure(operations, name, size, dtype, peaks[dtype], repeats, limit)
+                result = _measure(operations, name, size, dtype, peaks[dtype], repeats, limit, profiled)
                 results.append(result)
                 say(row(result))
+            for result in results:
+                if (result.size, result.dtype) == (size, dtype) and result.profile:
+                    say(f"\nWhere a call of {result.operation} spends its time:\n\n{profile_table(result.profile)}")
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         values = {"machine": machine, "peaks": {name: dataclasses.asdict(peak) for name, peak in peaks.items()}}
@@ -134,7 +143,7 @@ def _run(sizes, dtypes, batch_size, names, repeats, limit, steps, scaling, outpu
     return results
 
 
-def _measure(operations, name, size, dtype, peaks, repeats, limit) -> Result:
+def _measure(operations, name, size, dtype, peaks, repeats, limit, profiled) -> Result:
     made = {"operation": name, "size": size, "dtype": dtype, "batch": operations.batch}
     if name == "data":
         return _measure_data(operations, made, repeats, limit)
@@ -143,11 +152,12 @@ def _measure(operations, name, size, dtype, peaks, repeats, limit) -> Result:
     if least > limit:
         return Result(**made, flops=flops, note=f"left out: at least {least:.0f} s, more than the limit")
     try:
-        timing, traced, compiled, seconds = _time(operations.make(name), repeats, limit)
+        timed = _time(operations.make(name), repeats, limit, profiled)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return Result(**made, flops=flops, note="left out: not enough memory")
+    timing, compiled = timed.timing, timed.compiled
     stats, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     made["note"] = f"{operations.steps} steps" if name == "sample" else ""
     results = stats.output_size_in_bytes - stats.alias_size_in_bytes
@@ -156,18 +166,27 @@ def _measure(operations, name, size, dtype, peaks, repeats, limit) -> Result:
         median=timing.median,
         spread=timing.spread,
         calls=len(timing.seconds),
-        compile=seconds,
+        compile=timed.compile_seconds,
         memory=stats.argument_size_in_bytes + stats.temp_size_in_bytes + results,
         flops=flops,
-        program_flops=traced_flops(traced.jaxpr),
+        program_flops=traced_flops(timed.traced.jaxpr),
         xla_flops=cost.get("flops"),
         traffic=Program(compiled.as_text()).memory_bytes(),
         of_peak=flops / timing.median / peaks.flops,
+        profile=timed.profile,
     )
 
 
-def _time(operation: Operation, repeats: int, limit: float) -> tuple[Timing, Any, Any, float]:
-    """An operation's times, its traced and its compiled program, and the seconds that compiling took."""
+@dataclasses.dataclass(frozen=True)
+class _Timed:
+    timing: Timing
+    traced: Any
+    compiled: Any
+    compile_seconds: float
+    profile: tuple[Share, ...]
+
+
+def _time(operation: Operation, repeats: int, limit: float, profiled: bool = False) -> _Timed:
     began = time.perf_counter()
     traced = operation.program.trace(*operation.arguments)
     compiled = traced.lower().compile()
@@ -181,7 +200,8 @@ def _time(operation: Operation, repeats: int, limit: float) -> tuple[Timing, Any
             arguments[0] = found[0]
         return found
 
-    return time_calls(call, repeats, limit), traced, compiled, seconds
+    timing = time_calls(call, repeats, limit)
+    return _Timed(timing, traced, compiled, seconds, profile(call, compiled.as_text()) if profiled else ())
 
 
 def _measure_data(operations, made: dict, repeats: int, limit: float) -> Result:

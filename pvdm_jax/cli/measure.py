@@ -13,6 +13,8 @@ def _benchmark(args: argparse.Namespace) -> None:
     for name, mode in (("config", "data"), ("step_seconds", "data"), ("model", "sampling")):
         value, option = getattr(args, name), f"--{name.replace('_', '-')}"
         require(value is None or getattr(args, mode), option, value, f"it goes with --{mode}")
+    alone = not (args.data or args.sampling or args.scaling)
+    require(alone or not args.profile, "--profile", args.profile, "it goes with the models' operations")
     if args.data:
         return _benchmark_data(args)
     if args.sampling:
@@ -28,6 +30,7 @@ def _benchmark(args: argparse.Namespace) -> None:
         repeats=args.repeats,
         limit=args.limit,
         steps=args.steps,
+        profiled=args.profile,
         scaling=args.scaling,
         output=args.output,
     )
@@ -105,6 +108,8 @@ def add_commands(add: AddCommand) -> None:
         "denoising steps of the sampling call (default: 100, or as many as fit into the limit); of training with --data"
     )
     command.add_argument("--steps", type=positive, help=help)
+    help = "also say where the time of a call goes: forward, backward, update; convolutions, matrix products, the rest"
+    command.add_argument("--profile", action="store_true", help=help)
     instead = command.add_argument_group(
         "other measurements, instead of the models' operations"
     ).add_mutually_exclusive_group()

@@ -13,7 +13,7 @@ import sys
 OPTIONS = {
     -8: 1,  # M_ARENA_MAX: one heap, since those of further threads are small and fall back to mmap
     -4: 0,  # M_MMAP_MAX: nothing straight from the kernel
-    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: what is free at the heap's end stays
+    -1: -1,  # M_TRIM_THRESHOLD: what is free at the heap's end stays, however much it is
     -2: 2**26,  # M_TOP_PAD: grow by 64 MiB at a time
 }
 

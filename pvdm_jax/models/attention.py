@@ -34,18 +34,46 @@ def _heads_first(query, key, value):
     together = max(1, CPU_WEIGHTS // (n * key.shape[2]))
     matrices = b * heads if isinstance(b, int) else heads  # an exported program's batch size is open
     if isinstance(b, int) and together >= matrices:
-        return jnp.swapaxes(_weighted(query, key, value), 1, 2)
+        return jnp.swapaxes(_weighted(query, key, value, True), 1, 2)
     together = next(size for size in range(together, 0, -1) if matrices % size == 0)
     parts = (x.reshape(-1, together, *x.shape[2:]) for x in (query, key, value))
-    found = jax.lax.map(jax.checkpoint(lambda part: _weighted(*part), prevent_cse=False), tuple(parts))
+    found = jax.lax.map(lambda part: _weighted(*part, False), tuple(parts))
     return jnp.swapaxes(found.reshape(b, heads, n, d), 1, 2)
 
 
-def _weighted(query, key, value):
-    """Attention of (..., n, d) to (..., m, d)."""
-    logits = jnp.matmul(query * query.shape[-1] ** -0.5, jnp.swapaxes(key, -1, -2), preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits).astype(query.dtype)
-    return jnp.matmul(weights, value)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _weighted(query, key, value, keep):
+    """Attention of (..., n, d) to (..., m, d). keep: the weights, for the gradient; else they are computed again."""
+    return _forward(query, key, value, keep)[0]
+
+
+def _forward(query, key, value, keep):
+    logits = _logits(query, key)
+    largest = jnp.max(logits, axis=-1, keepdims=True)
+    weights = jnp.exp(logits - largest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    weights = (weights / total).astype(query.dtype)
+    result = jnp.matmul(weights, value)
+    return result, (query, key, value, result, weights if keep else largest + jnp.log(total))
+
+
+def _backward(keep, saved, gradient):
+    query, key, value, result, kept = saved
+    weights = kept if keep else jnp.exp(_logits(query, key) - kept).astype(query.dtype)
+    of_value = jnp.matmul(jnp.swapaxes(weights, -1, -2), gradient)
+    of_weights = jnp.matmul(gradient, jnp.swapaxes(value, -1, -2), preferred_element_type=jnp.float32)
+    # The sum of weights * of_weights over the keys, without going through n x m numbers for it.
+    along = jnp.sum(gradient.astype(jnp.float32) * result.astype(jnp.float32), axis=-1, keepdims=True)
+    of_logits = (weights * (of_weights - along)).astype(query.dtype) * query.shape[-1] ** -0.5
+    return jnp.matmul(of_logits, key), jnp.matmul(jnp.swapaxes(of_logits, -1, -2), query), of_value
+
+
+_weighted.defvjp(_forward, _backward)
+
+
+def _logits(query, key):
+    scaled = query * query.shape[-1] ** -0.5
+    return jnp.matmul(scaled, jnp.swapaxes(key, -1, -2), preferred_element_type=jnp.float32)
 
 
 def _some_queries(query, key, value):

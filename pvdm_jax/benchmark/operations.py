@@ -43,7 +43,7 @@ DEMO_AUTOENCODER = AutoencoderConfig(
     head_dim=32,
     mlp_ratio=2,
     plane_depth=1,
-    plane_num_heads=2,
+    plane_num_heads=4,
     plane_head_dim=32,
     plane_mlp_dim=128,
 )

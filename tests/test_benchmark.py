@@ -88,7 +88,7 @@ def test_formulas_count_what_the_denoiser_does(fields):
 
 
 def test_sizes_are_those_of_the_configurations():
-    for name, spec in (("demo", "demo"), ("s", "ucf101:s"), ("l", "ucf101:l")):
+    for name, spec in (("demo", "demo"), ("s", "ucf101:s-official"), ("l", "ucf101:l-official")):
         config = load_settings(spec)
         assert SIZES[name] == (config.autoencoder, config.unet)
 

@@ -56,7 +56,7 @@ DEMO_UNET = UNetConfig(
     position_embedding=True,
     num_classes=3,
 )
-# Sizes by name: those of configs/demo.py, and of configs/ucf101.py's variants.
+# Sizes by name: those of configs/demo.py, and the paper's, of configs/ucf101.py's official variants.
 SIZES = {
     "demo": (DEMO_AUTOENCODER, DEMO_UNET),
     "s": (AutoencoderConfig(), UNetConfig(model_channels=128)),

@@ -18,16 +18,15 @@ import jax
 
 from pvdm_jax.compiled import Instruction, Program
 
+HEAVY = PRODUCTS, CONVOLUTIONS = "matrix products", "convolutions"  # what a fusion counts as that holds one
 # The last word of an instruction's op_name, as "jit(step)/transpose(jvp(UNet))/dot_general", to what the table says.
 KINDS = {
-    "dot_general": "matrix products",
-    "conv_general_dilated": "convolutions",
+    "dot_general": PRODUCTS,
+    "conv_general_dilated": CONVOLUTIONS,
     **dict.fromkeys(("transpose", "reshape", "broadcast_in_dim", "concatenate", "pad", "slice", "copy"), "moving data"),
     **dict.fromkeys(("reduce_sum", "reduce_max", "reduce_mean"), "sums"),
 }
 ELSE = "elementwise"
-HEAVY = ("matrix products", "convolutions")  # what a fusion counts as that holds one
-PASSES = ("forward", "backward", "update")
 HOLDERS = ("while", "call", "conditional")  # what they hold is timed by itself
 
 
@@ -35,7 +34,7 @@ HOLDERS = ("while", "call", "conditional")  # what they hold is timed by itself
 class Share:
     """What instructions of one kind took in one call."""
 
-    part: str  # of the step: one of PASSES
+    part: str  # of the step: forward, backward or update
     kind: str
     seconds: float
     count: int
@@ -61,7 +60,7 @@ def shares(events: Iterable[tuple[str, float]], text: str) -> tuple[Share, ...]:
     seconds: dict[tuple[str, str], float] = collections.defaultdict(float)
     counts: dict[tuple[str, str], int] = collections.Counter()
     for name, duration in events:
-        if name in origins and origins[name] is not None:
+        if name in origins:
             seconds[origins[name]] += duration
             counts[origins[name]] += 1
     found = [Share(*origin, seconds[origin], counts[origin]) for origin in seconds]
@@ -93,14 +92,13 @@ def _events(path: pathlib.Path) -> Iterable[tuple[str, float]]:
                     yield str(name), event.duration_ns / 1e9
 
 
-def _origins(text: str) -> dict[str, tuple[str, str] | None]:
-    """For each instruction its pass and kind; None for those that only hold others."""
-    found: dict[str, tuple[str, str] | None] = {}
+def _origins(text: str) -> dict[str, tuple[str, str]]:
+    """For each instruction its pass and kind, but for those that only hold others."""
+    found = {}
     program = Program(text)
     for instructions in program.computations.values():
         for name, instruction in instructions.items():
             if instruction.opcode in HOLDERS:
-                found[name] = None
                 continue
             inner = program.computations.get(instruction.refers_to("calls") or "", {})
             kinds = [_kind(each) for each in (instruction, *inner.values())]
@@ -112,7 +110,7 @@ def _origins(text: str) -> dict[str, tuple[str, str] | None]:
 
 def _kind(instruction: Instruction) -> str:
     named = KINDS.get(_path(instruction).rpartition("/")[2], ELSE)
-    return {"dot": HEAVY[0], "convolution": HEAVY[1]}.get(instruction.opcode, named)
+    return {"dot": PRODUCTS, "convolution": CONVOLUTIONS}.get(instruction.opcode, named)
 
 
 def _path(instruction: Instruction) -> str:

@@ -211,7 +211,7 @@ def _judge_motion(tracks: dict[int, list[Detection | None]], frames: list[list[D
         free = np.array([bool(d) and _alone(d, found) for d, found in zip(track, frames, strict=True)])
         free_path = np.where(free[:, None], path, np.nan)
         seen = np.array([d.area if d else 0 for d in track]) / max(d.area for d in track if d)
-        seen = np.where(free, 1, np.minimum(seen, 1))
+        seen = np.where(free, 1, seen)
         seen = np.minimum(seen[1:], seen[:-1])
         steps = np.linalg.norm(np.diff(path, axis=0), axis=-1)
         if np.any((steps > MAX_STEP) & (seen > MOSTLY_SEEN)) or np.any((steps > MAX_HIDDEN_STEP) & (seen > SLIVER)):

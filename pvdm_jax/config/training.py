@@ -90,6 +90,7 @@ class AdversarialConfig:
     feature_weight: float = 0.2  # of feature matching
     adaptive: bool = True  # both are relative: norms of their gradients in the pixels to that of the reconstruction's
     warmup_steps: int = 500  # over which both weights rise from 0, at the start and after each roll-back
+    decay: str = "constant"  # of both weights, beside the warm-up; cosine: to 0 at the end of the phase
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     optimizer: OptimizerConfig = OptimizerConfig(b1=0.5, b2=0.9, clip_norm=1.0)  # clip_norm: of each discriminator
     guard_tolerance: float = 0.25  # rise over the lowest error so far that counts as divergence; 0: no guard
@@ -103,6 +104,7 @@ class AdversarialConfig:
     def __post_init__(self):
         at_least_zero(self.section, self, "start_step", "plateau", "steps", "weight", "feature_weight", "warmup_steps")
         at_least_zero(self.section, self, "guard_tolerance", "guard_collapse", "guard_rollbacks")
+        one_of(self.section, self, "decay", ("constant", "cosine"))
         allowed = "at least 0 and below 1, a part of the error"
         require(0 <= self.plateau_gain < 1, f"{self.section}.plateau_gain", self.plateau_gain, allowed)
         require(0 < self.guard_factor <= 1, f"{self.section}.guard_factor", self.guard_factor, "above 0 and at most 1")

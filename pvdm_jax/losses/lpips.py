@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pvdm_jax.models.convolution import convolve
+
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # features of each convolution
 SMALLEST = 2 ** (len(STAGES) - 1)  # pixels of a side
 # The mean and deviation of ImageNet's colours, for images in [-1, 1].
@@ -51,6 +53,7 @@ class LPIPS(nnx.Module):
                     padding=1,
                     kernel_init=_random_filters,
                     bias_init=nnx.initializers.normal(RANDOM_BIAS),
+                    conv_general_dilated=convolve,
                     dtype=jnp.dtype(dtype),
                     rngs=rngs,
                 )
@@ -82,21 +85,9 @@ class LPIPS(nnx.Module):
         for index, stage in enumerate(self.stages):
             x = _max_pool(x) if index else x
             for layer in stage:
-                x = jax.nn.relu(_convolve(layer, x))
+                x = jax.nn.relu(layer(x))
             features.append(x.astype(jnp.float32))
         return features
-
-
-def _convolve(layer: nnx.Conv, x: jax.Array) -> jax.Array:
-    """The layer's output; for images of a few pixels as one matrix product, where XLA's CPU code takes 30 times as
-    long."""
-    b, h, w, c = x.shape
-    if min(h, w) > 4:
-        return layer(x)
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    patches = jnp.concatenate([padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], axis=-1)
-    kernel = layer.kernel[...].reshape(9 * c, -1).astype(x.dtype)
-    return patches @ kernel + layer.bias[...].reshape(1, 1, 1, -1).astype(x.dtype)
 
 
 def _max_pool(x: jax.Array) -> jax.Array:

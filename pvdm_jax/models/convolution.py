@@ -1,4 +1,4 @@
-"""Convolutions that are fast on every device: what `nnx.Conv` takes as `conv_general_dilated`.
+"""Convolutions that are fast on every device: `convolve` is what `nnx.Conv` takes as `conv_general_dilated`.
 
 Accelerators have convolutions of their own. XLA's CPU code for images of a few pixels and many channels, and for the
 gradients of any, falls far below the matrix product, up to 50 times. There the gradients, and small convolutions, are
@@ -6,6 +6,7 @@ written as patches times one matrix.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -23,19 +24,43 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: S
 
     padding: (low, high) of each axis, or what `conv_general_dilated` takes. Both ways are equal up to rounding.
     """
+    return _convolve((x,), kernel, strides, padding, options)[0]
 
-    def device(x, kernel):
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+def convolve_each(
+    images: Sequence[jax.Array], kernel: jax.Array, strides: Sequence[int], padding: Sequence, **options
+) -> tuple[jax.Array, ...]:
+    """`convolve` of several batches of images with one kernel; padding: (low, high) of each axis.
+
+    Sizes may differ, and batches too where they are multiples of the smallest. On a CPU small images share a matrix
+    product: a kernel of many features takes as long to read as to multiply.
+    """
+    few = [_positions(x, kernel, strides, padding) <= FEW_POSITIONS for x in images]
+    small = tuple(itertools.compress(images, few))
+    together = iter(_convolve(small, kernel, strides, padding, options) if small else ())
+    return tuple(
+        next(together) if joined else convolve(x, kernel, strides, padding, **options)
+        for x, joined in zip(images, few, strict=True)
+    )
+
+
+def _convolve(images, kernel, strides, padding, options) -> tuple[jax.Array, ...]:
+    def device(images, kernel):
+        return tuple(jax.lax.conv_general_dilated(x, kernel, strides, padding, **options) for x in images)
 
     plain = options.get("feature_group_count", 1) == 1 and options.get("preferred_element_type") is None
     plain &= all(d == 1 for name in ("lhs_dilation", "rhs_dilation") for d in options.get(name) or (1,))
     if not plain or isinstance(padding, str):
-        return device(x, kernel)
-    sizes = _output_sizes(x.shape, kernel.shape, strides, padding)
-    if math.prod(sizes) * math.prod(kernel.shape[:-1]) > MOST_PATCHES:
-        return device(x, kernel)
+        return device(images, kernel)
+    most = max(_positions(x, kernel, strides, padding) for x in images)
+    if most * math.prod(kernel.shape[:-1]) > MOST_PATCHES:
+        return device(images, kernel)
     cpu = functools.partial(_by_patches, tuple(strides), tuple(map(tuple, padding)))
-    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=device)
+    return jax.lax.platform_dependent(images, kernel, cpu=cpu, default=device)
+
+
+def _positions(x: jax.Array, kernel: jax.Array, strides, padding) -> int:
+    return math.prod(_output_sizes(x.shape, kernel.shape, strides, padding))
 
 
 def _output_sizes(shape, kernel_shape, strides, padding) -> tuple[int, ...]:
@@ -46,7 +71,7 @@ def _output_sizes(shape, kernel_shape, strides, padding) -> tuple[int, ...]:
 
 
 def _patches(x: jax.Array, taps: tuple[int, ...], strides, padding) -> jax.Array:
-    """(b, *sizes, features) to (b * positions, taps * features): what the kernel sees at each position."""
+    """(b, *sizes, features) to (b, *output sizes, taps * features): what the kernel sees at each position."""
     sizes = _output_sizes(x.shape, (*taps, 0, 0), strides, padding)
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     shifted = []
@@ -56,34 +81,59 @@ def _patches(x: jax.Array, taps: tuple[int, ...], strides, padding) -> jax.Array
             rest, offset = divmod(rest, count)
             start.insert(0, offset)
         stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, sizes, strides, strict=True)]
-        part = jax.lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
-        shifted.append(part.reshape(-1, x.shape[-1]))
-    return jnp.concatenate(shifted, axis=1)
+        shifted.append(jax.lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1)))
+    return jnp.concatenate(shifted, axis=-1)
+
+
+def _join(images: Sequence[jax.Array]) -> jax.Array:
+    """The positions of all images as rows (n, features), those of an example side by side: a batch that is spread over
+    devices stays where it is."""
+    batch = min(x.shape[0] for x in images)
+    rows = [x.reshape(batch, -1, x.shape[-1]) for x in images]
+    return jnp.concatenate(rows, axis=1).reshape(-1, rows[0].shape[-1])
+
+
+def _split(rows: jax.Array, shapes: Sequence[tuple[int, ...]]) -> tuple[jax.Array, ...]:
+    """The inverse of `_join`; `shapes` are those of the images without their features."""
+    batch = min(count for count, *_ in shapes)
+    rows, found, start = rows.reshape(batch, -1, rows.shape[-1]), [], 0
+    for count, *sizes in shapes:
+        stop = start + count // batch * math.prod(sizes)
+        found.append(rows[:, start:stop].reshape(count, *sizes, -1))
+        start = stop
+    return tuple(found)
+
+
+def _all_patches(images: tuple[jax.Array, ...], taps: tuple[int, ...], strides, padding) -> jax.Array:
+    return _join([_patches(x, taps, strides, padding) for x in images])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _by_patches(strides, padding, x, kernel):
-    sizes = _output_sizes(x.shape, kernel.shape, strides, padding)
-    if math.prod(sizes) > FEW_POSITIONS:
-        axes = "DHW"[-len(sizes) :]
+def _by_patches(strides, padding, images, kernel):
+    """Images of at most FEW_POSITIONS together, or a single larger one."""
+    if any(_positions(x, kernel, strides, padding) > FEW_POSITIONS for x in images):
+        axes = "DHW"[-len(strides) :]
         layout = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
-    patches = _patches(x, kernel.shape[:-2], strides, padding)
-    return (patches @ kernel.reshape(-1, kernel.shape[-1])).reshape(x.shape[0], *sizes, -1)
+        return tuple(
+            jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout) for x in images
+        )
+    rows = _all_patches(images, kernel.shape[:-2], strides, padding) @ kernel.reshape(-1, kernel.shape[-1])
+    shapes = [(x.shape[0], *_output_sizes(x.shape, kernel.shape, strides, padding)) for x in images]
+    return _split(rows, shapes)
 
 
-def _forward(strides, padding, x, kernel):
-    return _by_patches(strides, padding, x, kernel), (x, kernel)
+def _forward(strides, padding, images, kernel):
+    return _by_patches(strides, padding, images, kernel), (images, kernel)
 
 
-def _backward(strides, padding, saved, gradient):
+def _backward(strides, padding, saved, gradients):
     # The patches are made anew: kept, they would be as many times larger than x as the kernel has taps.
-    x, kernel = saved
-    patches, spread = jax.vjp(lambda x: _patches(x, kernel.shape[:-2], strides, padding), x)
-    gradient = gradient.reshape(-1, kernel.shape[-1])
+    images, kernel = saved
+    patches, spread = jax.vjp(lambda images: _all_patches(images, kernel.shape[:-2], strides, padding), images)
+    gradient = _join(gradients)
     of_kernel = (patches.T @ gradient).reshape(kernel.shape)
-    (of_x,) = spread(gradient @ kernel.reshape(-1, kernel.shape[-1]).T)
-    return of_x, of_kernel
+    (of_images,) = spread(gradient @ kernel.reshape(-1, kernel.shape[-1]).T)
+    return of_images, of_kernel
 
 
 _by_patches.defvjp(_forward, _backward)

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from pvdm_jax.config import DiscriminatorConfig
+from pvdm_jax.models.convolution import convolve
 from pvdm_jax.models.layers import EPSILON, uniform
 
 KERNEL, PADDING, SLOPE = 4, 2, 0.2
@@ -62,6 +63,7 @@ class PatchLayer(nnx.Module):
             padding=PADDING,
             kernel_init=nnx.initializers.normal(0.02),
             bias_init=uniform(features_in * KERNEL**dims),
+            conv_general_dilated=convolve,
             dtype=dtype,
             rngs=rngs,
         )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pvdm_jax.models.convolution import convolve
+from pvdm_jax.models.convolution import convolve_each
 
 EPSILON = 1e-5
 
@@ -34,18 +34,31 @@ def linear(features_in: int, features_out: int, *, bias=True, init=None, dtype, 
     return Linear(features_in, features_out, use_bias=bias, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs)
 
 
-def convolution(features_in: int, features_out: int, *, stride=1, init=None, dtype, rngs: nnx.Rngs) -> nnx.Conv:
-    """A 3 x 3 convolution of (b, rows, columns, features), padded by 1 on every side."""
+class Convolution(nnx.Conv):
+    """A 3 x 3 convolution of images (b, rows, columns, features), padded by 1 on every side.
+
+    Takes several batches of images, of sizes of their own, and returns a tuple of as many.
+    """
+
+    def __call__(self, *images: jax.Array) -> tuple[jax.Array, ...]:
+        padding = ((1, 1), (1, 1))
+        *images, kernel, bias = (x.astype(self.dtype) for x in (*images, self.kernel[...], self.bias[...]))
+        layout = ("NHWC", "HWIO", "NHWC")
+        convolved = convolve_each(images, kernel, self.strides, padding, dimension_numbers=layout)
+        return tuple(y + bias[None, None, None] for y in convolved)
+
+
+def convolution(features_in: int, features_out: int, *, stride=1, init=None, dtype, rngs: nnx.Rngs) -> Convolution:
+    """`init` replaces the initializer of kernel and bias."""
     init = init or uniform(9 * features_in)
-    return nnx.Conv(
+    return Convolution(
         features_in,
         features_out,
         kernel_size=(3, 3),
-        strides=stride,
+        strides=(stride, stride),
         padding=1,
         kernel_init=init,
         bias_init=init,
-        conv_general_dilated=convolve,
         dtype=dtype,
         rngs=rngs,
     )

@@ -3,7 +3,8 @@
 
 Every stage is a `UNetBlock`: layers that see each plane as an image of its own (residual blocks, attention within
 the plane, down- or upsampling), then one attention over the positions of all three planes together. Blocks of the
-way up take the output of their counterpart on the way down as further channels.
+way up take the output of their counterpart on the way down as further channels. The layers take `Images`: the planes
+as batches of images, those of one size together.
 
 Shared weights and attention cannot tell one motion plane from the other where they have the same size: exchanging
 them in the input exchanges them in the output. Without a previous clip, half of all samples therefore have them the
@@ -24,6 +25,8 @@ from pvdm_jax.models.attention import attention
 from pvdm_jax.models.layers import convolution, group_norm, linear, silu, zeros
 from pvdm_jax.models.remat import remat
 from pvdm_jax.triplane import Planes, PlaneShape, unpack
+
+Images = tuple[jax.Array, ...]  # (n, rows, columns, features) each
 
 
 def step_embedding(step: jax.Array, channels: int) -> jax.Array:
@@ -93,17 +96,21 @@ class ResBlock(nnx.Module):
         else:
             self.shortcut = _unchanged
 
-    def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
-        """x (b, h, w, features_in) and SiLU'd embedding (b, 4 * model_channels) to (b, h', w', features)."""
-        y = self.conv_in(self.resample(silu(self.norm_in(x))))
-        x = self.resample(x)
+    def __call__(self, images: Images, embedding: jax.Array) -> Images:
+        """Images of features_in and SiLU'd embedding (b, 4 * model_channels) to images of `features`."""
         embedded = self.embed(embedding)[:, None, None, :]
+        changed = self.conv_in(*(self.resample(silu(self.norm_in(x))) for x in images))
+        changed = self.conv_out(*(silu(self._embed(y, embedded)) for y in changed))
+        return tuple(self.shortcut(self.resample(x)) + y for x, y in zip(images, changed, strict=True))
+
+    def _embed(self, y: jax.Array, embedded: jax.Array) -> jax.Array:
+        """The second norm of images, with the step's embedding (b, 1, 1, features)."""
+        if y.shape[0] != embedded.shape[0]:
+            embedded = jnp.repeat(embedded, 2, axis=0)
         if self.scale_shift:
             scale, shift = jnp.split(embedded, 2, axis=-1)
-            y = self.norm_out(y) * (1 + scale) + shift
-        else:
-            y = self.norm_out(y + embedded)
-        return self.shortcut(x) + self.conv_out(silu(y))
+            return self.norm_out(y) * (1 + scale) + shift
+        return self.norm_out(y + embedded)
 
 
 class AttentionBlock(nnx.Module):
@@ -133,8 +140,8 @@ class Downsample(nnx.Module):
         dtype = jnp.dtype(config.dtype)
         self.conv = convolution(features, features, stride=2, dtype=dtype, rngs=rngs) if config.conv_resample else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return _average_pool(x) if self.conv is None else self.conv(x)
+    def __call__(self, images: Images) -> Images:
+        return tuple(map(_average_pool, images)) if self.conv is None else self.conv(*images)
 
 
 class Upsample(nnx.Module):
@@ -144,9 +151,9 @@ class Upsample(nnx.Module):
         dtype = jnp.dtype(config.dtype)
         self.conv = convolution(features, features, dtype=dtype, rngs=rngs) if config.conv_resample else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = _upsample(x)
-        return x if self.conv is None else self.conv(x)
+    def __call__(self, images: Images) -> Images:
+        images = tuple(map(_upsample, images))
+        return images if self.conv is None else self.conv(*images)
 
 
 class UNetBlock(nnx.Module):
@@ -159,22 +166,34 @@ class UNetBlock(nnx.Module):
     def __call__(self, planes: Planes, embedding: jax.Array, skip: Planes | None = None) -> Planes:
         """`skip`: further channels of the input."""
         planes = planes if skip is None else _concatenate(planes, skip)
-        planes = _each_plane(self._in_plane, planes, embedding)
+        images = _to_images(planes)
+        for layer in self.layers:
+            match layer:
+                case ResBlock():
+                    images = layer(images, embedding)
+                case AttentionBlock():
+                    images = tuple(map(layer, images))
+                case _:
+                    images = layer(images)
+        planes = _to_planes(images)
         return unpack(self.across(planes.pack()), planes.shape)
 
-    def _in_plane(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
-        for layer in self.layers:
-            x = layer(x, embedding) if isinstance(layer, ResBlock) else layer(x)
-        return x
 
-
-def _each_plane(function, planes: Planes, *batched: jax.Array) -> Planes:
-    """`function` of each plane; the motion planes, where their sizes are equal, as one batch."""
-    yx = function(planes.yx, *batched)
+def _to_images(planes: Planes) -> Images:
+    """The motion planes, where their sizes are equal, as one batch: those of a clip side by side, so that a batch
+    which is spread over devices stays where it is."""
     if planes.tx.shape == planes.ty.shape:
-        both = function(jnp.concatenate([planes.tx, planes.ty]), *(jnp.concatenate([x, x]) for x in batched))
-        return Planes(yx, *jnp.split(both, 2))
-    return Planes(yx, function(planes.tx, *batched), function(planes.ty, *batched))
+        both = jnp.stack([planes.tx, planes.ty], axis=1)
+        return planes.yx, both.reshape(-1, *both.shape[2:])
+    return planes.yx, planes.tx, planes.ty
+
+
+def _to_planes(images: Images) -> Planes:
+    if len(images) == 3:
+        return Planes(*images)
+    yx, both = images
+    both = both.reshape(-1, 2, *both.shape[1:])
+    return Planes(yx, both[:, 0], both[:, 1])
 
 
 def _concatenate(first: Planes, second: Planes) -> Planes:
@@ -277,7 +296,7 @@ class UNet(nnx.Module):
         x = planes
         if config.cond_model:
             x = _concatenate(x, self._nothing(planes) if context is None else context)
-        x = _each_plane(self.conv_in, jax.tree.map(lambda plane: plane.astype(config.dtype), x))
+        x = _to_planes(self.conv_in(*_to_images(x)))
         if config.position_embedding:
             x = jax.tree.map(lambda plane, position: plane + self.embed_position(position), x, positions(x.shape))
         skips = [x]
@@ -287,7 +306,7 @@ class UNet(nnx.Module):
         x = self._apply(self.middle_block, x, embedding)
         for block in self.output_blocks:
             x = self._apply(block, x, embedding, skips.pop())
-        x = _each_plane(lambda plane: self.conv_out(silu(self.norm_out(plane))), x)
+        x = _to_planes(self.conv_out(*(silu(self.norm_out(y)) for y in _to_images(x))))
         return jax.tree.map(lambda plane: plane.astype(jnp.float32), x)
 
     def _apply(self, block: UNetBlock, *inputs: Planes | jax.Array) -> Planes:

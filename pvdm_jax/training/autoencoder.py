@@ -236,7 +236,7 @@ class AutoencoderStage:
         moments = {"autoencoder": state.opt_state, "discriminators": state.discriminator_opt_state}
         untrained = {GENERATOR: "discriminators", DISCRIMINATOR: "autoencoder"}.get(kind)
         trained = {name: model for name, model in models.items() if name != untrained}
-        strength = state.scale * self._warmth(state)
+        strength = state.scale * self._strength(state)
 
         def loss(trained, batch, key):
             batch = self._prepare(batch, key)
@@ -262,11 +262,17 @@ class AutoencoderStage:
         changed |= {"discriminators": models["discriminators"], "discriminator_opt_state": moments["discriminators"]}
         return advance(state, finite, *options, **changed), metrics
 
-    def _warmth(self, state: AdversarialState) -> jax.Array | float:
-        """How far the next update is into the warm-up, 0 to 1."""
-        if self.adversarial.warmup_steps == 0:
-            return 1.0
-        return jnp.clip((state.step + 1 - state.warmup_start) / self.adversarial.warmup_steps, 0.0, 1.0)
+    def _strength(self, state: AdversarialState) -> jax.Array | float:
+        """Of the phase's weights in the next update, 0 to 1: warm-up times decay, both from the phase's start or its
+        last roll-back on."""
+        config, strength = self.adversarial, 1.0
+        done = state.step - state.warmup_start
+        if config.warmup_steps:
+            strength *= jnp.clip((done + 1) / config.warmup_steps, 0.0, 1.0)
+        if config.decay == "cosine":
+            steps = config.steps or self.config.steps - state.warmup_start
+            strength *= 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done / steps, 0.0, 1.0)))
+        return strength
 
     def _prepare(self, batch: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
         """The batch with its video in [-1, 1] and a random frame of each clip."""

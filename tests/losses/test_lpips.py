@@ -110,16 +110,6 @@ def test_stand_in_orders_images(recipe):
     np.testing.assert_array_equal(convert.load_lpips()(video, others[1]), model(video, others[1]))
 
 
-def test_few_pixels_take_the_same_convolution(images):
-    """Layers of 4 pixels or less go another way: as one matrix product."""
-    from pvdm_jax.losses.lpips import _convolve
-
-    model = convert.load_lpips()
-    layer = model.stages[2][1]
-    x = jax.random.normal(jax.random.key(0), (2, 3, 5, 256))
-    np.testing.assert_allclose(_convolve(layer, x), layer(x), rtol=1e-4, atol=1e-5)
-
-
 def test_gradient_is_finite_on_flat_images():
     """Features may all be zero, where a length has no gradient."""
     model = convert.load_lpips()

@@ -71,3 +71,30 @@ def test_what_patches_cannot_do_goes_to_xla():
     text = program(x, grouped, feature_group_count=2).lower().as_text()
     assert "stablehlo.convolution" in text
     assert "stablehlo.convolution" in program(x, kernel, rhs_dilation=(2, 2)).lower().as_text()
+
+
+@pytest.mark.parametrize("few", [20, 128])
+def test_images_together_are_the_same_as_one_by_one(monkeypatch, few):
+    """Batches of 2, 4 and 2 images of three sizes; with few = 20 positions the largest goes its own way."""
+    monkeypatch.setattr(convolution, "FEW_POSITIONS", few)
+    keys = jax.random.split(jax.random.key(0), 3)
+    sizes = (2, 6, 4), (4, 3, 4), (2, 2, 2)
+    images = tuple(jax.random.normal(key, (*size, 3)) for key, size in zip(keys, sizes, strict=True))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 5))
+    options = {"strides": (1, 1), "padding": ((1, 1), (1, 1))}
+    layout = {"dimension_numbers": numbers(images[0])}
+
+    def theirs(images, kernel):
+        return [jax.lax.conv_general_dilated(x, kernel, *options.values(), **layout) for x in images]
+
+    def ours(images, kernel):
+        return list(convolution.convolve_each(images, kernel, **options, **layout))
+
+    text = jax.jit(ours).lower(images, kernel).as_text()
+    assert text.count("dot_general") == 1 and ("stablehlo.convolution" in text) == (few == 20)
+    expected, pull = jax.vjp(theirs, images, kernel)
+    found, our_pull = jax.vjp(ours, images, kernel)
+    gradients = [jnp.sin(x) for x in expected]
+    pairs = (found, expected), (our_pull(gradients), pull(gradients))
+    for a, b in pairs:
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-5), a, b)

@@ -44,7 +44,7 @@ def make_config(data: str, start_step: int, steps: int, all_losses: bool) -> Con
     if all_losses:
         stage.perceptual_weight = 4.0
         phase = stage.adversarial
-        phase.start_step, phase.warmup_steps = start_step, 250
+        phase.start_step, phase.warmup_steps, phase.decay = start_step, 250, "cosine"
         phase.discriminator.width, phase.discriminator.layers = 8, 2
         phase.optimizer.learning_rate = 2e-4
     return config_from_dict(Config, config)

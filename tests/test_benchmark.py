@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pvdm_jax.benchmark.formulas import decode_flops, denoiser_flops, encode_flops
+from pvdm_jax.benchmark.formulas import TRAINING, autoencoder_flops, decode_flops, denoiser_flops, encode_flops
 from pvdm_jax.benchmark.operations import SIZES, Operations
 from pvdm_jax.benchmark.profile import profile, profile_table, shares
 from pvdm_jax.benchmark.roofline import roofline_svg
@@ -238,6 +238,14 @@ def test_run_writes_table_numbers_and_picture(tmp_path, capsys):
     assert jax.config.jax_enable_compilation_cache
 
 
+def test_clips_of_another_resolution_and_policy():
+    (result,) = run(only=["autoencoder_train"], batch_size=1, repeats=1, resolution=16, remat="blocks")
+    clip = dataclasses.replace(SIZES["demo"][0], height=16, width=16)
+    assert (result.resolution, result.remat) == (16, "blocks")
+    assert result.flops == TRAINING * autoencoder_flops(clip)
+    assert result.program_flops > 1.2 * result.flops  # the second forward pass
+
+
 def test_what_takes_too_long_is_left_out():
     (result,) = run(sizes=["l"], only=["autoencoder_train"], limit=0.01)
     assert result.median is None and "more than the limit" in result.note
@@ -249,6 +257,8 @@ def test_what_takes_too_long_is_left_out():
         (dict(sizes=["xl"]), "--size is 'xl'; demo, s, l"),
         (dict(dtypes=["float16"]), "--dtype is 'float16'; float32, bfloat16"),
         (dict(only=["walk"]), "--only is 'walk'; encode"),
+        (dict(resolution=33), "autoencoder.height is 33"),
+        (dict(remat="all"), "autoencoder.remat is 'all'; none, dots, blocks"),
     ],
 )
 def test_unknown_names_are_refused(options, message):
@@ -303,7 +313,7 @@ def test_profile_adds_up_what_instructions_of_a_kind_take():
     }"""
     text = textwrap.dedent(text)
     events = [("dot.1", 2.0), ("dot.1", 1.0), ("fusion.2", 0.5), ("dot.3", 4.0), ("while.4", 9.0), ("copy.5", 0.001)]
-    found = shares([*events, ("of another program", 7.0)], text)
+    found = shares([*events, ("of another program", 7.0)], Program(text))
     assert [(each.part, each.kind, each.seconds, each.count) for each in found] == [
         ("backward", "matrix products", 4.0, 1),
         ("forward", "matrix products", 3.0, 2),
@@ -321,7 +331,7 @@ def test_profile_sees_the_passes_of_a_step():
 
     w, x = jnp.ones((256, 256)), jnp.ones((512, 256))
     compiled = jax.jit(step).lower(w, x).compile()
-    found = profile(lambda: compiled(w, x), compiled.as_text())
+    found = profile(lambda: compiled(w, x), Program(compiled.as_text()))
     assert {(each.part, each.kind) for each in found} >= {
         ("forward", "matrix products"),
         ("backward", "matrix products"),

@@ -84,10 +84,19 @@ def constants(abstract: Any) -> Any:
     )
 
 
-def size_of(name: str, dtype: str) -> tuple[AutoencoderConfig, UNetConfig]:
-    """The two models of a size. Raises ConfigError for a size that doesn't exist."""
+def size_of(
+    name: str, dtype: str, remat: str = "none", resolution: int | None = None
+) -> tuple[AutoencoderConfig, UNetConfig]:
+    """The two models of a size. resolution: pixels of a clip's sides (None: the size's own).
+
+    Raises ConfigError for a size that doesn't exist, and for a policy or resolution that the models can't have.
+    """
     require(name in SIZES, "--size", name, f"{', '.join(SIZES)}, or several of them separated by commas")
-    return tuple(dataclasses.replace(config, dtype=dtype) for config in SIZES[name])
+    autoencoder, unet = (dataclasses.replace(config, dtype=dtype, remat=remat) for config in SIZES[name])
+    if resolution is not None:
+        autoencoder = dataclasses.replace(autoencoder, height=resolution, width=resolution)
+    config = Config(autoencoder=autoencoder, unet=unet)
+    return config.autoencoder, config.unet
 
 
 class Operations:

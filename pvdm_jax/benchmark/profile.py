@@ -40,10 +40,10 @@ class Share:
     count: int
 
 
-def profile(call: Callable[[], Any], text: str) -> tuple[Share, ...]:
-    """Runs `call` once under the profiler; the costliest kinds of its instructions first.
+def profile(call: Callable[[], Any], program: Program) -> tuple[Share, ...]:
+    """Runs `call`, which runs the program, once under the profiler; the costliest kinds of its instructions first.
 
-    text: of the program that the call runs, `compiled.as_text()`. Empty where the profiler saw none of it.
+    Empty where the profiler saw none of it.
     """
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
@@ -51,12 +51,12 @@ def profile(call: Callable[[], Any], text: str) -> tuple[Share, ...]:
         with jax.profiler.trace(folder, profiler_options=options):
             jax.block_until_ready(call())
         files = sorted(pathlib.Path(folder).rglob("*.xplane.pb"))
-        return shares(_events(files[-1]), text) if files else ()
+        return shares(_events(files[-1]), program) if files else ()
 
 
-def shares(events: Iterable[tuple[str, float]], text: str) -> tuple[Share, ...]:
-    """Times of instructions (name, seconds) added up by what the program's text says of them."""
-    origins = _origins(text)
+def shares(events: Iterable[tuple[str, float]], program: Program) -> tuple[Share, ...]:
+    """Times of instructions (name, seconds) added up by what the program says of them."""
+    origins = _origins(program)
     seconds: dict[tuple[str, str], float] = collections.defaultdict(float)
     counts: dict[tuple[str, str], int] = collections.Counter()
     for name, duration in events:
@@ -92,10 +92,9 @@ def _events(path: pathlib.Path) -> Iterable[tuple[str, float]]:
                     yield str(name), event.duration_ns / 1e9
 
 
-def _origins(text: str) -> dict[str, tuple[str, str]]:
+def _origins(program: Program) -> dict[str, tuple[str, str]]:
     """For each instruction its pass and kind, but for those that only hold others."""
     found = {}
-    program = Program(text)
     for instructions in program.computations.values():
         for name, instruction in instructions.items():
             if instruction.opcode in HOLDERS:

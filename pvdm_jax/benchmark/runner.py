@@ -1,6 +1,7 @@
 """Runs the benchmark and writes its table, its numbers as JSON and a roofline picture."""
 
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -34,6 +35,8 @@ class Result:
     size: str
     dtype: str
     batch: int
+    resolution: int  # pixels of a side
+    remat: str
     note: str = ""  # why it was left out, or what is special
     median: float | None = None
     spread: float | None = None  # distance of the quartiles over the median
@@ -59,6 +62,8 @@ def run(
     profiled: bool = False,
     scaling: bool = False,
     output: Path | None = None,
+    remat: str = "none",
+    resolution: int | None = None,
 ) -> list[Result]:
     """Times operations at the given sizes and prints a table.
 
@@ -66,11 +71,13 @@ def run(
     repeats: calls timed of each, within `limit` seconds; what is expected to take longer than that for one call is
     left out, with a note. steps: of the sampling call (None: 100, or as many as fit into the limit). profiled: say
     where the time of one more call goes, too. scaling: times training steps along batch, resolution and frames instead.
-    output: a folder for benchmark.json, benchmark.txt and a roofline picture of each dtype. Raises ConfigError for a
-    name that doesn't exist.
+    output: a folder for benchmark.json, benchmark.txt and a roofline picture of each dtype. remat: the models'
+    rematerialisation policy. resolution: pixels of the clips' sides (None: the size's own). Raises ConfigError for a
+    name that doesn't exist, and for a resolution that a size can't have.
     """
-    for size in sizes:
-        size_of(size, "float32")
+    models = {size: functools.partial(size_of, size, remat=remat, resolution=resolution) for size in sizes}
+    for make in models.values():
+        make("float32")
     for dtype in dtypes:
         require(dtype in DTYPES, "--dtype", dtype, f"{', '.join(DTYPES)}, or both separated by a comma")
     for name in only or ():
@@ -78,12 +85,12 @@ def run(
     cached = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        return _run(sizes, dtypes, batch_size, only or NAMES, repeats, limit, steps, profiled, scaling, output)
+        return _run(models, dtypes, batch_size, only or NAMES, repeats, limit, steps, profiled, scaling, output)
     finally:
         jax.config.update("jax_enable_compilation_cache", cached)
 
 
-def _run(sizes, dtypes, batch_size, names, repeats, limit, steps, profiled, scaling, output) -> list[Result]:
+def _run(models, dtypes, batch_size, names, repeats, limit, steps, profiled, scaling, output) -> list[Result]:
     mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
     machine, lines = describe_machine(), []
 
@@ -107,8 +114,8 @@ def _run(sizes, dtypes, batch_size, names, repeats, limit, steps, profiled, scal
             say(scaling_table(found))
             continue
         say(HEADER)
-        for size in sizes:
-            autoencoder, unet = size_of(size, dtype)
+        for size, make in models.items():
+            autoencoder, unet = make(dtype)
             small = size == "demo" or jax.default_backend() != "cpu"
             batch = batch_size or (8 if small else 1)
             expected = SLOWEST * peaks[dtype].flops
@@ -145,6 +152,7 @@ def _run(sizes, dtypes, batch_size, names, repeats, limit, steps, profiled, scal
 
 def _measure(operations, name, size, dtype, peaks, repeats, limit, profiled) -> Result:
     made = {"operation": name, "size": size, "dtype": dtype, "batch": operations.batch}
+    made |= {"resolution": operations.autoencoder.height, "remat": operations.autoencoder.remat}
     if name == "data":
         return _measure_data(operations, made, repeats, limit)
     flops = operations.flops(name)
@@ -171,7 +179,7 @@ def _measure(operations, name, size, dtype, peaks, repeats, limit, profiled) -> 
         flops=flops,
         program_flops=traced_flops(timed.traced.jaxpr),
         xla_flops=cost.get("flops"),
-        traffic=Program(compiled.as_text()).memory_bytes(),
+        traffic=timed.program.memory_bytes(),
         of_peak=flops / timing.median / peaks.flops,
         profile=timed.profile,
     )
@@ -183,6 +191,7 @@ class _Timed:
     traced: Any
     compiled: Any
     compile_seconds: float
+    program: Program
     profile: tuple[Share, ...]
 
 
@@ -200,8 +209,8 @@ def _time(operation: Operation, repeats: int, limit: float, profiled: bool = Fal
             arguments[0] = found[0]
         return found
 
-    timing = time_calls(call, repeats, limit)
-    return _Timed(timing, traced, compiled, seconds, profile(call, compiled.as_text()) if profiled else ())
+    timing, program = time_calls(call, repeats, limit), Program(compiled.as_text())
+    return _Timed(timing, traced, compiled, seconds, program, profile(call, program) if profiled else ())
 
 
 def _measure_data(operations, made: dict, repeats: int, limit: float) -> Result:

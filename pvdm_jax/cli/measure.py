@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pvdm_jax.cli.arguments import AddCommand, add_settings, load_config, positive, positive_number
 from pvdm_jax.config import require
+from pvdm_jax.config.models import REMAT_POLICIES
 from pvdm_jax.files import write_json
 
 
@@ -14,7 +15,8 @@ def _benchmark(args: argparse.Namespace) -> None:
         value, option = getattr(args, name), f"--{name.replace('_', '-')}"
         require(value is None or getattr(args, mode), option, value, f"it goes with --{mode}")
     alone = not (args.data or args.sampling or args.scaling)
-    require(alone or not args.profile, "--profile", args.profile, "it goes with the models' operations")
+    for name, value in (("profile", args.profile), ("remat", args.remat != "none"), ("resolution", args.resolution)):
+        require(alone or not value, f"--{name}", getattr(args, name), "it goes with the models' operations")
     if args.data:
         return _benchmark_data(args)
     if args.sampling:
@@ -33,6 +35,8 @@ def _benchmark(args: argparse.Namespace) -> None:
         profiled=args.profile,
         scaling=args.scaling,
         output=args.output,
+        remat=args.remat,
+        resolution=args.resolution,
     )
 
 
@@ -96,6 +100,10 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--dtype", default="float32", help=help)
     help = "clips at once (default: 8 of the demo's size; of the others 1 on a CPU, else 8)"
     command.add_argument("--batch-size", type=positive, help=help)
+    help = "pixels of the clips' sides (default: those of the size)"
+    command.add_argument("--resolution", type=positive, help=help)
+    help = "what of the models is computed again for the gradient: none, dots, blocks (default: none)"
+    command.add_argument("--remat", choices=REMAT_POLICIES, default="none", help=help)
     help = (
         "operations, separated by commas: encode, decode, autoencoder_train, denoiser, denoiser_train, sample, data "
         "(default: all)"

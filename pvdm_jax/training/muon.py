@@ -7,6 +7,7 @@ nearest orthogonal matrix. The layers that touch pixels or latents, biases, norm
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
@@ -31,17 +32,63 @@ def dimension_numbers(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(numbers, params)
 
 
+class _Stacks:
+    """Parameters with their equal hidden kernels stacked, and back.
+
+    A network has tens of kernels of one shape. Stacked, they take a few large products in place of hundreds of small
+    ones, which compile and run faster.
+    """
+
+    def __init__(self, params: Any):
+        leaves, self.structure = jax.tree.flatten(params)
+        numbers = self.structure.flatten_up_to(dimension_numbers(params))
+        self.members: dict[str, list[int]] = {}  # of each stack: which leaves
+        self.numbers: dict[str, MuonDimensionNumbers | None] = {}
+        for index, (leaf, axes) in enumerate(zip(leaves, numbers, strict=True)):
+            name = f"leaf_{index}" if axes is None else "x".join(map(str, leaf.shape))
+            self.members.setdefault(name, []).append(index)
+            self.numbers[name] = axes and MuonDimensionNumbers(
+                *(tuple(axis + 1 for axis in part) for part in (axes.reduction_axis, axes.output_axis))
+            )
+
+    def stack(self, tree: Any) -> dict[str, jax.Array]:
+        leaves = jax.tree.leaves(tree)
+        return {
+            name: jnp.stack([leaves[i] for i in members]) if self.numbers[name] else leaves[members[0]]
+            for name, members in self.members.items()
+        }
+
+    def unstack(self, stacks: dict[str, jax.Array]) -> Any:
+        leaves = {}
+        for name, members in self.members.items():
+            leaves |= zip(members, stacks[name] if self.numbers[name] else [stacks[name]], strict=True)
+        return jax.tree.unflatten(self.structure, [leaves[index] for index in range(len(leaves))])
+
+
 def muon_with_adamw(
     muon_schedule: optax.Schedule, adam_schedule: optax.Schedule, b1: float, b2: float, weight_decay: float
 ) -> optax.GradientTransformation:
     """The two together. b1, b2 are AdamW's; Muon's momentum is 0.95; both decay weights."""
-    return muon(
-        muon_schedule,
-        weight_decay=weight_decay,
-        adam_b1=b1,
-        adam_b2=b2,
-        adam_weight_decay=weight_decay,
-        adam_learning_rate=adam_schedule,
-        consistent_rms=UPDATE_RMS,
-        muon_weight_dimension_numbers=dimension_numbers,
-    )
+
+    def optimizer(stacks: _Stacks) -> optax.GradientTransformation:
+        return muon(
+            muon_schedule,
+            weight_decay=weight_decay,
+            adam_b1=b1,
+            adam_b2=b2,
+            adam_weight_decay=weight_decay,
+            adam_learning_rate=adam_schedule,
+            consistent_rms=UPDATE_RMS,
+            muon_weight_dimension_numbers=stacks.numbers,
+        )
+
+    def init(params: Any) -> optax.OptState:
+        stacks = _Stacks(params)
+        return optimizer(stacks).init(stacks.stack(params))
+
+    def update(updates: Any, state: optax.OptState, params: Any) -> tuple[Any, optax.OptState]:
+        stacks = _Stacks(params)
+        changed, state = optimizer(stacks).update(stacks.stack(updates), state, stacks.stack(params))
+        return stacks.unstack(changed), state
+
+    return optax.GradientTransformation(init, update)

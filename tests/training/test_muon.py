@@ -47,6 +47,24 @@ def test_an_update_has_the_size_of_adamws(params):
     assert size == pytest.approx(0.02, rel=0.3)
 
 
+def test_equal_kernels_are_updated_one_by_one(params):
+    """Stacked with others of its shape, a kernel takes the steps that it takes alone."""
+    rng = np.random.default_rng(1)
+    twin = {"kernel": rng.normal(size=(3, 3, 4, 8)).astype(np.float32)}
+    optimizer = make_optimizer(OptimizerConfig(muon_learning_rate=0.1), 10)
+
+    def two_steps(tree):
+        state = optimizer.init(tree)
+        for _ in range(2):
+            updates, state = optimizer.update(jax.tree.map(lambda x: 0.5 * x, tree), state, tree)
+            tree = jax.tree.map(lambda x, y: x + y, tree, updates)
+        return tree
+
+    alone, other = two_steps(params), two_steps({"twin": twin})
+    together = two_steps(params | {"twin": twin})
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), together, alone | other)
+
+
 def test_it_takes_every_hidden_layer_of_a_denoiser():
     config = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=1)
     _, params = functional.abstract(lambda: UNet(config, rngs=nnx.Rngs(0)))

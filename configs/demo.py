@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     stage = config.train_autoencoder
     stage.l1_weight = 0.0
     stage.l2_weight = 1.0
+    stage.latent_noise = 0.1  # stage 2 will not hit the latents exactly
     stage.steps = 1500
     stage.batch_size = 4
     stage.optimizer.learning_rate = 2e-3

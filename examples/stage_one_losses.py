@@ -77,7 +77,7 @@ def draw(runs: dict[str, pathlib.Path], start_step: int, path: pathlib.Path) -> 
         axis.set(title=title, xlabel="update")
     values = read(runs["all losses"], "eval/discriminator_loss")
     axes[-1].plot(values.keys(), values.values(), color="C1")
-    axes[-1].set(title="discriminators' loss (2: they know nothing)", xlabel="update")
+    axes[-1].set(title="discriminators' hinge loss", xlabel="update")
     axes[0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=60)

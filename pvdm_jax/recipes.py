@@ -79,3 +79,4 @@ def _default_autoencoder(stage: ConfigDict) -> None:
     phase.adaptive = True
     phase.feature_weight = 0.2
     phase.warmup_steps = 500
+    phase.decay = "cosine"

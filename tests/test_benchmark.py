@@ -258,6 +258,7 @@ def test_what_takes_too_long_is_left_out():
         (dict(dtypes=["float16"]), "--dtype is 'float16'; float32, bfloat16"),
         (dict(only=["walk"]), "--only is 'walk'; encode"),
         (dict(resolution=33), "autoencoder.height is 33"),
+        (dict(sizes=["l"], resolution=160), "autoencoder.height is 160; it must be a multiple of 64"),
         (dict(remat="all"), "autoencoder.remat is 'all'; none, dots, blocks"),
     ],
 )

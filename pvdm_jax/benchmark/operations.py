@@ -89,14 +89,13 @@ def size_of(
 ) -> tuple[AutoencoderConfig, UNetConfig]:
     """The two models of a size. resolution: pixels of a clip's sides (None: the size's own).
 
-    Raises ConfigError for a size that doesn't exist, and for a policy or resolution that the models can't have.
+    Raises ConfigError for a size that doesn't exist, and for a policy or resolution that the autoencoder can't have.
     """
     require(name in SIZES, "--size", name, f"{', '.join(SIZES)}, or several of them separated by commas")
     autoencoder, unet = (dataclasses.replace(config, dtype=dtype, remat=remat) for config in SIZES[name])
     if resolution is not None:
         autoencoder = dataclasses.replace(autoencoder, height=resolution, width=resolution)
-    config = Config(autoencoder=autoencoder, unet=unet)
-    return config.autoencoder, config.unet
+    return autoencoder, unet
 
 
 class Operations:

@@ -39,8 +39,7 @@ def get_config() -> ConfigDict:
     stage = config.train_autoencoder
     stage.l1_weight = 0.0
     stage.l2_weight = 1.0
-    stage.latent_noise = 0.1  # stage 2 will not hit the latents exactly
-    stage.steps = 1500
+    stage.steps = 2400
     stage.batch_size = 4
     stage.optimizer.learning_rate = 2e-3
     stage.optimizer.muon_learning_rate = 8e-3
@@ -50,8 +49,8 @@ def get_config() -> ConfigDict:
     stage.optimizer.clip_norm = 1.0
     stage.ema_decay = 0.99
     stage.log_every = 50
-    stage.eval_every = 500
-    stage.checkpoint_every = 500
+    stage.eval_every = 600
+    stage.checkpoint_every = 600
 
     config.encode.windows = 2
 
@@ -64,7 +63,7 @@ def get_config() -> ConfigDict:
     config.unet.num_classes = 3
 
     stage = config.train_diffusion
-    stage.steps = 2000
+    stage.steps = 2200
     stage.batch_size = 16
     stage.optimizer.learning_rate = 1e-3
     stage.optimizer.muon_learning_rate = 8e-3
@@ -75,9 +74,9 @@ def get_config() -> ConfigDict:
     stage.context_prob = 0.5
     stage.ema_decay = 0.995
     stage.log_every = 50
-    stage.eval_every = 500
+    stage.eval_every = 550
     stage.eval_clips = 64
-    stage.checkpoint_every = 500
+    stage.checkpoint_every = 550
 
     # 11 calls of the denoiser. Of a model trained for minutes, a sampler that adds no noise makes the better clips.
     config.sample.sampler = "heun"

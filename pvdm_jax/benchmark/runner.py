@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +162,13 @@ def _measure(operations, name, size, dtype, peaks, repeats, limit, profiled) -> 
     if least > limit:
         return Result(**made, flops=flops, note=f"left out: at least {least:.0f} s, more than the limit")
     try:
-        timed = _time(operations.make(name), repeats, limit, profiled)
+        timed = _time(operations.make(name), repeats, limit)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return Result(**made, flops=flops, note="left out: not enough memory")
     timing, compiled = timed.timing, timed.compiled
+    program = Program(compiled.as_text())
     stats, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     made["note"] = f"{operations.steps} steps" if name == "sample" else ""
     results = stats.output_size_in_bytes - stats.alias_size_in_bytes
@@ -181,9 +182,9 @@ def _measure(operations, name, size, dtype, peaks, repeats, limit, profiled) -> 
         flops=flops,
         program_flops=traced_flops(timed.traced.jaxpr),
         xla_flops=cost.get("flops"),
-        traffic=timed.program.memory_bytes(),
+        traffic=program.memory_bytes(),
         of_peak=flops / timing.median / peaks.flops,
-        profile=timed.profile,
+        profile=profile(timed.call, program) if profiled else (),
     )
 
 
@@ -193,11 +194,10 @@ class _Timed:
     traced: Any
     compiled: Any
     compile_seconds: float
-    program: Program
-    profile: tuple[Share, ...]
+    call: Callable[[], Any]  # once more
 
 
-def _time(operation: Operation, repeats: int, limit: float, profiled: bool = False) -> _Timed:
+def _time(operation: Operation, repeats: int, limit: float) -> _Timed:
     began = time.perf_counter()
     traced = operation.program.trace(*operation.arguments)
     compiled = traced.lower().compile()
@@ -211,8 +211,7 @@ def _time(operation: Operation, repeats: int, limit: float, profiled: bool = Fal
             arguments[0] = found[0]
         return found
 
-    timing, program = time_calls(call, repeats, limit), Program(compiled.as_text())
-    return _Timed(timing, traced, compiled, seconds, program, profile(call, program) if profiled else ())
+    return _Timed(time_calls(call, repeats, limit), traced, compiled, seconds, call)
 
 
 def _measure_data(operations, made: dict, repeats: int, limit: float) -> Result:

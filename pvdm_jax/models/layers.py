@@ -41,22 +41,21 @@ class Convolution(nnx.Conv):
     """
 
     def __call__(self, *images: jax.Array) -> tuple[jax.Array, ...]:
-        padding = ((1, 1), (1, 1))
         *images, kernel, bias = (x.astype(self.dtype) for x in (*images, self.kernel[...], self.bias[...]))
         layout = ("NHWC", "HWIO", "NHWC")
-        convolved = convolve_each(images, kernel, self.strides, padding, dimension_numbers=layout)
+        convolved = convolve_each(images, kernel, self.strides, self.padding, dimension_numbers=layout)
         return tuple(y + bias[None, None, None] for y in convolved)
 
 
 def convolution(features_in: int, features_out: int, *, stride=1, init=None, dtype, rngs: nnx.Rngs) -> Convolution:
-    """`init` replaces the initializer of kernel and bias."""
+    """A `Convolution`; `init` replaces the initializer of kernel and bias."""
     init = init or uniform(9 * features_in)
     return Convolution(
         features_in,
         features_out,
         kernel_size=(3, 3),
         strides=(stride, stride),
-        padding=1,
+        padding=((1, 1), (1, 1)),
         kernel_init=init,
         bias_init=init,
         dtype=dtype,

@@ -17,7 +17,8 @@ from flax import nnx
 
 from pvdm_jax.config import DiscriminatorConfig
 from pvdm_jax.models.convolution import convolve
-from pvdm_jax.models.layers import EPSILON, uniform
+from pvdm_jax.models.layers import uniform
+from pvdm_jax.models.norms import EPSILON
 
 KERNEL, PADDING, SLOPE = 4, 2, 0.2
 MAX_WIDTH = 512

@@ -1,7 +1,7 @@
-"""Linear, convolution and norm layers with the official code's initial values and epsilons.
+"""Linear and convolution layers with the official code's initial values, and activations.
 
-PyTorch draws the weights and biases of linear and convolution layers from U(-1/sqrt(fan_in), 1/sqrt(fan_in)) and
-adds 1e-5 to every variance; Flax does neither by default.
+PyTorch draws the weights and biases of linear and convolution layers from U(-1/sqrt(fan_in), 1/sqrt(fan_in)); Flax
+does not by default.
 """
 
 import math
@@ -11,8 +11,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pvdm_jax.models.convolution import convolve_each
-
-EPSILON = 1e-5
 
 
 def uniform(fan_in: int):
@@ -103,13 +101,3 @@ def _silu_backward(saved, gradient):
 
 
 silu.defvjp(_silu_forward, _silu_backward)
-
-
-def layer_norm(features: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer norm over the last axis; statistics in float32."""
-    return nnx.LayerNorm(features, epsilon=EPSILON, use_fast_variance=False, dtype=dtype, rngs=rngs)
-
-
-def group_norm(features: int, *, dtype, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """Group norm in 32 groups over all axes but the first; statistics in float32."""
-    return nnx.GroupNorm(features, num_groups=32, epsilon=EPSILON, use_fast_variance=False, dtype=dtype, rngs=rngs)

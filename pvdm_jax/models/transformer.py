@@ -12,7 +12,8 @@ from flax import nnx
 
 from pvdm_jax.models import functional
 from pvdm_jax.models.attention import attention, rotate, space_rotation, time_rotation
-from pvdm_jax.models.layers import gelu, layer_norm, linear
+from pvdm_jax.models.layers import gelu, linear
+from pvdm_jax.models.norms import layer_norm
 from pvdm_jax.models.remat import remat
 
 

@@ -22,7 +22,8 @@ from flax import nnx
 from pvdm_jax.config import UNetConfig
 from pvdm_jax.models import functional
 from pvdm_jax.models.attention import attention
-from pvdm_jax.models.layers import convolution, group_norm, linear, silu, zeros
+from pvdm_jax.models.layers import convolution, linear, silu, zeros
+from pvdm_jax.models.norms import group_norm
 from pvdm_jax.models.remat import remat
 from pvdm_jax.triplane import Planes, PlaneShape, unpack
 
@@ -98,19 +99,18 @@ class ResBlock(nnx.Module):
 
     def __call__(self, images: Images, embedding: jax.Array) -> Images:
         """Images of features_in and SiLU'd embedding (b, 4 * model_channels) to images of `features`."""
-        embedded = self.embed(embedding)[:, None, None, :]
+        embedded = self.embed(embedding)
         changed = self.conv_in(*(self.resample(silu(self.norm_in(x))) for x in images))
         changed = self.conv_out(*(silu(self._embed(y, embedded)) for y in changed))
         return tuple(self.shortcut(self.resample(x)) + y for x, y in zip(images, changed, strict=True))
 
     def _embed(self, y: jax.Array, embedded: jax.Array) -> jax.Array:
-        """The second norm of images, with the step's embedding (b, 1, 1, features)."""
+        """The second norm of images, with the step's embedding (b, features)."""
         if y.shape[0] != embedded.shape[0]:
             embedded = jnp.repeat(embedded, 2, axis=0)
         if self.scale_shift:
-            scale, shift = jnp.split(embedded, 2, axis=-1)
-            return self.norm_out(y) * (1 + scale) + shift
-        return self.norm_out(y + embedded)
+            return self.norm_out(y, *jnp.split(embedded, 2, axis=-1))
+        return self.norm_out(y + embedded[:, None, None])
 
 
 class AttentionBlock(nnx.Module):

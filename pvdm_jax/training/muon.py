@@ -67,8 +67,11 @@ class _Stacks:
 
 def muon_with_adamw(
     muon_schedule: optax.Schedule, adam_schedule: optax.Schedule, b1: float, b2: float, weight_decay: float
-) -> optax.GradientTransformation:
-    """The two together. b1, b2 are AdamW's; Muon's momentum is 0.95; both decay weights."""
+) -> optax.GradientTransformationExtraArgs:
+    """The two together. b1, b2 are AdamW's; Muon's momentum is 0.95; both decay weights.
+
+    `update` takes `finite`, a scalar: where false, the state stays.
+    """
 
     def optimizer(stacks: _Stacks) -> optax.GradientTransformation:
         return muon(
@@ -86,9 +89,9 @@ def muon_with_adamw(
         stacks = _Stacks(params)
         return optimizer(stacks).init(stacks.stack(params))
 
-    def update(updates: Any, state: optax.OptState, params: Any) -> tuple[Any, optax.OptState]:
+    def update(updates: Any, state: optax.OptState, params: Any, *, finite: jax.Array | bool = True, **_: Any):
         stacks = _Stacks(params)
-        changed, state = optimizer(stacks).update(stacks.stack(updates), state, stacks.stack(params))
-        return stacks.unstack(changed), state
+        changed, new = optimizer(stacks).update(stacks.stack(updates), state, stacks.stack(params))
+        return stacks.unstack(changed), jax.tree.map(lambda x, old: jnp.where(finite, x, old), new, state)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)

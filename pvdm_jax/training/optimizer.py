@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import optax
 
 from pvdm_jax.config import OptimizerConfig
+from pvdm_jax.sharding import SMALL
+from pvdm_jax.training.adamw import adamw
 from pvdm_jax.training.muon import muon_with_adamw
 
 LossFn = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
@@ -35,11 +37,14 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int, rate: float | No
     return lambda count: warmup(count) * decay(count)
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The optimizer of a run of `steps` updates, after clipping by the global norm where `clip_norm` is positive."""
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of a run of `steps` updates, after clipping by the global norm where `clip_norm` is positive.
+
+    Its `update` takes `finite`, a scalar: where that is false, the state stays as it is.
+    """
     schedule = learning_rate_schedule(config, steps)
     if config.muon_learning_rate == 0:
-        optimizer = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
+        optimizer = adamw(schedule, config.b1, config.b2, config.weight_decay)
     else:
         muon_schedule = learning_rate_schedule(config, steps, config.muon_learning_rate)
         optimizer = muon_with_adamw(muon_schedule, schedule, config.b1, config.b2, config.weight_decay)
@@ -61,7 +66,7 @@ class TrainState:
     opt_state: optax.OptState
 
 
-def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(params: Any, optimizer: optax.GradientTransformationExtraArgs) -> TrainState:
     """The state before the first update. The EMA starts as a copy of the parameters, in buffers of its own."""
     step, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
     ema = jax.tree.map(jnp.copy, params)
@@ -71,7 +76,7 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
 def update(
     state: TrainState,
     grads: Any,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     ema_decay: float,
     ema_every: int = 1,
 ) -> TrainState:
@@ -86,14 +91,27 @@ def update(
 
 def is_finite(grads: Any) -> jax.Array:
     """Whether a tree's norm is finite: one too large for float32 would spoil the moments for good."""
-    return jnp.isfinite(optax.tree.norm(grads))
+    return jnp.isfinite(global_norm(grads))
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """The Euclidean norm of all arrays together.
+
+    Small ones, which every device has whole, are put in a row: a network has hundreds, and each sum takes its time to
+    compile.
+    """
+    leaves = jax.tree.leaves(tree)
+    large = [leaf for leaf in leaves if leaf.size >= SMALL]
+    small = [leaf.ravel() for leaf in leaves if leaf.size < SMALL]
+    parts = [*large, jnp.concatenate(small)] if small else large
+    return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in parts))
 
 
 def apply_gradients(
     params: Any,
     opt_state: optax.OptState,
     grads: Any,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     finite: jax.Array,
     scale: jax.Array | None = None,
 ) -> tuple[Any, optax.OptState]:
@@ -101,11 +119,11 @@ def apply_gradients(
 
     scale: of the learning rate (None: 1).
     """
-    updates, new_opt_state = optimizer.update(grads, opt_state, params)
+    updates, opt_state = optimizer.update(grads, opt_state, params, finite=finite)
     if scale is not None:
         updates = jax.tree.map(lambda x: scale * x, updates)
-    new = optax.apply_updates(params, updates), new_opt_state
-    return jax.tree.map(lambda ours, old: jnp.where(finite, ours, old), new, (params, opt_state))
+    new = optax.apply_updates(params, updates)
+    return jax.tree.map(lambda ours, old: jnp.where(finite, ours, old), new, params), opt_state
 
 
 def advance(state: TrainState, finite: jax.Array, ema_decay: float, ema_every: int, **changed: Any) -> TrainState:

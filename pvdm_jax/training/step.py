@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
-import optax
 from jax.sharding import Mesh
 
 from pvdm_jax import sharding
+from pvdm_jax.training.optimizer import global_norm
 
 
 class Stage(Protocol):
@@ -70,7 +70,7 @@ def trace_step(
         key = jax.random.fold_in(keys(seed)[1], state.step)
         new_state, metrics = stage.step(state, batch, key, *((kind, constants) if kind else ()))
         # The norm tells of an update that spoils the parameters before a checkpoint of them is made.
-        return new_state, metrics | {"param_norm": optax.tree.norm(new_state.params), "skipped": new_state.skipped}
+        return new_state, metrics | {"param_norm": global_norm(new_state.params), "skipped": new_state.skipped}
 
     shardings = jax.tree.map(lambda x: x.sharding, placed)
     jitted = jax.jit(

@@ -140,6 +140,17 @@ def place(mesh: Mesh, tree: Any) -> Any:
     return jax.device_put(jax.tree.map(np.asarray, tree) if jax.process_count() > 1 else tree, shardings)
 
 
+def gather(mesh: Mesh, params: Any) -> Any:
+    """Parameters as a model is to use them: whole on every device, where `fsdp` has split them.
+
+    Left to itself XLA often keeps a weight split and moves activations instead, many times as large. For use inside
+    jit; the gradients come back whole and are split again where they meet the state.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return params
+    return jax.lax.with_sharding_constraint(params, replicated(mesh))
+
+
 def global_batch(mesh: Mesh, local: Any) -> Any:
     """This process's share of a batch (numpy, (local batch, ...)) as part of one array over all devices."""
     sharding = batch_sharding(mesh)

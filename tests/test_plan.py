@@ -3,8 +3,11 @@
 import dataclasses
 import importlib.util
 import json
+import subprocess
+import sys
 
 import pytest
+import tiny
 
 from pvdm_jax import plan as plan_file
 from pvdm_jax.benchmark.formulas import TRAINING, denoiser_flops
@@ -150,3 +153,25 @@ def test_plan_for_tpus_that_are_not_here():
         plan(config(6), "v5e:2x2")
     with pytest.raises(ConfigError, match="a shape that exists"):
         plan(config(), "v5e:3x5x7")
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_what_fsdp_moves_are_parameters(stage, tmp_path):
+    def collectives(**mesh):
+        """The bytes that a device moves in a step with all losses, of eight, and the kinds of transfers."""
+        settings = [*tiny.SETTINGS, *(f"mesh.{axis}={size}" for axis, size in mesh.items())]
+        settings += [f"train_{name}.optimizer.muon_learning_rate=0.0" for name in ("autoencoder", "diffusion")]
+        settings += ["train_autoencoder.adversarial.start_step=1", "unet.model_channels=64"]
+        command = [sys.executable, "-m", "pvdm_jax.cli", "plan", "--config=demo", f"--stage={stage}"]
+        command += [f"--output={tmp_path}", *(f"--config.{setting}" for setting in settings)]
+        environment = tiny.environment(JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=8")
+        subprocess.run(command, env=environment, check=True, timeout=300)
+        step = json.loads((tmp_path / f"plan_local_stage{stage}.json").read_text())["step"]
+        return step["network_traffic"], set(step["collectives"])
+
+    copied, summed = collectives(data=8, fsdp=1)
+    moved, kinds = collectives(data=1, fsdp=8)
+    assert summed == {"all-reduce"}
+    assert "all-gather" in kinds and "all-to-all" not in kinds and "collective-permute" not in kinds
+    # Gradients are summed, which counts twice, and parameters gathered once; activations stay where their clips are.
+    assert moved < 1.6 * copied

@@ -96,6 +96,9 @@ class AutoencoderStage:
     def _make_discriminators(self, key: jax.Array | int = 0) -> Discriminators:
         return Discriminators(self.adversarial.discriminator, rngs=nnx.Rngs(key))
 
+    def _merge_discriminators(self, params: functional.Params) -> Discriminators:
+        return functional.merge(self.discriminators, sharding.gather(self.mesh, params))
+
     def init(self, key: jax.Array) -> TrainState:
         """The state before training."""
         _, params = functional.split(Autoencoder(self.model, rngs=nnx.Rngs(key)))
@@ -136,7 +139,7 @@ class AutoencoderStage:
 
     def reconstruct(self, params: functional.Params, video: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """The reconstruction of clips in [-1, 1]; with a key, under the noise of config.latent_noise."""
-        model = functional.merge(self.graphdef, params)
+        model = functional.merge(self.graphdef, sharding.gather(self.mesh, params))
         planes = model.encode(video)
         return model.decode(planes if key is None else add_noise(planes, self.config.latent_noise, key))
 
@@ -152,7 +155,7 @@ class AutoencoderStage:
         loss = config.l1_weight * terms["l1"] + config.l2_weight * terms["l2"]
         if self.lpips is not None:
             images = (pick_frames(x, batch["frame"]) for x in (batch["video"], reconstruction))
-            distances = functional.merge(self.lpips, constants["lpips"])(*images)
+            distances = functional.merge(self.lpips, sharding.gather(self.mesh, constants["lpips"]))(*images)
             terms[self.lpips_name] = distances if axes else jnp.mean(distances)
             loss += config.perceptual_weight * terms[self.lpips_name]
         return loss, {"loss": loss, **terms}
@@ -170,7 +173,7 @@ class AutoencoderStage:
         strength: of the adversarial and the feature matching weight, 0 to 1. With `adaptive` weights the value
         returned has the right gradient, and the loss itself is in the metrics.
         """
-        config, modules = self.adversarial, functional.merge(self.discriminators, discriminators)
+        config, modules = self.adversarial, self._merge_discriminators(discriminators)
 
         def terms(x):
             found = generator_terms(modules, batch["video"], x, batch["frame"])
@@ -203,7 +206,7 @@ class AutoencoderStage:
         self, discriminators: functional.Params, reconstruction: jax.Array, batch: Metrics
     ) -> tuple[jax.Array, Metrics]:
         """The discriminators' hinge losses and their sum; `reconstruction` and batch["video"] in [-1, 1]."""
-        modules = functional.merge(self.discriminators, discriminators)
+        modules = self._merge_discriminators(discriminators)
         terms = discriminator_terms(modules, batch["video"], reconstruction, batch["frame"])
         loss = sum(terms.values())
         return loss, {"discriminator_loss": loss, **terms}

@@ -86,7 +86,7 @@ class DiffusionStage:
         return squared_error(self._predict(params, drawn.x, drawn.step, context, label), drawn.target), drawn.weight
 
     def _predict(self, params, x, step, context, label):
-        planes = functional.merge(self.graphdef, params)(
+        planes = functional.merge(self.graphdef, sharding.gather(self.mesh, params))(
             unpack(x, self.shape),
             step,
             unpack(context, self.shape) if self.model.cond_model else None,
@@ -177,7 +177,8 @@ class DiffusionStage:
             eta=options.eta,
             clip_x0=options.clip_x0,
         )
-        return to_uint8(functional.merge(self.decoder, decoder).decode(unpack(latents, self.shape)))
+        model = functional.merge(self.decoder, sharding.gather(self.mesh, decoder))
+        return to_uint8(model.decode(unpack(latents, self.shape)))
 
     def evaluate(self, state: TrainState, folder: pathlib.Path) -> dict[str, float]:
         """The EMA's loss on held-out clips, without and (for those that have them) with the clips beside them.

@@ -20,10 +20,12 @@ class Encoder:
         graphdef, self._params = load_autoencoder(model, workdir, mesh)
         self.identity = functional.fingerprint(sharding.to_numpy(self._params))
         self.mesh, self.frames = mesh, model.frames
-        self._encode = jax.jit(
-            lambda params, video: functional.merge(graphdef, params).encode(to_float(video)).pack(),
-            out_shardings=sharding.batch_sharding(mesh),
-        )
+
+        def encode(params, video):
+            model = functional.merge(graphdef, sharding.gather(mesh, params))
+            return model.encode(to_float(video)).pack()
+
+        self._encode = jax.jit(encode, out_shardings=sharding.batch_sharding(mesh))
 
     def encode(self, video: np.ndarray) -> jax.Array:
         """uint8 (b, n frames, h, w, 3) of this process to float32 (n b of all processes, positions, channels)."""

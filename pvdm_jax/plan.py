@@ -1,7 +1,6 @@
 """What a training step will cost on devices that aren't here.
 
-The real step, with its shardings, is compiled for a TPU topology through libtpu, which needs no TPU, or for the
-devices of this machine. The compiler says what memory a chip needs; the traced program how many floating point
+The compiler says what memory a chip needs (`pvdm_jax.planned_step`); the traced program how many floating point
 operations it does; its text (`pvdm_jax.compiled`) what it moves. Against a chip's published peaks these give the least
 time that a step can take. Real steps take longer: peaks are never reached, and transfers overlap only in part.
 
@@ -12,18 +11,16 @@ The interconnect's bandwidth there is of both directions; half of it counts here
 
 import dataclasses
 import json
-import os
 import pathlib
-import re
-import time
 from collections.abc import Callable
 from typing import Any
 
-from pvdm_jax.config import Config, ConfigError, require
+from pvdm_jax import planned_step
+from pvdm_jax.config import Config, require
 from pvdm_jax.models.remat import POLICIES
+from pvdm_jax.planned_step import STAGES, Measured
 
 GIGA = 1e9
-STAGES = {1: "train_autoencoder", 2: "train_diffusion"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,25 +42,6 @@ CHIPS = {
 }
 # How JAX names them.
 DEVICE_KINDS = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e", "H100": "h100"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """A step compiled for one batch. Bytes and operations are of one device and one step."""
-
-    batch_size: int  # of all devices
-    batch_per_device: int  # of one micro-batch
-    arguments: float  # bytes: the state and the batch
-    temporaries: float  # bytes
-    flops: float
-    memory_traffic: float  # bytes
-    network_traffic: float  # bytes
-    collectives: dict[str, int]  # how many transfers of each kind
-    compile_seconds: float
-
-    @property
-    def memory(self) -> float:
-        return self.arguments + self.temporaries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,14 +139,15 @@ def plan(
     remat: a policy instead of the configured one, or "auto": the first of none, dots and blocks with which the
     configured batch fits. chip_memory: bytes of a chip that may be used (default: what it has). search: whether to
     look for the largest batch per device that fits, in up to five more compilations. Raises ConfigError for
-    a topology, stage or policy that doesn't exist, and for a batch that doesn't split over the devices.
+    a topology, stage or policy that doesn't exist, and for a batch that doesn't split over the devices. Steps for
+    TPUs are compiled in processes of their own: call it from within `if __name__ == "__main__":`.
     """
     from pvdm_jax import sharding
 
     require(stage in STAGES, "--stage", stage, "1 (autoencoder) or 2 (denoiser)")
     policies = ("none", *POLICIES)
     require(remat in (None, "auto", *policies), "--remat", remat, f"one of auto, {', '.join(policies)}")
-    devices = _devices(topology)
+    devices = planned_step.find_devices(topology)
     kind = devices[0].device_kind
     chip = CHIPS.get(next((name for text, name in DEVICE_KINDS.items() if text == kind or text in kind.split()), ""))
     limit = chip_memory or (chip.memory if chip else _local_memory(devices[0]))
@@ -180,7 +159,7 @@ def plan(
 
     def measure(policy: str, per_device: int) -> Measured | str:
         changed = _with_stage(config, stage, policy, per_device * unit)
-        found = _measure(changed, stage, mesh, per_device)
+        found = planned_step.measure(changed, stage, topology, per_device)
         text = found if isinstance(found, str) else f"{found.memory / GIGA:.2f} GB per device"
         say(f"remat {policy}, batch {per_device * unit} ({per_device} per device and micro-batch): {text}")
         return found
@@ -216,29 +195,6 @@ def plan(
     )
 
 
-def _devices(topology: str) -> list:
-    """The devices of a topology, real ones for "local"."""
-    import jax
-
-    if topology == "local":
-        return jax.devices()
-    kind, _, sizes = topology.partition(":")
-    tpus = [name for name in CHIPS if name.startswith("v")]
-    allowed = f"local, or a TPU's kind and shape, such as v5e:4x4 (kinds: {', '.join(tpus)})"
-    require(kind in tpus and re.fullmatch(r"\d+(x\d+)+", sizes) is not None, "--topology", topology, allowed)
-    from jax.experimental import topologies
-
-    # There is no TPU to ask, and none that another process could hold.
-    for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
-        os.environ.setdefault(name, "1")
-    try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-    except Exception as error:
-        text = str(error).partition("\n")[0][:200]
-        hint = "libtpu is needed, and a shape that exists: pip install 'pvdm_jax[tpu]'"
-        raise ConfigError(f"--topology is {topology!r}; {hint} ({text})") from error
-
-
 def _local_memory(device: Any) -> float | None:
     stats = device.memory_stats() if device.platform != "cpu" else None
     return stats.get("bytes_limit") if stats else None
@@ -251,82 +207,6 @@ def _with_stage(config: Config, stage: int, policy: str, batch_size: int) -> Con
         model: dataclasses.replace(getattr(config, model), remat=policy),
     }
     return dataclasses.replace(config, **changed)
-
-
-def _measure(config: Config, stage: int, mesh: Any, per_device: int) -> Measured | str:
-    """The step compiled for a batch, or why it can't be."""
-    import jax
-
-    from pvdm_jax.compiled import Program, traced_flops
-
-    began = time.perf_counter()
-    traced = trace_step(config, stage, mesh)
-    try:
-        compiled = traced.lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", str(error))
-        return f"out of memory{f': needs {used[1]}iB, {used[2]}iB are there' if used else ''}"
-    seconds = time.perf_counter() - began
-    stats, program = compiled.memory_analysis(), Program(compiled.as_text())
-    collectives: dict[str, int] = {}
-    transfers = program.collectives()
-    for transfer in transfers:
-        collectives[transfer.kind] = collectives.get(transfer.kind, 0) + transfer.runs
-    return Measured(
-        batch_size=getattr(config, STAGES[stage]).batch_size,
-        batch_per_device=per_device,
-        arguments=stats.argument_size_in_bytes,
-        temporaries=stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes,
-        flops=traced_flops(traced.jaxpr) / mesh.size,
-        memory_traffic=program.memory_bytes(),
-        network_traffic=sum(transfer.runs * transfer.bytes for transfer in transfers),
-        collectives=collectives,
-        compile_seconds=seconds,
-    )
-
-
-def trace_step(config: Config, stage: int, mesh: Any) -> Any:
-    """The stage's step as the training loop compiles it, traced for abstract arrays on the mesh.
-
-    Of stage 1 the heaviest kind: with the adversarial losses where they are planned.
-    """
-    import jax
-    import numpy as np
-    from flax import nnx
-
-    from pvdm_jax import sharding
-    from pvdm_jax.losses.lpips import LPIPS
-    from pvdm_jax.models import functional
-    from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
-    from pvdm_jax.training import phases, step
-    from pvdm_jax.training.autoencoder import AutoencoderStage
-    from pvdm_jax.training.diffusion import DiffusionStage
-
-    clip = config.autoencoder
-    video = (clip.frames, clip.height, clip.width, 3)
-    if stage == 1:
-        settings, count = config.train_autoencoder, config.train_autoencoder.batch_size
-        lpips = nnx.eval_shape(lambda: LPIPS(rngs=nnx.Rngs(0))) if settings.perceptual_weight > 0 else None
-        made = AutoencoderStage(clip, settings, {"video": np.zeros((0, *video), np.uint8)}, mesh, lpips)
-        kind = phases.RECONSTRUCTION
-        if settings.adversarial.enabled:
-            kind = phases.GENERATOR if settings.adversarial.alternate else phases.BOTH
-        fields = {"video": (video, np.uint8)}
-    else:
-        count, shape, kind = config.train_diffusion.batch_size, plane_shape(clip), ""
-        decoder = functional.abstract(lambda: Autoencoder(clip, rngs=nnx.Rngs(0)))
-        made = DiffusionStage(config, decoder, shape, {}, mesh)
-        latent = (shape.positions, clip.latent_channels)
-        fields = {"previous": (latent, np.float32), "clip": (latent, np.float32)}
-        fields |= {"has_previous": ((), np.bool_), "label": ((), np.int32)}
-    rows = sharding.batch_sharding(mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct((count, *sizes), dtype, sharding=rows) for name, (sizes, dtype) in fields.items()
-    }
-    state = sharding.place(mesh, jax.eval_shape(made.init, jax.random.key(0)))
-    return step.trace_step(made, kind, state, batch, state, mesh, config.seed)
 
 
 def _largest(

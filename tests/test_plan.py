@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 import tiny
 
 from pvdm_jax import plan as plan_file
+from pvdm_jax import planned_step
 from pvdm_jax.benchmark.formulas import TRAINING, denoiser_flops
 from pvdm_jax.config import (
     AutoencoderConfig,
@@ -21,7 +23,8 @@ from pvdm_jax.config import (
     UNetConfig,
 )
 from pvdm_jax.models.autoencoder import plane_shape
-from pvdm_jax.plan import CHIPS, Measured, Plan, plan, write
+from pvdm_jax.plan import CHIPS, Plan, plan, write
+from pvdm_jax.planned_step import TPUS, Measured
 
 pytestmark = pytest.mark.long
 
@@ -85,13 +88,24 @@ def test_the_largest_batch_is_found(start, fixed, each, expected):
 def test_auto_takes_the_first_policy_that_fits(monkeypatch):
     memory = {"none": 5e9, "dots": 3e9, "blocks": 1e9}
     monkeypatch.setattr(
-        plan_file, "_measure", lambda config, stage, mesh, size: measured(size, memory[config.unet.remat])
+        planned_step, "measure", lambda config, stage, topology, size: measured(size, memory[config.unet.remat])
     )
     chosen = {
         limit: plan(config(), remat="auto", chip_memory=limit, search=False).remat for limit in (6e9, 4e9, 2e9, 1e8)
     }
     assert chosen == {6e9: "none", 4e9: "dots", 2e9: "blocks", 1e8: "blocks"}
     assert plan(config(), remat="auto", chip_memory=1e8, search=False).largest is None
+
+
+def test_a_compiler_that_takes_its_process_with_it_is_reported(capfd):
+    assert planned_step.in_process_of_its_own(os.path.basename, "a/b") == "b"
+    assert planned_step.in_process_of_its_own(os.abort).startswith("the compiler's process died")
+    with pytest.raises(ConfigError, match="mesh"):
+        planned_step.in_process_of_its_own(MeshConfig, 0)
+
+
+def test_peaks_of_every_tpu_are_known():
+    assert set(TPUS) < set(CHIPS)
 
 
 def test_times_come_from_the_chips_peaks():

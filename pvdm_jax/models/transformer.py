@@ -1,7 +1,7 @@
 """Transformers of the autoencoder: the video transformer with divided attention, and the one that makes a plane.
 
 Both are pre-norm residual stacks of equal blocks. A stack keeps its blocks' parameters stacked on a leading axis and
-scans over them, so that compile time does not grow with depth.
+scans over them, so that compile time does not grow with depth; very short stacks are unrolled.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,9 @@ from pvdm_jax.models.attention import attention, rotate, space_rotation, time_ro
 from pvdm_jax.models.layers import gelu, linear
 from pvdm_jax.models.norms import layer_norm
 from pvdm_jax.models.remat import remat
+
+# So few blocks compile as fast one by one, and what the gradient needs of each isn't copied into one array of all.
+UNROLLED = 2
 
 
 class SelfAttention(nnx.Module):
@@ -118,8 +121,7 @@ def scan(stacked: nnx.Module, x: jax.Array, policy: str = "none") -> jax.Array:
     """Applies the modules of `stack` one after the other; `policy` says what of each is kept for the gradient
     (`models.remat`)."""
     graphdef, params = functional.split(stacked)
-    block = remat(lambda layer, x: functional.merge(graphdef, layer)(x), policy, scanned=True)
-    return jax.lax.scan(lambda x, layer: (block(layer, x), None), x, params)[0]
+    return _scan(graphdef, params, x, policy)
 
 
 def scan_to_first(stacked: nnx.Module, x: jax.Array, policy: str = "none") -> jax.Array:
@@ -129,7 +131,12 @@ def scan_to_first(stacked: nnx.Module, x: jax.Array, policy: str = "none") -> ja
     """
     graphdef, params = functional.split(stacked)
     before, last = (jax.tree.map(lambda p, s=s: p[s], params) for s in (slice(None, -1), -1))
-    block = remat(lambda layer, x: functional.merge(graphdef, layer)(x), policy, scanned=True)
-    x = jax.lax.scan(lambda x, layer: (block(layer, x), None), x, before)[0]
+    x = _scan(graphdef, before, x, policy)
     block = remat(lambda layer, x: functional.merge(graphdef, layer)(x, queries=1), policy)
     return block(last, x)[:, 0]
+
+
+def _scan(graphdef, params, x, policy):
+    unroll = len(jax.tree.leaves(params)[0]) <= UNROLLED
+    block = remat(lambda layer, x: functional.merge(graphdef, layer)(x), policy, scanned=not unroll)
+    return jax.lax.scan(lambda x, layer: (block(layer, x), None), x, params, unroll=unroll)[0]

@@ -1,0 +1,157 @@
+"""A training step compiled for devices that aren't here, and what the compiled program says of itself.
+
+The real step, with its shardings, is compiled for a TPU topology through libtpu, which needs no TPU, or for the
+devices of this machine.
+"""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pvdm_jax.config import Config, ConfigError, require
+
+STAGES = {1: "train_autoencoder", 2: "train_diffusion"}
+TPUS = ("v5e", "v5p", "v6e")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A step compiled for one batch. Bytes and operations are of one device and one step."""
+
+    batch_size: int  # of all devices
+    batch_per_device: int  # of one micro-batch
+    arguments: float  # bytes: the state and the batch
+    temporaries: float  # bytes
+    flops: float
+    memory_traffic: float  # bytes
+    network_traffic: float  # bytes
+    collectives: dict[str, int]  # how many transfers of each kind
+    compile_seconds: float
+
+    @property
+    def memory(self) -> float:
+        return self.arguments + self.temporaries
+
+
+def find_devices(topology: str) -> list:
+    """The devices of a topology such as "v5e:4x4", real ones for "local". Raises ConfigError where there are none."""
+    import jax
+
+    if topology == "local":
+        return jax.devices()
+    kind, _, sizes = topology.partition(":")
+    allowed = f"local, or a TPU's kind and shape, such as v5e:4x4 (kinds: {', '.join(TPUS)})"
+    require(kind in TPUS and re.fullmatch(r"\d+(x\d+)+", sizes) is not None, "--topology", topology, allowed)
+    from jax.experimental import topologies
+
+    # There is no TPU to ask, and none that another process could hold.
+    for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
+        os.environ.setdefault(name, "1")
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:
+        text = str(error).partition("\n")[0][:200]
+        hint = "libtpu is needed, and a shape that exists: pip install 'pvdm_jax[tpu]'"
+        raise ConfigError(f"--topology is {topology!r}; {hint} ({text})") from error
+
+
+def measure(config: Config, stage: int, topology: str, per_device: int) -> Measured | str:
+    """The step of a stage compiled for `per_device` clips in each device's micro-batch, or why it can't be.
+
+    For a TPU in a process of its own: where libtpu fails one of its own checks, it takes its process with it.
+    """
+    if topology == "local":
+        return _compile(config, stage, topology, per_device)
+    return in_process_of_its_own(_compile, config, stage, topology, per_device)
+
+
+def in_process_of_its_own(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function returns, or what is to be said when its process has died of it."""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except concurrent.futures.process.BrokenProcessPool:
+            return "the compiler's process died: of a failed check of its own, printed above, or for want of memory"
+
+
+def _compile(config: Config, stage: int, topology: str, per_device: int) -> Measured | str:
+    import jax
+
+    from pvdm_jax import sharding
+    from pvdm_jax.compiled import Program, traced_flops
+
+    mesh = sharding.make_mesh(config.mesh, find_devices(topology))
+    began = time.perf_counter()
+    traced = trace_step(config, stage, mesh)
+    try:
+        compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", str(error))
+        return f"out of memory{f': needs {used[1]}iB, {used[2]}iB are there' if used else ''}"
+    seconds = time.perf_counter() - began
+    stats, program = compiled.memory_analysis(), Program(compiled.as_text())
+    collectives: dict[str, int] = {}
+    transfers = program.collectives()
+    for transfer in transfers:
+        collectives[transfer.kind] = collectives.get(transfer.kind, 0) + transfer.runs
+    return Measured(
+        batch_size=getattr(config, STAGES[stage]).batch_size,
+        batch_per_device=per_device,
+        arguments=stats.argument_size_in_bytes,
+        temporaries=stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        flops=traced_flops(traced.jaxpr) / mesh.size,
+        memory_traffic=program.memory_bytes(),
+        network_traffic=sum(transfer.runs * transfer.bytes for transfer in transfers),
+        collectives=collectives,
+        compile_seconds=seconds,
+    )
+
+
+def trace_step(config: Config, stage: int, mesh: Any) -> Any:
+    """The stage's step as the training loop compiles it, traced for abstract arrays on the mesh.
+
+    Of stage 1 the heaviest kind: with the adversarial losses where they are planned.
+    """
+    import jax
+    import numpy as np
+    from flax import nnx
+
+    from pvdm_jax import sharding
+    from pvdm_jax.losses.lpips import LPIPS
+    from pvdm_jax.models import functional
+    from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
+    from pvdm_jax.training import phases, step
+    from pvdm_jax.training.autoencoder import AutoencoderStage
+    from pvdm_jax.training.diffusion import DiffusionStage
+
+    clip = config.autoencoder
+    video = (clip.frames, clip.height, clip.width, 3)
+    if stage == 1:
+        settings, count = config.train_autoencoder, config.train_autoencoder.batch_size
+        lpips = nnx.eval_shape(lambda: LPIPS(rngs=nnx.Rngs(0))) if settings.perceptual_weight > 0 else None
+        made = AutoencoderStage(clip, settings, {"video": np.zeros((0, *video), np.uint8)}, mesh, lpips)
+        kind = phases.RECONSTRUCTION
+        if settings.adversarial.enabled:
+            kind = phases.GENERATOR if settings.adversarial.alternate else phases.BOTH
+        fields = {"video": (video, np.uint8)}
+    else:
+        count, shape, kind = config.train_diffusion.batch_size, plane_shape(clip), ""
+        decoder = functional.abstract(lambda: Autoencoder(clip, rngs=nnx.Rngs(0)))
+        made = DiffusionStage(config, decoder, shape, {}, mesh)
+        latent = (shape.positions, clip.latent_channels)
+        fields = {"previous": (latent, np.float32), "clip": (latent, np.float32)}
+        fields |= {"has_previous": ((), np.bool_), "label": ((), np.int32)}
+    rows = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((count, *sizes), dtype, sharding=rows) for name, (sizes, dtype) in fields.items()
+    }
+    state = sharding.place(mesh, jax.eval_shape(made.init, jax.random.key(0)))
+    return step.trace_step(made, kind, state, batch, state, mesh, config.seed)

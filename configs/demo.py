@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
     config.unet.num_classes = 3
 
     stage = config.train_diffusion
-    stage.steps = 2000
+    stage.steps = 2200
     stage.batch_size = 16
     stage.optimizer.learning_rate = 1e-3
     stage.optimizer.muon_learning_rate = 8e-3
@@ -74,9 +74,9 @@ def get_config() -> ConfigDict:
     stage.context_prob = 0.5
     stage.ema_decay = 0.995
     stage.log_every = 50
-    stage.eval_every = 500
+    stage.eval_every = 550
     stage.eval_clips = 64
-    stage.checkpoint_every = 500
+    stage.checkpoint_every = 550
 
     # 11 calls of the denoiser. Of a model trained for minutes, a sampler that adds no noise makes the better clips.
     config.sample.sampler = "heun"

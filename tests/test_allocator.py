@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import ctypes, resource, sys
-from pvdm_jax.cli.allocator import keep_memory
+from pvdm_jax.allocator import keep_memory
 
 c = ctypes.CDLL(None)
 c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
@@ -24,9 +24,9 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 
 
-def run(mode: str, size: int = 2**26, **variables: str) -> list[str]:
+def run(mode: str, size: int = 2**26, program: str = PROGRAM, **variables: str) -> list[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    command = [sys.executable, "-c", PROGRAM, mode, str(size)]
+    command = [sys.executable, "-c", program, mode, str(size)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment | variables, check=True)
     return done.stdout.split()
 
@@ -42,3 +42,28 @@ def test_memory_is_touched_once(size):
 @glibc
 def test_the_users_own_settings_are_left_alone():
     assert run("keep", MALLOC_ARENA_MAX="4")[0] == "False"
+
+
+HOLES = """
+import ctypes, sys
+from pvdm_jax.allocator import fill_holes, keep_memory
+
+c = ctypes.CDLL(None)
+c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+if sys.argv[1] == "keep":
+    keep_memory()
+blocks = [c.malloc(size) for size in (*range(2000, 42000, 2), 2**25, 2000)]
+for block in blocks[:-1:2]:
+    c.free(block)
+first = fill_holes()
+taken = c.malloc(2**24)
+print(first, fill_holes(), min(blocks) < taken <= max(blocks))
+"""
+
+
+@glibc
+def test_small_free_blocks_are_taken_out_of_use_and_large_ones_are_not():
+    first, again, reused = run("keep", program=HOLES)
+    assert 9_900 < int(first) and int(again) < int(first) / 50
+    assert reused == "True"
+    assert run("leave", program=HOLES)[:2] == ["0", "0"]

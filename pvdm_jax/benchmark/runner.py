@@ -14,6 +14,7 @@ import jax
 import jaxlib
 
 from pvdm_jax import sharding
+from pvdm_jax.allocator import fill_holes
 from pvdm_jax.benchmark.operations import NAMES, Operation, Operations, size_of
 from pvdm_jax.benchmark.profile import Share, profile, profile_table
 from pvdm_jax.benchmark.roofline import roofline_svg
@@ -202,6 +203,7 @@ def _time(operation: Operation, repeats: int, limit: float) -> _Timed:
     traced = operation.program.trace(*operation.arguments)
     compiled = traced.lower().compile()
     seconds = time.perf_counter() - began
+    fill_holes()  # as training does
     arguments = list(operation.arguments)
     operation.arguments = ()  # so that a state that is carried on is not kept here too
 

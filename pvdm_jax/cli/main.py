@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pvdm_jax
 from pvdm_jax import buckets
+from pvdm_jax.allocator import keep_memory
 from pvdm_jax.cli import convert, data, evaluate, measure, train, use
-from pvdm_jax.cli.allocator import keep_memory
 from pvdm_jax.cli.arguments import command_adder
 from pvdm_jax.config import ConfigError, require
 from pvdm_jax.files import CheckpointError

@@ -28,6 +28,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from pvdm_jax import buckets, sharding
+from pvdm_jax.allocator import fill_holes
 from pvdm_jax.checkpoint import BEST_FILE, Checkpoints, check_settings
 from pvdm_jax.config import StageConfig
 from pvdm_jax.files import write_json, write_text
@@ -267,6 +268,7 @@ class _Run:
         folder = self.directory / "evaluation" / f"step_{step:07d}"
         folder.mkdir(parents=True, exist_ok=True)
         values = self.stage.evaluate(state, folder)
+        fill_holes()  # what it was compiled with
         seconds = time.perf_counter() - began
         decided = ""
         if self.phases and self.phases.record.judged < step:

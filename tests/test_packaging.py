@@ -17,6 +17,7 @@ PACKAGE = ROOT / "pvdm_jax"
 # The rooms of docs/architecture.md from the ground up; a module imports only from lower rooms or its own.
 ROOMS = (
     "files",
+    "allocator",
     "config",
     "buckets",
     "triplane",
@@ -35,6 +36,7 @@ ROOMS = (
     "training",
     "compiled",
     "benchmark",
+    "planned_step",
     "plan",
     "program",
     "report",

@@ -25,6 +25,9 @@ OPTIONS = {
 HOLES = 2**10, 2**20
 LARGEST = 2**30
 
+# An event of jax.monitoring, with the seconds it took; what compiles faster leaves little behind.
+COMPILED, LONG = "/jax/core/compile/backend_compile_duration", 0.5
+
 _kept = False
 
 
@@ -45,8 +48,7 @@ def keep_memory() -> bool:
 def fill_holes() -> int:
     """Takes the heap's many small free blocks out of use, for good, and returns how many.
 
-    Their pages go back to the kernel first. Call it after compiling what will run many times. Does nothing where
-    `keep_memory` hasn't been called or does nothing.
+    Their pages go back to the kernel first. Does nothing where `keep_memory` hasn't been called or does nothing.
     """
     if not _kept:
         return 0
@@ -66,6 +68,18 @@ def fill_holes() -> int:
     for block in large:
         library.free(block)
     return filled
+
+
+@functools.cache
+def fill_holes_after_compiling() -> None:
+    """From now on `fill_holes` follows each compilation that took long, before the program first runs."""
+    from jax import monitoring
+
+    def ended(event: str, seconds: float, **_) -> None:
+        if event == COMPILED and seconds > LONG:
+            fill_holes()
+
+    monitoring.register_event_duration_secs_listener(ended)
 
 
 @functools.cache

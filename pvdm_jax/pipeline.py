@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pvdm_jax import buckets, sharding
+from pvdm_jax.allocator import fill_holes_after_compiling
 from pvdm_jax.config import Config, ConfigError, MeshConfig, config_from_dict
 from pvdm_jax.diffusion.samplers import calls
 from pvdm_jax.models import functional
@@ -85,6 +86,7 @@ class PVDM:
         class_names: tuple[str, ...] = (),
         mesh: Mesh | None = None,
     ):
+        fill_holes_after_compiling()
         self.config, self.class_names = config, class_names
         self.program = self.make_program(config)
         self.plane_shape = self.program.plane_shape

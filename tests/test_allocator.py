@@ -67,3 +67,28 @@ def test_small_free_blocks_are_taken_out_of_use_and_large_ones_are_not():
     assert 9_900 < int(first) and int(again) < int(first) / 50
     assert reused == "True"
     assert run("leave", program=HOLES)[:2] == ["0", "0"]
+
+
+AFTER_COMPILING = """
+import sys
+from pvdm_jax import allocator
+
+filled = []
+allocator.fill_holes = lambda: filled.append(1)
+allocator.LONG = 0.0
+allocator.fill_holes_after_compiling()
+allocator.fill_holes_after_compiling()
+
+import jax, numpy as np
+
+program = jax.jit(lambda x: x + 1)
+program(np.ones(3))
+once = len(filled)
+program(np.ones(3))
+print(once, len(filled))
+"""
+
+
+def test_holes_are_filled_after_compiling():
+    once, then = run("leave", program=AFTER_COMPILING, JAX_PLATFORMS="cpu")
+    assert int(once) == int(then) == 1

@@ -14,7 +14,7 @@ import jax
 import jaxlib
 
 from pvdm_jax import sharding
-from pvdm_jax.allocator import fill_holes
+from pvdm_jax.allocator import fill_holes_after_compiling
 from pvdm_jax.benchmark.operations import NAMES, Operation, Operations, size_of
 from pvdm_jax.benchmark.profile import Share, profile, profile_table
 from pvdm_jax.benchmark.roofline import roofline_svg
@@ -94,6 +94,7 @@ def run(
 
 
 def _run(models, dtypes, batch_size, names, repeats, limit, steps, profiled, scaling, output) -> list[Result]:
+    fill_holes_after_compiling()
     mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
     machine, lines = describe_machine(), []
 
@@ -203,7 +204,6 @@ def _time(operation: Operation, repeats: int, limit: float) -> _Timed:
     traced = operation.program.trace(*operation.arguments)
     compiled = traced.lower().compile()
     seconds = time.perf_counter() - began
-    fill_holes()  # as training does
     arguments = list(operation.arguments)
     operation.arguments = ()  # so that a state that is carried on is not kept here too
 

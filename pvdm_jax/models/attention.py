@@ -48,26 +48,22 @@ def _weighted(query, key, value, keep):
 
 
 def _forward(query, key, value, keep):
-    logits = _logits(query, key)  # in one fusion with what follows the product is slow
+    logits = _logits(query, key)
     largest = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    weights = weights.astype(query.dtype)
-    # Divided by the total only here: n x d numbers in place of n x m.
-    result = (jnp.matmul(weights, value, preferred_element_type=jnp.float32) / total).astype(query.dtype)
-    return result, (query, key, value, result, largest, total, weights if keep else None)
+    weights = (weights / total).astype(query.dtype)
+    result = jnp.matmul(weights, value)
+    return result, (query, key, value, result, weights if keep else largest + jnp.log(total))
 
 
 def _backward(keep, saved, gradient):
-    query, key, value, result, largest, total, weights = saved
-    if not keep:
-        weights = jnp.exp(_logits(query, key) - largest).astype(query.dtype)
-    gradient = gradient.astype(jnp.float32) / total
-    # The sum of weights * of_weights over the keys, without going through n x m numbers for it.
-    along = jnp.sum(gradient * result.astype(jnp.float32), axis=-1, keepdims=True)
-    gradient = gradient.astype(query.dtype)
+    query, key, value, result, kept = saved
+    weights = kept if keep else jnp.exp(_logits(query, key) - kept).astype(query.dtype)
     of_value = jnp.matmul(jnp.swapaxes(weights, -1, -2), gradient)
     of_weights = jnp.matmul(gradient, jnp.swapaxes(value, -1, -2), preferred_element_type=jnp.float32)
+    # The sum of weights * of_weights over the keys, without going through n x m numbers for it.
+    along = jnp.sum(gradient.astype(jnp.float32) * result.astype(jnp.float32), axis=-1, keepdims=True)
     of_logits = (weights * (of_weights - along)).astype(query.dtype) * query.shape[-1] ** -0.5
     return jnp.matmul(of_logits, key), jnp.matmul(jnp.swapaxes(of_logits, -1, -2), query), of_value
 

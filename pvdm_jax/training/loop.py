@@ -28,7 +28,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from pvdm_jax import buckets, sharding
-from pvdm_jax.allocator import fill_holes
+from pvdm_jax.allocator import fill_holes_after_compiling
 from pvdm_jax.checkpoint import BEST_FILE, Checkpoints, check_settings
 from pvdm_jax.config import StageConfig
 from pvdm_jax.files import write_json, write_text
@@ -75,6 +75,7 @@ def train(
     read, CheckpointError where none can be written, and SystemExit(143) after SIGTERM, once the state is saved.
     """
     sharding.check_batch(mesh, config.batch_size, f"{config.section}.batch_size", config.accumulate)
+    fill_holes_after_compiling()
     directory = pathlib.Path(directory).absolute()
     directory.mkdir(parents=True, exist_ok=True)
     buckets.fetch(directory)
@@ -268,7 +269,6 @@ class _Run:
         folder = self.directory / "evaluation" / f"step_{step:07d}"
         folder.mkdir(parents=True, exist_ok=True)
         values = self.stage.evaluate(state, folder)
-        fill_holes()  # what it was compiled with
         seconds = time.perf_counter() - began
         decided = ""
         if self.phases and self.phases.record.judged < step:

@@ -8,7 +8,6 @@ import jax
 from jax.sharding import Mesh
 
 from pvdm_jax import sharding
-from pvdm_jax.allocator import fill_holes
 from pvdm_jax.training.optimizer import global_norm
 
 
@@ -54,7 +53,6 @@ def compile_step(stage: Stage, kind: str, state: Any, batch: Any, placed: Any, m
     """The stage's step as one compiled call (state, batch) -> (state, metrics); the state is donated."""
     constants = stage.constants if kind else None
     compiled = trace_step(stage, kind, state, batch, placed, mesh, seed).lower().compile()
-    fill_holes()
     return lambda state, batch: compiled(state, batch, constants)
 
 

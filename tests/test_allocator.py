@@ -70,7 +70,6 @@ def test_small_free_blocks_are_taken_out_of_use_and_large_ones_are_not():
 
 
 AFTER_COMPILING = """
-import sys
 from pvdm_jax import allocator
 
 filled = []

@@ -97,7 +97,7 @@ def test_auto_takes_the_first_policy_that_fits(monkeypatch):
     assert plan(config(), remat="auto", chip_memory=1e8, search=False).largest is None
 
 
-def test_a_compiler_that_takes_its_process_with_it_is_reported(capfd):
+def test_a_compiler_that_takes_its_process_with_it_is_reported():
     assert planned_step.in_process_of_its_own(os.path.basename, "a/b") == "b"
     assert planned_step.in_process_of_its_own(os.abort).startswith("the compiler's process died")
     with pytest.raises(ConfigError, match="mesh"):

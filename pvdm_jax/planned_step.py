@@ -9,6 +9,7 @@ import dataclasses
 import multiprocessing
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -73,11 +74,21 @@ def measure(config: Config, stage: int, topology: str, per_device: int) -> Measu
 def in_process_of_its_own(function: Callable[..., Any], *arguments: Any) -> Any:
     """What the function returns, or what is to be said when its process has died of it."""
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
+    with concurrent.futures.ProcessPoolExecutor(1, spawn, initializer=_end_with_parent) as pool:
         try:
             return pool.submit(function, *arguments).result()
         except concurrent.futures.process.BrokenProcessPool:
             return "the compiler's process died: of a failed check of its own, printed above, or for want of memory"
+
+
+def _end_with_parent() -> None:
+    """Lets this process, which may compile for an hour, end as soon as the one that began it is killed."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _compile(config: Config, stage: int, topology: str, per_device: int) -> Measured | str:

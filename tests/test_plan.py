@@ -4,8 +4,10 @@ import dataclasses
 import importlib.util
 import json
 import os
+import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 import tiny
@@ -102,6 +104,37 @@ def test_a_compiler_that_takes_its_process_with_it_is_reported():
     assert planned_step.in_process_of_its_own(os.abort).startswith("the compiler's process died")
     with pytest.raises(ConfigError, match="mesh"):
         planned_step.in_process_of_its_own(MeshConfig, 0)
+
+
+STARTS_A_PROCESS = """
+import multiprocessing, threading, time
+from pvdm_jax.planned_step import in_process_of_its_own
+
+threading.Thread(target=in_process_of_its_own, args=(time.sleep, 600)).start()
+while not multiprocessing.active_children():
+    time.sleep(0.1)
+print(multiprocessing.active_children()[0].pid, flush=True)
+"""
+
+
+def test_the_compilers_process_ends_with_the_one_that_began_it():
+    command = [sys.executable, "-c", STARTS_A_PROCESS]
+    with subprocess.Popen(command, env=tiny.environment(), stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        assert is_running(child)
+        process.kill()
+    deadline = time.monotonic() + 60
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_running(child)
+
+
+def is_running(pid):
+    """Whether there is such a process, and not only its entry that nobody has collected."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_peaks_of_every_tpu_are_known():

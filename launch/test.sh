@@ -11,6 +11,12 @@ cd "$(dirname "$0")/.."
 make_environment .venv-test ".[test]"
 bin=.venv-test/bin
 
+# libtpu compiles for TPUs that aren't here; without it the tests that do so are skipped, with their reason.
+if ! $bin/python -c 'import libtpu' 2>/dev/null; then
+    echo "== Installing libtpu, where there is one for this machine"
+    $bin/python -m pip install -qq --disable-pip-version-check ".[tpu]" || echo "== There is none: plans for TPUs are not tested"
+fi
+
 echo "== Lint and format"
 $bin/ruff check --extend-exclude .venv-test .
 $bin/ruff format --check --extend-exclude .venv-test .

@@ -134,13 +134,13 @@ def plan(
     search: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Plan:
-    """Compiles a stage's step for a topology ("v5e:4x4", or "local") and says what it costs.
+    """Compiles a stage's step for a topology ("v5e:4x4", "h100:8", or "local") and says what it costs.
 
     remat: a policy instead of the configured one, or "auto": the first of none, dots and blocks with which the
     configured batch fits. chip_memory: bytes of a chip that may be used (default: what it has). search: whether to
     look for the largest batch per device that fits, in up to five more compilations. Raises ConfigError for
     a topology, stage or policy that doesn't exist, and for a batch that doesn't split over the devices. Steps for
-    TPUs are compiled in processes of their own: call it from within `if __name__ == "__main__":`.
+    devices that aren't here are compiled in processes of their own: call it from within `if __name__ == "__main__":`.
     """
     from pvdm_jax import sharding
 

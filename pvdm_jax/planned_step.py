@@ -1,7 +1,7 @@
 """A training step compiled for devices that aren't here, and what the compiled program says of itself.
 
-The real step, with its shardings, is compiled for a TPU topology through libtpu, which needs no TPU, or for the
-devices of this machine.
+The real step, with its shardings, is compiled for a TPU topology through libtpu, which needs no TPU, for NVIDIA GPUs
+through JAX's plugin for CUDA, which needs no GPU, or for the devices of this machine.
 """
 
 import concurrent.futures
@@ -18,6 +18,36 @@ from pvdm_jax.config import Config, ConfigError, require
 
 STAGES = {1: "train_autoencoder", 2: "train_diffusion"}
 TPUS = ("v5e", "v5p", "v6e")
+# What XLA asks a GPU about itself: the H100 (SXM) by NVIDIA's data sheet and its tuning guide for Hopper.
+GPUS = {
+    "h100": """
+        platform_name: "CUDA"
+        device_description_str: "NVIDIA H100 80GB HBM3"
+        runtime_version { major: 12 minor: 9 patch: 0 }
+        dnn_version_info { major: 9 minor: 8 patch: 0 }
+        gpu_device_info {
+            cuda_compute_capability { major: 9 minor: 0 }
+            core_count: 132
+            fpus_per_core: 128
+            clock_rate_ghz: 1.98
+            memory_bandwidth: 3352000000000
+            device_memory_size: 85899345920
+            l2_cache_size: 52428800
+            shared_memory_per_core: 233472
+            shared_memory_per_block: 49152
+            shared_memory_per_block_optin: 232448
+            registers_per_core_limit: 65536
+            registers_per_block_limit: 65536
+            threads_per_warp: 32
+            threads_per_core_limit: 2048
+            threads_per_block_limit: 1024
+            block_dim_limit_x: 2147483647
+            block_dim_limit_y: 65535
+            block_dim_limit_z: 65535
+        }""",
+}
+# There is no GPU on which to time the ways to compute a product: the first takes its place.
+GPU_OPTIONS = {"xla_gpu_autotune_level": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,31 +70,44 @@ class Measured:
 
 
 def find_devices(topology: str) -> list:
-    """The devices of a topology such as "v5e:4x4", real ones for "local". Raises ConfigError where there are none."""
+    """The devices of a topology such as "v5e:4x4" or "h100:8", real ones for "local".
+
+    A TPU's shape is that of its slice; a GPU's the number of GPUs, or of hosts and of each host's GPUs ("h100:2x8").
+    Raises ConfigError where there are none.
+    """
     import jax
 
     if topology == "local":
         return jax.devices()
     kind, _, sizes = topology.partition(":")
-    allowed = f"local, or a TPU's kind and shape, such as v5e:4x4 (kinds: {', '.join(TPUS)})"
-    require(kind in TPUS and re.fullmatch(r"\d+(x\d+)+", sizes) is not None, "--topology", topology, allowed)
+    allowed = "local, or a kind of device and a shape: v5e:4x4 (v5e, v5p or v6e), or h100:8"
+    shape = r"\d+(x\d+)+" if kind in TPUS else r"\d+(x\d+)?"
+    known = kind in TPUS or kind in GPUS
+    require(known and re.fullmatch(shape, sizes) is not None, "--topology", topology, allowed)
     from jax.experimental import topologies
 
-    # There is no TPU to ask, and none that another process could hold.
-    for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
-        os.environ.setdefault(name, "1")
+    if kind in GPUS:
+        needed = "JAX's plugin for CUDA is needed: pip install 'pvdm_jax[cuda]'"
+        slices = "x".join(["1", "1", *sizes.split("x")][-3:])
+        options = {"platform": "cuda", "topology_name": topology, "topology": slices, "target_config": GPUS[kind]}
+    else:
+        needed = "libtpu is needed, and a shape that exists: pip install 'pvdm_jax[tpu]'"
+        options = {"platform": "tpu", "topology_name": topology}
+        # There is no TPU to ask, and none that another process could hold.
+        for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
+            os.environ.setdefault(name, "1")
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        return list(topologies.get_topology_desc(**options).devices)
     except Exception as error:
         text = str(error).partition("\n")[0][:200]
-        hint = "libtpu is needed, and a shape that exists: pip install 'pvdm_jax[tpu]'"
-        raise ConfigError(f"--topology is {topology!r}; {hint} ({text})") from error
+        raise ConfigError(f"--topology is {topology!r}; {needed} ({text})") from error
 
 
 def measure(config: Config, stage: int, topology: str, per_device: int) -> Measured | str:
     """The step of a stage compiled for `per_device` clips in each device's micro-batch, or why it can't be.
 
-    For a TPU in a process of its own: where libtpu fails one of its own checks, it takes its process with it.
+    For devices that aren't here in a process of its own: where a compiler fails one of its own checks, it takes its
+    process with it.
     """
     if topology == "local":
         return _compile(config, stage, topology, per_device)
@@ -101,7 +144,7 @@ def _compile(config: Config, stage: int, topology: str, per_device: int) -> Meas
     began = time.perf_counter()
     traced = trace_step(config, stage, mesh)
     try:
-        compiled = traced.lower().compile()
+        compiled = traced.lower().compile(GPU_OPTIONS if topology.partition(":")[0] in GPUS else None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -157,8 +157,9 @@ def test_times_come_from_the_chips_peaks():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(topology="v9:2x2"), "--topology is 'v9:2x2'; local, or a TPU's kind and shape"),
+        (dict(topology="v9:2x2"), "--topology is 'v9:2x2'; local, or a kind of device and a shape"),
         (dict(topology="v5e"), "--topology is 'v5e'"),
+        (dict(topology="h100:1x2x8"), "--topology is 'h100:1x2x8'"),
         (dict(stage=3), "--stage is 3; 1"),
         (dict(remat="all"), "--remat is 'all'; one of auto, none"),
     ],
@@ -175,6 +176,10 @@ def test_a_batch_that_does_not_split_is_refused(monkeypatch):
         dataclasses.replace(accumulated, batch_size=8)
 
 
+needs_cuda = pytest.mark.skipif(
+    not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)),
+    reason="JAX's plugin for CUDA, which compiles for GPUs, is not installed",
+)
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu, which compiles for TPUs, is not installed"
 )
@@ -194,6 +199,19 @@ def test_plan_for_tpus_that_are_not_here():
         plan(config(6), "v5e:2x2")
     with pytest.raises(ConfigError, match="a shape that exists"):
         plan(config(), "v5e:3x5x7")
+
+
+@needs_cuda
+@pytest.mark.slow
+def test_plan_for_gpus_that_are_not_here():
+    small = UNetConfig(model_channels=64, channel_mult=(1,), num_res_blocks=1, attention_resolutions=())
+    assert len(planned_step.find_devices("h100:2x4")) == 8
+    found = plan(config(unet=small, mesh=MeshConfig(data=1, fsdp=2)), "h100:2", 2, search=False)
+    assert (found.devices, found.chip.name, found.mesh) == (2, "NVIDIA H100", {"data": 1, "fsdp": 2})
+    assert found.step.batch_per_device == 4 and found.step.collectives.get("all-gather", 0) > 0
+    assert min(found.seconds(found.step).values()) > 0 and found.largest == found.step
+    with pytest.raises(ConfigError, match="plugin for CUDA is needed"):
+        planned_step.find_devices("h100:0")
 
 
 @needs_libtpu

@@ -68,7 +68,7 @@ def _benchmark_sampling(args: argparse.Namespace) -> None:
 def _plan(args: argparse.Namespace) -> None:
     config = load_config(args)
     if args.topology != "local":
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs; a TPU that isn't here need not be looked for
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs; what isn't here need not be looked for
 
     from pvdm_jax import plan
 
@@ -141,7 +141,7 @@ def add_commands(add: AddCommand) -> None:
         "pvdm plan --config=ucf101:l --topology=v5e:4x4 --stage=2 --config.mesh.data=1 --config.mesh.fsdp=-1",
     )
     add_settings(command)
-    help = "a TPU's kind and shape, such as v5e:4x4, v5p:4x4x4, v6e:8x8; or local (default: local)"
+    help = "devices that need not be here, such as v5e:4x4, v6e:8x8, h100:1, h100:2x8; or local (default: local)"
     command.add_argument("--topology", default="local", help=help)
     command.add_argument("--stage", type=int, choices=(1, 2), help="one stage (default: both)")
     help = "none, dots, blocks, or auto: the first with which the batch fits (default: the configured one)"

@@ -5,12 +5,22 @@ does not by default.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from pvdm_jax.models.convolution import convolve_each
+
+
+def fusion_barrier(tree: Any) -> Any:
+    """The same arrays. On TPUs the compiler fuses nothing across them, nor across their gradients.
+
+    For reshapes beside convolutions that are padded: libtpu may fuse the two, and then fails with "TransformWindow:
+    merge (or split) of a padded window dim is not supported".
+    """
+    return jax.lax.platform_dependent(tree, tpu=jax.lax.optimization_barrier, default=lambda tree: tree)
 
 
 def uniform(fan_in: int):

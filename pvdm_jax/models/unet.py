@@ -22,7 +22,7 @@ from flax import nnx
 from pvdm_jax.config import UNetConfig
 from pvdm_jax.models import functional
 from pvdm_jax.models.attention import attention
-from pvdm_jax.models.layers import convolution, linear, silu, zeros
+from pvdm_jax.models.layers import convolution, fusion_barrier, linear, silu, zeros
 from pvdm_jax.models.norms import group_norm
 from pvdm_jax.models.remat import remat
 from pvdm_jax.triplane import Planes, PlaneShape, unpack
@@ -175,8 +175,8 @@ class UNetBlock(nnx.Module):
                     images = tuple(map(layer, images))
                 case _:
                     images = layer(images)
-        planes = _apart(_to_planes(images))
-        return _apart(unpack(self.across(planes.pack()), planes.shape))
+        planes = fusion_barrier(_to_planes(images))
+        return fusion_barrier(unpack(self.across(planes.pack()), planes.shape))
 
 
 def _to_images(planes: Planes) -> Images:
@@ -186,12 +186,6 @@ def _to_images(planes: Planes) -> Images:
         both = jnp.stack([planes.tx, planes.ty], axis=1)
         return planes.yx, both.reshape(-1, *both.shape[2:])
     return planes.yx, planes.tx, planes.ty
-
-
-def _apart(planes: Planes) -> Planes:
-    """The same planes, on both sides of packing and unpacking. On TPUs the compiler is kept from fusing that reshape
-    into a neighbouring convolution, also of the gradient: libtpu fails there on the convolution's padding."""
-    return jax.lax.platform_dependent(planes, tpu=jax.lax.optimization_barrier, default=lambda planes: planes)
 
 
 def _to_planes(images: Images) -> Planes:
@@ -299,7 +293,7 @@ class UNet(nnx.Module):
             embedding = embedding + jnp.where(known, self.classes(jnp.maximum(label, 0)), 0)
         embedding = silu(embedding)
 
-        x = _apart(planes)
+        x = fusion_barrier(planes)
         if config.cond_model:
             x = _concatenate(x, self._nothing(planes) if context is None else context)
         x = _to_planes(self.conv_in(*_to_images(x)))
@@ -313,7 +307,7 @@ class UNet(nnx.Module):
         for block in self.output_blocks:
             x = self._apply(block, x, embedding, skips.pop())
         x = _to_planes(self.conv_out(*(silu(self.norm_out(y)) for y in _to_images(x))))
-        return _apart(jax.tree.map(lambda plane: plane.astype(jnp.float32), x))
+        return fusion_barrier(jax.tree.map(lambda plane: plane.astype(jnp.float32), x))
 
     def _apply(self, block: UNetBlock, *inputs: Planes | jax.Array) -> Planes:
         if self.config.remat == "none":

@@ -46,8 +46,12 @@ GPUS = {
             block_dim_limit_z: 65535
         }""",
 }
-# There is no GPU on which to time the ways to compute a product: cuBLAS and cuDNN do them all.
-GPU_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+# There is no GPU on which to time the ways to compute a product. The first of these that compiles is taken: without
+# timings some programs have products that Triton's default tiles don't fit; cuBLAS then does all of them.
+GPU_OPTIONS = (
+    {"xla_gpu_autotune_level": 0},
+    {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False},
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,13 +147,15 @@ def _compile(config: Config, stage: int, topology: str, per_device: int) -> Meas
     mesh = sharding.make_mesh(config.mesh, find_devices(topology))
     began = time.perf_counter()
     traced = trace_step(config, stage, mesh)
-    try:
-        compiled = traced.lower().compile(GPU_OPTIONS if topology.partition(":")[0] in GPUS else None)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            return f"the compiler failed: {str(error).partition(chr(10))[0][:300]}"
-        used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", str(error))
-        return f"out of memory{f': needs {used[1]}iB, {used[2]}iB are there' if used else ''}"
+    compiled, problem = None, ""
+    for options in GPU_OPTIONS if topology.partition(":")[0] in GPUS else (None,):
+        try:
+            compiled = traced.lower().compile(options)
+            break
+        except jax.errors.JaxRuntimeError as error:
+            problem = _explain(str(error))
+    if compiled is None:
+        return problem
     seconds = time.perf_counter() - began
     stats, program = compiled.memory_analysis(), Program(compiled.as_text())
     collectives: dict[str, int] = {}
@@ -167,6 +173,13 @@ def _compile(config: Config, stage: int, topology: str, per_device: int) -> Meas
         collectives=collectives,
         compile_seconds=seconds,
     )
+
+
+def _explain(error: str) -> str:
+    if "RESOURCE_EXHAUSTED" not in error:
+        return f"the compiler failed: {error.partition(chr(10))[0][:300]}"
+    used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", error)
+    return f"out of memory{f': needs {used[1]}iB, {used[2]}iB are there' if used else ''}"
 
 
 def trace_step(config: Config, stage: int, mesh: Any) -> Any:

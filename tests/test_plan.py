@@ -136,6 +136,16 @@ def is_running(pid):
         return False
 
 
+def test_what_a_compiler_says_is_passed_on():
+    assert (
+        planned_step._explain("INTERNAL: no tile sizes fit\nat line 5")
+        == "the compiler failed: INTERNAL: no tile sizes fit"
+    )
+    said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.03G of 15.75G hbm."
+    assert planned_step._explain(said) == "out of memory: needs 20.03GiB, 15.75GiB are there"
+    assert planned_step._explain("RESOURCE_EXHAUSTED: no more") == "out of memory"
+
+
 def test_peaks_of_every_tpu_are_known():
     assert set(TPUS) < set(CHIPS)
 
@@ -170,8 +180,9 @@ def test_what_does_not_exist_is_refused(options, message):
 
 
 def test_a_batch_that_does_not_split_is_refused(monkeypatch):
+    monkeypatch.setattr(planned_step, "measure", lambda config, stage, topology, size: measured(size, 1e9))
     accumulated = dataclasses.replace(config().train_diffusion, batch_size=6, accumulate=3)
-    plan(dataclasses.replace(config(), train_diffusion=accumulated), search=False)
+    assert plan(dataclasses.replace(config(), train_diffusion=accumulated), search=False).step.batch_per_device == 2
     with pytest.raises(ConfigError, match="accumulate"):
         dataclasses.replace(accumulated, batch_size=8)
 

@@ -12,9 +12,10 @@ make_environment .venv-test ".[test]"
 bin=.venv-test/bin
 
 # libtpu compiles for TPUs that aren't here; without it the tests that do so are skipped, with their reason.
-if ! $bin/python -c 'import libtpu' 2>/dev/null; then
+if [ ! -e $bin/../libtpu ]; then
     echo "== Installing libtpu, where there is one for this machine"
-    $bin/python -m pip install -qq --disable-pip-version-check ".[tpu]" || echo "== There is none: plans for TPUs are not tested"
+    $bin/python -m pip install -qq --disable-pip-version-check -e ".[test,tpu]" 2>/dev/null || echo "== There is none: plans for TPUs are not tested"
+    touch $bin/../libtpu
 fi
 
 echo "== Lint and format"

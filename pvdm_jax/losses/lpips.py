@@ -19,7 +19,6 @@ import numpy as np
 from flax import nnx
 
 from pvdm_jax.models.convolution import convolve
-from pvdm_jax.models.layers import fusion_barrier
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # features of each convolution
 SMALLEST = 2 ** (len(STAGES) - 1)  # pixels of a side
@@ -84,7 +83,7 @@ class LPIPS(nnx.Module):
         x = ((images - SHIFT[None, None, None]) / SCALE[None, None, None]).astype(self.dtype)
         features = []
         for index, stage in enumerate(self.stages):
-            x = fusion_barrier(_max_pool(fusion_barrier(x))) if index else x
+            x = _max_pool(x) if index else x
             for layer in stage:
                 x = jax.nn.relu(layer(x))
             features.append(x.astype(jnp.float32))

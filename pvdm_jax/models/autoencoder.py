@@ -11,7 +11,7 @@ from einops import rearrange
 from flax import nnx
 
 from pvdm_jax.config import AutoencoderConfig
-from pvdm_jax.models.layers import fusion_barrier, linear, uniform
+from pvdm_jax.models.layers import linear, uniform
 from pvdm_jax.models.transformer import DividedBlock, PlaneBlock, scan, scan_to_first, stack
 from pvdm_jax.triplane import Planes, PlaneShape
 
@@ -101,7 +101,7 @@ class Autoencoder(nnx.Module):
         lifted = Planes(yx=self.lift_yx(planes.yx), tx=self.lift_tx(planes.tx), ty=self.lift_ty(planes.ty))
         patches = self.to_pixels(scan(self.decoder, lifted.expand(), self.config.remat)).astype(jnp.float32)
         video = rearrange(patches, "b t h w (p q c) -> b t (h p) (w q) c", p=p, q=p)
-        return fusion_barrier(2 * jax.nn.sigmoid(video + self.colour_bias[None, None, None, None]) - 1)
+        return 2 * jax.nn.sigmoid(video + self.colour_bias[None, None, None, None]) - 1
 
     def __call__(self, video: jax.Array) -> jax.Array:
         """The reconstruction of a video."""

@@ -17,7 +17,7 @@ from flax import nnx
 
 from pvdm_jax.config import DiscriminatorConfig
 from pvdm_jax.models.convolution import convolve
-from pvdm_jax.models.layers import fusion_barrier, uniform
+from pvdm_jax.models.layers import uniform
 from pvdm_jax.models.norms import EPSILON
 
 KERNEL, PADDING, SLOPE = 4, 2, 0.2
@@ -71,8 +71,7 @@ class PatchLayer(nnx.Module):
         self.norm = BatchNorm(features, rngs=rngs) if norm else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # Fused with the norms' sums, these convolutions' gradients take libtpu many minutes each.
-        x = fusion_barrier(self.conv(fusion_barrier(x)))
+        x = self.conv(x)
         if self.norm is not None:
             x = self.norm(x)
         return jax.nn.leaky_relu(x, SLOPE) if self.activation else x

@@ -17,8 +17,8 @@ from pvdm_jax.models.convolution import convolve_each
 def fusion_barrier(tree: Any) -> Any:
     """The same arrays. On TPUs the compiler fuses nothing across them, nor across their gradients.
 
-    For reshapes beside convolutions that are padded: libtpu may fuse the two, and then fails with "TransformWindow:
-    merge (or split) of a padded window dim is not supported".
+    For reshapes beside padded convolutions: libtpu (0.0.52, for v6e and v5p) may fuse the two, and then fails with
+    "TransformWindow: merge of a padded window dim is not supported".
     """
     return jax.lax.platform_dependent(tree, tpu=jax.lax.optimization_barrier, default=lambda tree: tree)
 

@@ -147,10 +147,10 @@ def _compile(config: Config, stage: int, topology: str, per_device: int) -> Meas
     mesh = sharding.make_mesh(config.mesh, find_devices(topology))
     began = time.perf_counter()
     traced = trace_step(config, stage, mesh)
-    compiled, problem = None, ""
+    lowered, compiled, problem = traced.lower(), None, ""
     for options in GPU_OPTIONS if topology.partition(":")[0] in GPUS else (None,):
         try:
-            compiled = traced.lower().compile(options)
+            compiled = lowered.compile(options)
             break
         except jax.errors.JaxRuntimeError as error:
             problem = _explain(str(error))

@@ -33,6 +33,7 @@ AUTOENCODER = AutoencoderConfig(
     **dict(plane_depth=1, plane_num_heads=2, plane_head_dim=8, plane_mlp_dim=32),
 )
 UNET = UNetConfig(model_channels=64, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(1,), num_heads=2)
+SMALLER_UNET = dataclasses.replace(UNET, channel_mult=(1,), attention_resolutions=())
 
 
 def config(batch=8, unet=UNET, **fields):
@@ -199,8 +200,7 @@ needs_libtpu = pytest.mark.skipif(
 @needs_libtpu
 @pytest.mark.slow
 def test_plan_for_tpus_that_are_not_here():
-    small = UNetConfig(model_channels=64, channel_mult=(1,), num_res_blocks=1, attention_resolutions=())
-    found = plan(config(unet=small, mesh=MeshConfig(data=1, fsdp=4)), "v5e:2x2", 2, search=False)
+    found = plan(config(unet=SMALLER_UNET, mesh=MeshConfig(data=1, fsdp=4)), "v5e:2x2", 2, search=False)
     assert (found.devices, found.chip.name, found.mesh) == (4, "TPU v5e", {"data": 1, "fsdp": 4})
     assert found.step.batch_per_device == 2 and found.step.collectives.get("all-gather", 0) > 0
     seconds = found.seconds(found.step)
@@ -215,9 +215,8 @@ def test_plan_for_tpus_that_are_not_here():
 @needs_cuda
 @pytest.mark.slow
 def test_plan_for_gpus_that_are_not_here():
-    small = UNetConfig(model_channels=64, channel_mult=(1,), num_res_blocks=1, attention_resolutions=())
     assert len(planned_step.find_devices("h100:2x4")) == 8
-    found = plan(config(unet=small, mesh=MeshConfig(data=1, fsdp=2)), "h100:2", 2, search=False)
+    found = plan(config(unet=SMALLER_UNET, mesh=MeshConfig(data=1, fsdp=2)), "h100:2", 2, search=False)
     assert (found.devices, found.chip.name, found.mesh) == (2, "NVIDIA H100", {"data": 1, "fsdp": 2})
     assert found.step.batch_per_device == 4 and found.step.collectives.get("all-gather", 0) > 0
     assert min(found.seconds(found.step).values()) > 0 and found.largest == found.step

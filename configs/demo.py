@@ -12,7 +12,7 @@ or stage by stage:
 
 from ml_collections import ConfigDict
 
-from pvdm_jax.settings import default_config
+from pvdm_jax.config.loading import default_config
 
 
 def get_config() -> ConfigDict:

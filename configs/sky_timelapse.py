@@ -33,7 +33,7 @@ What the paper reports, to aim at (FVD, lower is better; PVDM-L 400/400 means sa
 
 from ml_collections import ConfigDict
 
-from pvdm_jax.recipes import paper_config
+from pvdm_jax.config.recipes import paper_config
 
 
 def get_config(variant: str = "l") -> ConfigDict:

@@ -11,7 +11,7 @@ data.path is data/videos unless it is given. With a GPU, raise the sizes: `ucf10
 
 from ml_collections import ConfigDict
 
-from pvdm_jax.settings import default_config
+from pvdm_jax.config.loading import default_config
 
 
 def get_config() -> ConfigDict:

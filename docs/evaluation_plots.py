@@ -9,13 +9,13 @@ import pathlib
 
 import numpy as np
 
-from pvdm_jax import sharding
 from pvdm_jax.config import MeshConfig
 from pvdm_jax.data.sources import FIRST_HELD_OUT_INDEX
 from pvdm_jax.data.synthetic import SyntheticVideos
 from pvdm_jax.evaluation.damage import DAMAGES
 from pvdm_jax.evaluation.frechet import frechet_distance
 from pvdm_jax.evaluation.spaces import open_features
+from pvdm_jax.runtime import sharding
 
 STRENGTHS = (0.0, 0.1, 0.25, 0.5, 1.0)
 SHAPE = (16, 32, 32)  # frames, height, width

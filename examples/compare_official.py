@@ -143,7 +143,7 @@ def official(folder: pathlib.Path, only: list[str], repeats: int, compiled: bool
 
 def ours(only: list[str], repeats: int):
     """Yields (operation, timing) of this package."""
-    from pvdm_jax.allocator import fill_holes_after_compiling, keep_memory
+    from pvdm_jax.runtime.allocator import fill_holes_after_compiling, keep_memory
 
     keep_memory()
     fill_holes_after_compiling()
@@ -152,14 +152,15 @@ def ours(only: list[str], repeats: int):
     import jax
     import jax.numpy as jnp
 
-    from pvdm_jax import convert, sharding
     from pvdm_jax.config import AutoencoderConfig, AutoencoderTrainingConfig, Config, MeshConfig, OptimizerConfig
     from pvdm_jax.diffusion.process import Process
     from pvdm_jax.diffusion.sampling import sample_clip
     from pvdm_jax.models import functional
+    from pvdm_jax.models.triplane import PlaneShape, unpack
+    from pvdm_jax.runtime import sharding
     from pvdm_jax.training.autoencoder import AutoencoderStage
     from pvdm_jax.training.diffusion import DiffusionStage
-    from pvdm_jax.triplane import PlaneShape, unpack
+    from pvdm_jax.weights import official
 
     given = {name: jnp.asarray(array) for name, array in inputs().items()}
     packed = {name: jnp.swapaxes(given[name], 1, 2) for name in ("x", "cond", "noise")}
@@ -180,7 +181,7 @@ def ours(only: list[str], repeats: int):
         return call
 
     if {"encode", "decode"} & set(only):
-        graphdef, params = functional.split(convert.autoencoder_from_torch(weights("autoencoder")))
+        graphdef, params = functional.split(official.autoencoder_from_torch(weights("autoencoder")))
         encode = jax.jit(lambda params, video: functional.merge(graphdef, params).encode(video).pack())
         decode = jax.jit(lambda params, latents: functional.merge(graphdef, params).decode(unpack(latents, shape)))
         if "encode" in only:
@@ -200,7 +201,7 @@ def ours(only: list[str], repeats: int):
     gc.collect()
     if not {"denoiser", "denoiser_train", "ddim100"} & set(only):
         return
-    graphdef, params = functional.split(convert.unet_from_torch(weights("unet")))
+    graphdef, params = functional.split(official.unet_from_torch(weights("unet")))
 
     def predict(params, x, step, context):
         step = jnp.broadcast_to(step, x.shape[:1])

@@ -15,7 +15,8 @@ import json
 import pathlib
 
 from pvdm_jax.config import Config, config_from_dict
-from pvdm_jax.settings import default_config
+from pvdm_jax.config.loading import default_config
+from pvdm_jax.storage.run_folder import RunFolder, read_metrics
 from pvdm_jax.training import autoencoder
 
 SHOWN = {"eval/gradient_energy": "gradient energy kept", "eval/ssim": "SSIM", "eval/psnr": "PSNR (dB)"}
@@ -58,8 +59,8 @@ def narrow_stand_in() -> None:
 
 def read(workdir: pathlib.Path, name: str) -> dict[int, float]:
     """step: value of a metric."""
-    lines = (workdir / autoencoder.FOLDER / "metrics.jsonl").read_text().splitlines()
-    return {line["step"]: line[name] for line in map(json.loads, lines) if name in line}
+    reports = read_metrics(RunFolder(workdir).autoencoder.metrics)
+    return {line["step"]: line[name] for line in reports if name in line}
 
 
 def draw(runs: dict[str, pathlib.Path], start_step: int, path: pathlib.Path) -> None:
@@ -99,7 +100,7 @@ def main() -> None:
         autoencoder.train(make_config(args.data, args.start_step, args.steps, label == "all losses"), workdir)
     draw(runs, args.start_step, args.picture)
     for label, workdir in runs.items():
-        best = json.loads((workdir / autoencoder.FOLDER / "phases.json").read_text())["best_step"]
+        best = json.loads(RunFolder(workdir).autoencoder.best.read_text())["best_step"]
         numbers = ", ".join(f"{title} {read(workdir, name)[best]:.3f}" for name, title in SHOWN.items())
         print(f"{label}: exported from update {best}: {numbers}")
 

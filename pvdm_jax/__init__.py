@@ -8,7 +8,7 @@ import os
 import typing
 
 if typing.TYPE_CHECKING:
-    from pvdm_jax.pipeline import PVDM
+    from pvdm_jax.inference.pipeline import PVDM
 
 __version__ = "0.1.0"
 
@@ -18,6 +18,6 @@ def load(directory: str | os.PathLike) -> "PVDM":
 
     Raises FileNotFoundError where the folder holds no trained autoencoder.
     """
-    from pvdm_jax import pipeline
+    from pvdm_jax.inference import pipeline
 
     return pipeline.load(directory)

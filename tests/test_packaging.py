@@ -16,44 +16,26 @@ PACKAGE = ROOT / "pvdm_jax"
 
 # The rooms of docs/architecture.md from the ground up; a module imports only from lower rooms or its own.
 ROOMS = (
-    "files",
-    "allocator",
     "config",
-    "buckets",
-    "triplane",
+    "storage",
+    "runtime",
     "models",
-    "diffusion",
     "losses",
-    "media",
-    "writers",
-    "weight_files",
+    "diffusion",
+    "video",
+    "weights",
+    "reporting",
     "data",
-    "sharding",
-    "checkpoint",
-    "model_folder",
-    "convert",
+    "inference",
     "evaluation",
     "training",
-    "compiled",
-    "benchmark",
-    "planned_step",
-    "plan",
-    "program",
-    "report",
-    "pipeline",
-    "export",
-    "sampling_cost",
-    "loading_cost",
-    "settings",
-    "originals",
-    "outputs",
-    "recipes",
-    "generate",
-    "demo",
-    "pvdm_jax",  # its `load` calls pipeline
+    "performance",
+    "commands",
+    "pvdm_jax",  # its `load` calls inference.pipeline
     "cli",
 )
-CORE = ("config", "triplane", "models", "diffusion", "losses")
+CORE = ("config", "models", "diffusion", "losses")
+OUTSIDE_CORE = ("pvdm_jax.config.loading", "pvdm_jax.config.recipes")  # these know ml_collections
 CORE_REQUIREMENTS = {"jax", "flax", "optax", "einops", "numpy"}
 # Libraries that the core does without; those of them that are slow to import are not for the package's top either.
 DATA_STACK = (
@@ -74,6 +56,9 @@ def room(module: str) -> str:
     """pvdm_jax.models.unet -> models"""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else parts[0]
+
+
+CORE_MODULES = [module for module in MODULES if room(module) in CORE and module not in OUTSIDE_CORE]
 
 
 def imports(module: str) -> set[str]:
@@ -129,7 +114,7 @@ def test_no_import_runs_in_a_circle():
         graph = {module: needed for module, needed in graph.items() if module not in free}
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if room(module) in CORE])
+@pytest.mark.parametrize("module", CORE_MODULES)
 def test_the_core_imports_only_the_core_libraries(module):
     foreign = imports(module) - own_imports(module) - set(sys.stdlib_module_names)
     assert foreign <= CORE_REQUIREMENTS
@@ -137,7 +122,6 @@ def test_the_core_imports_only_the_core_libraries(module):
 
 def test_the_core_imports_without_the_data_stack():
     """Whoever lifts the core out, or has a machine without the data stack, can run it."""
-    core = [module for module in MODULES if room(module) in CORE]
     program = """
 import importlib, sys
 
@@ -151,7 +135,7 @@ for module in sys.argv[2:]:
     importlib.import_module(module)
 print("imported")
 """
-    assert run(program, ",".join(DATA_STACK), *core) == "imported\n"
+    assert run(program, ",".join(DATA_STACK), *CORE_MODULES) == "imported\n"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def command_adder(commands: Any) -> AddCommand:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    from pvdm_jax.settings import load_settings
+    from pvdm_jax.config.loading import load_settings
 
     return load_settings(args.config, args.overrides)
 
@@ -38,7 +38,7 @@ def load_distributed_config(args: argparse.Namespace) -> Config:
     """The settings, checked before this process waits for the others of a multi-host run."""
     config = load_config(args)
 
-    from pvdm_jax import sharding
+    from pvdm_jax.runtime import sharding
 
     sharding.start_distributed()
     return config

@@ -7,7 +7,7 @@ from pvdm_jax.cli.arguments import AddCommand, add_settings, load_config, positi
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from pvdm_jax.data.builders import folder
+    from pvdm_jax.data.prepare import folder
 
     summary = folder.prepare(
         args.source,

@@ -31,7 +31,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise FileExistsError(f"{args.output} is not empty; name a new folder")
 
     from pvdm_jax.config.evaluation import load_protocol
-    from pvdm_jax.weight_files import WeightFileError
+    from pvdm_jax.weights.foreign_files import WeightFileError
 
     protocol = load_protocol(args.protocol, args.set, args.features)
     try:
@@ -41,8 +41,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     import jax
 
-    from pvdm_jax.evaluation.card import to_text, write_card
-    from pvdm_jax.report import card_sections, write_report
+    from pvdm_jax.evaluation.card import card_sections, to_text, write_card
+    from pvdm_jax.reporting.report import write_report
 
     card["software"]["pvdm_jax"] = pvdm_jax.__version__
     if jax.process_index() == 0:
@@ -55,11 +55,11 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _of_model(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
     data = None
     if args.config is not None:
-        from pvdm_jax.settings import load_settings
+        from pvdm_jax.config.loading import load_settings
 
         data = load_settings(args.config, args.overrides).data
 
-    from pvdm_jax import sharding
+    from pvdm_jax.runtime import sharding
 
     sharding.start_distributed()
 
@@ -73,7 +73,7 @@ def _of_sets(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
     for name in ("real", "fake"):
         require(getattr(args, name) is not None, f"--{name}", None, "--real and --fake go together")
 
-    from pvdm_jax import sharding
+    from pvdm_jax.runtime import sharding
 
     sharding.start_distributed()
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pvdm_jax
-from pvdm_jax import buckets
-from pvdm_jax.allocator import keep_memory
 from pvdm_jax.cli import convert, data, evaluate, measure, train, use
 from pvdm_jax.cli.arguments import command_adder
 from pvdm_jax.config import ConfigError, require
-from pvdm_jax.files import CheckpointError
+from pvdm_jax.runtime.allocator import keep_memory
+from pvdm_jax.storage import buckets
+from pvdm_jax.storage.files import CheckpointError
 
 # What a user can put right; anything else keeps its trace.
 EXPECTED_ERRORS = (
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_memory()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compilation_cache()))  # read when jax is first imported
 
-    from pvdm_jax.media import VideoError
+    from pvdm_jax.video.media import VideoError
 
     try:
         _resolve(args)

@@ -7,7 +7,7 @@ from pathlib import Path
 from pvdm_jax.cli.arguments import AddCommand, add_settings, load_config, positive, positive_number
 from pvdm_jax.config import require
 from pvdm_jax.config.models import REMAT_POLICIES
-from pvdm_jax.files import write_json
+from pvdm_jax.storage.files import write_json
 
 
 def _benchmark(args: argparse.Namespace) -> None:
@@ -22,9 +22,9 @@ def _benchmark(args: argparse.Namespace) -> None:
     if args.sampling:
         return _benchmark_sampling(args)
 
-    from pvdm_jax import benchmark
+    from pvdm_jax import performance
 
-    benchmark.run(
+    performance.run(
         sizes=args.size.split(","),
         dtypes=args.dtype.split(","),
         batch_size=args.batch_size,
@@ -44,7 +44,7 @@ def _benchmark_data(args: argparse.Namespace) -> None:
     require(args.config is not None, "--config", args.config, "--data measures the data of a configuration: name one")
     config = load_config(args)
 
-    from pvdm_jax import loading_cost
+    from pvdm_jax.performance import loading_cost
 
     found = loading_cost.measure_data(config, args.steps or 100, step_seconds=args.step_seconds or 0.0)
     print(loading_cost.describe(found))
@@ -55,8 +55,8 @@ def _benchmark_data(args: argparse.Namespace) -> None:
 def _benchmark_sampling(args: argparse.Namespace) -> None:
     require(args.model is not None, "--model", args.model, "--sampling measures a trained model: name its folder")
 
-    from pvdm_jax import sampling_cost
-    from pvdm_jax.pipeline import load
+    from pvdm_jax.inference.pipeline import load
+    from pvdm_jax.performance import sampling_cost
 
     options = {"steps": args.steps} if args.steps else {}
     found = sampling_cost.measure_sampling(load(args.model), args.batch_size or 4, args.repeats, **options)
@@ -70,7 +70,7 @@ def _plan(args: argparse.Namespace) -> None:
     if args.topology != "local":
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs; what isn't here need not be looked for
 
-    from pvdm_jax import plan
+    from pvdm_jax.performance import plan
 
     for stage in (args.stage,) if args.stage else (1, 2):
         found = plan.plan(

@@ -14,7 +14,7 @@ AUTOENCODER_HELP = (
 def _demo(args: argparse.Namespace) -> None:
     config = load_config(args)
 
-    from pvdm_jax import demo
+    from pvdm_jax.commands import demo
 
     demo.run(config, args.workdir)
 

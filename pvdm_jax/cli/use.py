@@ -9,7 +9,8 @@ from pvdm_jax.config.diffusion import GRIDS, PLANE_ORDERS, SAMPLERS
 
 
 def _sample(args: argparse.Namespace) -> None:
-    from pvdm_jax import generate, sharding
+    from pvdm_jax.commands import generate
+    from pvdm_jax.runtime import sharding
 
     sharding.start_distributed()
     generate.sample(
@@ -25,7 +26,7 @@ def _sample(args: argparse.Namespace) -> None:
 
 
 def _extend(args: argparse.Namespace) -> None:
-    from pvdm_jax import generate
+    from pvdm_jax.commands import generate
 
     generate.extend(
         pvdm_jax.load(args.model),
@@ -38,7 +39,7 @@ def _extend(args: argparse.Namespace) -> None:
 
 
 def _interpolate(args: argparse.Namespace) -> None:
-    from pvdm_jax import generate
+    from pvdm_jax.commands import generate
 
     generate.interpolate(
         pvdm_jax.load(args.model),
@@ -51,7 +52,7 @@ def _interpolate(args: argparse.Namespace) -> None:
 
 
 def _reconstruct(args: argparse.Namespace) -> None:
-    from pvdm_jax import generate
+    from pvdm_jax.commands import generate
 
     generate.reconstruct(
         pvdm_jax.load(args.model),
@@ -64,7 +65,7 @@ def _reconstruct(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from pvdm_jax import export
+    from pvdm_jax.commands import export
 
     folder = export.export(
         args.model,

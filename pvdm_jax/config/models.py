@@ -5,7 +5,7 @@ import dataclasses
 from pvdm_jax.config.checks import at_least_zero, one_of, positive, require
 
 DTYPES = ("float32", "bfloat16")
-REMAT_POLICIES = ("none", "dots", "blocks")  # pvdm_jax/models/remat.py says what they keep
+REMAT_POLICIES = ("none", "dots", "blocks")  # pvdm_jax/models/ops/remat.py says what they keep
 
 
 @dataclasses.dataclass(frozen=True)

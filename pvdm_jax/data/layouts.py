@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pvdm_jax.data.catalogue import Catalogue, catalogue_folder
-from pvdm_jax.media import IMAGE_SUFFIXES, SUFFIXES, VideoError
+from pvdm_jax.video.media import IMAGE_SUFFIXES, SUFFIXES, VideoError
 
 LAYOUTS = ("videos", "ucf101", "sky_timelapse", "frames", "arrays", "tfds")
 SPLITS = ("train", "test")

@@ -11,7 +11,6 @@ from typing import Protocol
 
 import numpy as np
 
-from pvdm_jax import buckets
 from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig, require
 from pvdm_jax.data.clips import (
     Crop,
@@ -24,6 +23,7 @@ from pvdm_jax.data.clips import (
     train_range,
 )
 from pvdm_jax.data.storage import read_frames
+from pvdm_jax.storage import buckets
 
 # A split whose frames, cropped and resized, fit in here is decoded once and kept in memory.
 CACHE_BYTES = 2**30

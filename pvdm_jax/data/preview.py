@@ -19,7 +19,7 @@ from pvdm_jax.config import AutoencoderConfig, DataConfig
 from pvdm_jax.data.clips import clip_span
 from pvdm_jax.data.loader import fixed_clips, train_batches
 from pvdm_jax.data.sources import VideoSource, open_source
-from pvdm_jax.media import encode_mp4, upscale, video_grid, write_video
+from pvdm_jax.video.media import encode_mp4, upscale, video_grid, write_video
 
 SIDE = 128  # pixels, at least, of a clip in the grid
 STILL = 0.5  # mean change from frame to frame, in grey levels, below which a clip hardly moves

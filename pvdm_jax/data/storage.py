@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pvdm_jax.media import VideoError, decode_frames, decode_image
+from pvdm_jax.video.media import VideoError, decode_frames, decode_image
 
 FORMATS = ("file", "pictures", "array")
 PIECE_FRAMES = 16

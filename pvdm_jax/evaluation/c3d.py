@@ -15,7 +15,7 @@ from jax import lax
 from pvdm_jax.evaluation.i3d import convolve
 from pvdm_jax.models import functional
 from pvdm_jax.models.pixels import to_float
-from pvdm_jax.weight_files import WeightFile, WeightFileError
+from pvdm_jax.weights.foreign_files import WeightFile, WeightFileError
 
 FRAMES, SIDE, CLASSES = 16, 112, 101
 MEAN_OFFSET = 8  # rows and columns of the mean video that are cut off before the ones taken

@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from pvdm_jax.config import ConfigError, config_to_dict
 from pvdm_jax.config.evaluation import ProtocolConfig
+from pvdm_jax.reporting.report import Section, Table, Text
 
 VERSION = 1
 TITLES = {
@@ -204,3 +205,15 @@ def _short(value: Any) -> str:
 
 def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def card_sections(card: Mapping) -> list[Section]:
+    """The parts of a report that show a card of `pvdm evaluate`: its numbers, all they depend on, and the time."""
+    of = ", ".join(f"{name} {value}" for name, value in card["of"].items())
+    missing = [f"Not measured: {name}. {reason}." for name, reason in card["not_measured"].items()]
+    return [
+        Text("\n\n".join([f"Of {of}. Made {card['made']}.", *missing])),
+        Table(RESULT_HEADER, result_rows(card), "Intervals are of other draws of clips, not of trainings."),
+        Table(("the numbers depend on", ""), protocol_rows(card)),
+        Table(PASS_HEADER, pass_rows(card)),
+    ]

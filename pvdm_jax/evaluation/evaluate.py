@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from pvdm_jax import sharding
 from pvdm_jax.config import ConfigError, DataConfig, MeshConfig, require
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.clips import center_crop_resize
@@ -27,9 +26,10 @@ from pvdm_jax.evaluation.reconstruction import SSIM_SIDE, gradient_energy_ratio,
 from pvdm_jax.evaluation.seams import seam_changes, seam_ratio
 from pvdm_jax.evaluation.sets import ClipSet, Folder, Windows, is_dataset, source_clips
 from pvdm_jax.evaluation.spaces import FeatureSpace, PerceptualDistance, open_classifier, open_features
+from pvdm_jax.runtime import sharding
 
 if typing.TYPE_CHECKING:
-    from pvdm_jax.pipeline import PVDM
+    from pvdm_jax.inference.pipeline import PVDM
 
 SAMPLER = ("sampler", "steps", "later_steps", "eta", "guidance")  # fields of a protocol that are the sampler's
 

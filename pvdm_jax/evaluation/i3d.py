@@ -15,7 +15,7 @@ from flax import nnx
 from jax import lax
 
 from pvdm_jax.models import functional
-from pvdm_jax.weight_files import WeightFile, WeightFileError
+from pvdm_jax.weights.foreign_files import WeightFile, WeightFileError
 
 SIDE = 224  # pixels of the input
 MIN_FRAMES = 9  # the last average takes two steps in time, each of eight frames

@@ -16,8 +16,8 @@ from pvdm_jax.config import AutoencoderConfig, DataConfig, require
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.clips import center_crop_resize, clip_span
 from pvdm_jax.data.sources import Video, open_source
-from pvdm_jax.media import SUFFIXES, VideoError, decode_video, probe_video, video_files
-from pvdm_jax.weight_files import file_hash
+from pvdm_jax.video.media import SUFFIXES, VideoError, decode_video, probe_video, video_files
+from pvdm_jax.weights.foreign_files import file_hash
 
 THREADS = min(8, os.cpu_count() or 1)  # that read and decode files
 

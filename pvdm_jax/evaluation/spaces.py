@@ -17,13 +17,13 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from pvdm_jax import sharding
 from pvdm_jax.config import require
-from pvdm_jax.convert.lpips import lpips_from_torch
 from pvdm_jax.evaluation import c3d, features, i3d
 from pvdm_jax.models import functional
 from pvdm_jax.models.pixels import to_float
-from pvdm_jax.weight_files import WeightFile, read_weights
+from pvdm_jax.runtime import sharding
+from pvdm_jax.weights.foreign_files import WeightFile, read_weights
+from pvdm_jax.weights.official.lpips import lpips_from_torch
 
 
 @dataclasses.dataclass(frozen=True)

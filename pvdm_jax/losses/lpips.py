@@ -2,7 +2,7 @@
 
 Features of five layers of VGG16 are scaled to unit length at each position; the squared difference, weighted for each
 feature, is averaged over the positions and summed over the layers. The trained weights are not part of this package:
-`pvdm_jax.convert.load_lpips` reads files that the user gives.
+`pvdm_jax.weights.official.load_lpips` reads files that the user gives.
 
 A fresh module is the stand-in without them: a VGG16 of fixed random weights, which is *not* LPIPS. Its `name` says so,
 and so must the metrics of whoever uses it. The filters of its first layer have mean zero, so that it sees more than
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pvdm_jax.models.convolution import convolve
+from pvdm_jax.models.ops.convolution import convolve
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # features of each convolution
 SMALLEST = 2 ** (len(STAGES) - 1)  # pixels of a side

@@ -11,9 +11,9 @@ from einops import rearrange
 from flax import nnx
 
 from pvdm_jax.config import AutoencoderConfig
-from pvdm_jax.models.layers import linear, uniform
+from pvdm_jax.models.ops.layers import linear, uniform
 from pvdm_jax.models.transformer import DividedBlock, PlaneBlock, scan, scan_to_first, stack
-from pvdm_jax.triplane import Planes, PlaneShape
+from pvdm_jax.models.triplane import Planes, PlaneShape
 
 
 def plane_shape(config: AutoencoderConfig) -> PlaneShape:

@@ -16,9 +16,9 @@ import numpy as np
 from flax import nnx
 
 from pvdm_jax.config import DiscriminatorConfig
-from pvdm_jax.models.convolution import convolve
-from pvdm_jax.models.layers import uniform
-from pvdm_jax.models.norms import EPSILON
+from pvdm_jax.models.ops.convolution import convolve
+from pvdm_jax.models.ops.layers import uniform
+from pvdm_jax.models.ops.norms import EPSILON
 
 KERNEL, PADDING, SLOPE = 4, 2, 0.2
 MAX_WIDTH = 512

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pvdm_jax.models import functional
-from pvdm_jax.models.attention import attention, rotate, space_rotation, time_rotation
-from pvdm_jax.models.layers import gelu, linear
-from pvdm_jax.models.norms import layer_norm
-from pvdm_jax.models.remat import remat
+from pvdm_jax.models.ops.attention import attention, rotate, space_rotation, time_rotation
+from pvdm_jax.models.ops.layers import gelu, linear
+from pvdm_jax.models.ops.norms import layer_norm
+from pvdm_jax.models.ops.remat import remat
 
 # So few blocks compile as fast one by one, and what the gradient needs of each isn't copied into one array of all.
 UNROLLED = 2

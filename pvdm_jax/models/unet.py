@@ -21,11 +21,11 @@ from flax import nnx
 
 from pvdm_jax.config import UNetConfig
 from pvdm_jax.models import functional
-from pvdm_jax.models.attention import attention
-from pvdm_jax.models.layers import convolution, fusion_barrier, linear, silu, zeros
-from pvdm_jax.models.norms import group_norm
-from pvdm_jax.models.remat import remat
-from pvdm_jax.triplane import Planes, PlaneShape, unpack
+from pvdm_jax.models.ops.attention import attention
+from pvdm_jax.models.ops.layers import convolution, fusion_barrier, linear, silu, zeros
+from pvdm_jax.models.ops.norms import group_norm
+from pvdm_jax.models.ops.remat import remat
+from pvdm_jax.models.triplane import Planes, PlaneShape, unpack
 
 Images = tuple[jax.Array, ...]  # (n, rows, columns, features) each
 

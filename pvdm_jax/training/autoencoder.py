@@ -15,7 +15,6 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from pvdm_jax import sharding
 from pvdm_jax.config import AutoencoderConfig, AutoencoderTrainingConfig, Config, ConfigError, config_to_dict, require
 from pvdm_jax.losses.lpips import LPIPS
 from pvdm_jax.losses.lpips import SMALLEST as LPIPS_SMALLEST
@@ -23,6 +22,9 @@ from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.models.discriminators import Discriminators
 from pvdm_jax.models.pixels import to_float, to_uint8
+from pvdm_jax.models.triplane import Planes
+from pvdm_jax.runtime import sharding
+from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.training.adversarial import (
     AdversarialState,
     Metrics,
@@ -31,7 +33,6 @@ from pvdm_jax.training.adversarial import (
     make_discriminator_optimizer,
     pick_frames,
 )
-from pvdm_jax.training.first_stage import FOLDER, check_own
 from pvdm_jax.training.optimizer import (
     TrainState,
     accumulate_gradients,
@@ -43,7 +44,7 @@ from pvdm_jax.training.optimizer import (
     update,
 )
 from pvdm_jax.training.phases import DISCRIMINATOR, GENERATOR, RECONSTRUCTION, Phases
-from pvdm_jax.triplane import Planes
+from pvdm_jax.weights.run_autoencoder import check_own
 
 # Parts of the configuration that this stage's numbers don't depend on.
 UNRELATED = ("unet.*", "process.*", "train_diffusion.*", "encode.*")
@@ -307,7 +308,7 @@ class AutoencoderStage:
         the hinge loss on held-out clips.
         """
         from pvdm_jax.evaluation.reconstruction import SSIM_SIDE, gradient_energy_ratio, psnr, ssim, still_psnr
-        from pvdm_jax.media import video_grid, write_video
+        from pvdm_jax.video.media import video_grid, write_video
 
         def over_clips(function):
             return sharding.map_batches(self.mesh, function, self.held_out, self.config.batch_size)
@@ -342,7 +343,7 @@ def load_perceptual(model: AutoencoderConfig, config: AutoencoderTrainingConfig)
     Raises ConfigError for clips that are too small for it and for files that don't hold it, FileNotFoundError for
     files that aren't there.
     """
-    from pvdm_jax.convert.lpips import load_lpips
+    from pvdm_jax.weights.official.lpips import load_lpips
 
     if config.perceptual_weight == 0:
         return None
@@ -385,6 +386,6 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
         )
 
     stage = AutoencoderStage(config.autoencoder, stage_config, clips, mesh, lpips)
-    directory, settings = pathlib.Path(workdir) / FOLDER, config_to_dict(config)
+    directory, settings = RunFolder(workdir).autoencoder.path, config_to_dict(config)
     phases = Phases(stage_config.adversarial)
     return run(stage, batches, directory, stage_config, settings, mesh, config.seed, UNRELATED, phases)

@@ -19,7 +19,6 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from pvdm_jax import sharding
 from pvdm_jax.config import Config, config_to_dict, require
 from pvdm_jax.diffusion.guidance import guide
 from pvdm_jax.diffusion.predictions import draw_exercise, squared_error
@@ -27,14 +26,15 @@ from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.sampling import sample_clip
 from pvdm_jax.models import functional
 from pvdm_jax.models.pixels import to_uint8
+from pvdm_jax.models.triplane import PlaneShape, unpack
 from pvdm_jax.models.unet import UNet
-from pvdm_jax.training.first_stage import load_autoencoder, take_over
+from pvdm_jax.runtime import sharding
+from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.training.latents import training_latents
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
 from pvdm_jax.training.phases import Watch
-from pvdm_jax.triplane import PlaneShape, unpack
+from pvdm_jax.weights.run_autoencoder import load_autoencoder, take_over
 
-FOLDER = "diffusion"  # of the stage, in a run's folder
 # Parts of the configuration that this stage's numbers don't depend on: the latents' identity is checked by the cache.
 UNRELATED = ("train_autoencoder.*",)
 PICTURED = 4  # clips sampled at each evaluation, rounded up to the number of devices
@@ -188,7 +188,7 @@ class DiffusionStage:
         """
         from pvdm_jax.evaluation.features import video_features
         from pvdm_jax.evaluation.frechet import frechet_distance
-        from pvdm_jax.media import video_grid, write_video
+        from pvdm_jax.video.media import video_grid, write_video
 
         errors = sharding.map_batches(
             self.mesh,
@@ -242,7 +242,9 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     stage = DiffusionStage(config, decoder, latents.shape, held_out_clips, mesh, real)
     settings = config_to_dict(config) | {"latents": latents.identity, "class_names": list(latents.class_names)}
     watch = Watch(stage_config.best_metric) if stage_config.best_metric else None
-    return run(stage, batches, workdir / FOLDER, stage_config, settings, mesh, config.seed, UNRELATED, watch)
+    return run(
+        stage, batches, RunFolder(workdir).diffusion.path, stage_config, settings, mesh, config.seed, UNRELATED, watch
+    )
 
 
 def _pack_context(batch: Batch, given: dict[str, jax.Array]) -> jax.Array:

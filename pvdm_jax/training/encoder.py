@@ -6,11 +6,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from pvdm_jax import sharding
 from pvdm_jax.config import AutoencoderConfig
 from pvdm_jax.models import functional
 from pvdm_jax.models.pixels import to_float
-from pvdm_jax.training.first_stage import load_autoencoder
+from pvdm_jax.runtime import sharding
+from pvdm_jax.weights.run_autoencoder import load_autoencoder
 
 
 class Encoder:

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 
 from pvdm_jax.config import Config
-from pvdm_jax.files import write_json
-from pvdm_jax.triplane import PlaneShape
+from pvdm_jax.models.triplane import PlaneShape
+from pvdm_jax.storage.files import write_json
 
 HEADER = np.dtype(
     [(name, "<i4") for name in ("has_previous", "has_next", "label", "source", "start", "mirrored")]

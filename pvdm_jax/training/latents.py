@@ -17,12 +17,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pvdm_jax import buckets, sharding
 from pvdm_jax.config import Config, ConfigError, DataConfig, EncodeConfig, config_to_dict
-from pvdm_jax.files import read_json, write_json
 from pvdm_jax.models.autoencoder import plane_shape
+from pvdm_jax.runtime import sharding
+from pvdm_jax.storage import buckets
+from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.training.encoder import Encoder, local_rows
-from pvdm_jax.training.first_stage import take_over
 from pvdm_jax.training.latent_files import (
     HEADER,
     LatentCache,
@@ -34,12 +35,12 @@ from pvdm_jax.training.latent_files import (
     shard_path,
     without_missing,
 )
+from pvdm_jax.weights.run_autoencoder import take_over
 
 if TYPE_CHECKING:
     from pvdm_jax.data.loader import ClipPairs
     from pvdm_jax.data.sources import VideoSource
 
-FOLDER = "latents"
 SPLITS = ("train", "holdout")
 SHARD_PAIRS = 1024  # pairs of clips in a file; what a kill can cost
 HELD_OUT_WINDOWS = 4  # of each held-out video, where training has always new ones
@@ -117,7 +118,7 @@ def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathl
     that was begun is gone on with, if it is the same; it is refused with ConfigError if another autoencoder or other
     settings made it.
     """
-    folder = pathlib.Path(workdir) / FOLDER
+    folder = RunFolder(workdir).latents
     mesh = sharding.make_mesh(config.mesh)
     if not config.encode.cache:
         raise ConfigError("encode.cache is False; then stage 2 encodes by itself, and there is nothing to do")
@@ -169,7 +170,7 @@ def _share_shards(folder: pathlib.Path) -> None:
 
 def open_latents(config: Config, workdir: str | pathlib.Path, split: str) -> LatentCache:
     """The run's cached latents. Raises ConfigError where there are none or they were made otherwise."""
-    folder = pathlib.Path(workdir) / FOLDER
+    folder = RunFolder(workdir).latents
     buckets.fetch(folder)
     if not (folder / "index.json").exists():
         begun = " (they were begun, but aren't finished)" if (folder / "encoding.json").exists() else ""
@@ -310,7 +311,7 @@ def _decisive(config: Config) -> dict[str, Any]:
 
 
 def _check_same(made_by: dict[str, Any], wanted: dict[str, Any], folder: pathlib.Path) -> None:
-    from pvdm_jax.checkpoint import check_settings
+    from pvdm_jax.storage.checkpoint import check_settings
 
     if made_by["autoencoder"] != wanted["autoencoder"]:
         raise ConfigError(

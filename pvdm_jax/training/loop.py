@@ -9,7 +9,7 @@ an evaluation that fails costs no training; on resuming, an evaluation that is m
 
 A stage with phases has several steps, and its evaluations decide (`training.phases`) which of them comes next, whether
 the run goes back to its best checkpoint, and when it ends. Each of its evaluations has a checkpoint, made before the
-decision; resuming from it decides again, or takes the decision from phases.json.
+decision; resuming from it decides again, or takes the decision from best.json.
 """
 
 import contextlib
@@ -27,15 +27,17 @@ from clu.parameter_overview import get_parameter_overview
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pvdm_jax import buckets, sharding
-from pvdm_jax.allocator import fill_holes_after_compiling
-from pvdm_jax.checkpoint import BEST_FILE, Checkpoints, check_settings
 from pvdm_jax.config import StageConfig
-from pvdm_jax.files import write_json, write_text
+from pvdm_jax.runtime import sharding
+from pvdm_jax.runtime.allocator import fill_holes_after_compiling
+from pvdm_jax.runtime.preemption import SIGTERM_EXIT, stop_requests
+from pvdm_jax.storage import buckets
+from pvdm_jax.storage.checkpoint import Checkpoints, check_settings
+from pvdm_jax.storage.files import write_json, write_text
+from pvdm_jax.storage.run_folder import StageFolder
 from pvdm_jax.training.faults import FaultRecord, Faults, go_back
 from pvdm_jax.training.metrics import MetricWriter
 from pvdm_jax.training.phases import BEGIN, END, ROLL_BACK, Phases, Record, Watch
-from pvdm_jax.training.preemption import SIGTERM_EXIT, stop_requests
 from pvdm_jax.training.progress import Progress, StepClock, duration, parameter_table
 from pvdm_jax.training.step import Stage, compile_step, keys
 
@@ -78,6 +80,7 @@ def train(
     fill_holes_after_compiling()
     directory = pathlib.Path(directory).absolute()
     directory.mkdir(parents=True, exist_ok=True)
+    folder = StageFolder(directory)
     buckets.fetch(directory)
     abstract = jax.eval_shape(stage.init, keys(seed)[0])
     shardings = sharding.parameter_shardings(mesh, abstract)
@@ -94,12 +97,10 @@ def train(
                 phases.take(Record.from_json(info.get("phases", {})))
         faults = Faults(stage.name, config, directory, FaultRecord(**info.get("faults", {})))
         if jax.process_index() == 0:
-            write_json(directory / "config.json", settings)
+            write_json(folder.config, settings)
             if phases is None:
-                (directory / BEST_FILE).unlink(missing_ok=True)  # of a best that is no longer kept
-            write_text(
-                directory / "parameters.txt", get_parameter_overview(abstract.params, include_stats=False) + "\n"
-            )
+                folder.best.unlink(missing_ok=True)  # of a best that is no longer kept
+            write_text(folder.parameters, get_parameter_overview(abstract.params, include_stats=False) + "\n")
         with (
             MetricWriter(directory, start) as writer,
             Progress(stage.name, start, config.steps, config.batch_size) as progress,
@@ -266,16 +267,16 @@ class _Run:
     def evaluate(self, state: Any, step: int) -> Any:
         """The stage's evaluation, in a folder named after the step, and what it decides. Returns the state."""
         began = time.perf_counter()
-        folder = self.directory / "evaluation" / f"step_{step:07d}"
+        folder = StageFolder(self.directory).evaluation(step)
         folder.mkdir(parents=True, exist_ok=True)
         values = self.stage.evaluate(state, folder)
         seconds = time.perf_counter() - began
         decided = ""
         if self.phases and self.phases.record.judged < step:
             record = self.phases.judge(step, values)
-            self.checkpoints.wait()  # what phases.json calls the best must be there
+            self.checkpoints.wait()  # what best.json calls the best must be there
             if jax.process_index() == 0:
-                write_json(self.directory / BEST_FILE, record.to_json())
+                write_json(StageFolder(self.directory).best, record.to_json())
             decided = ", the best so far" if record.best_step == step else ""
         named = {f"eval/{name}": value for name, value in values.items()}
         self.writer.write(step, named | {"time/evaluation": seconds})
@@ -309,7 +310,7 @@ class _Run:
         """What the run had decided after `step` when it ended; the checkpoint was made before. Returns the state."""
         if self.phases is None:
             return state
-        path, text = self.directory / BEST_FILE, ""
+        path, text = StageFolder(self.directory).best, ""
         if jax.process_index() == 0 and path.exists():
             text = path.read_text()
         text = _broadcast(text)

@@ -13,9 +13,8 @@ from typing import Any
 
 import jax
 
-from pvdm_jax.files import write_text
-
-FILE = "metrics.jsonl"
+from pvdm_jax.storage.files import write_text
+from pvdm_jax.storage.run_folder import StageFolder, read_metrics
 
 
 class MetricWriter:
@@ -25,14 +24,14 @@ class MetricWriter:
     """
 
     def __init__(self, directory: str | pathlib.Path, step: int):
-        self._path = pathlib.Path(directory) / FILE
+        self._path = StageFolder(directory).metrics
         self._lines: list[dict[str, Any]] = []
         self._file = self._events = None
         if jax.process_index() != 0:
             return
         from tensorboardX import SummaryWriter
 
-        self._lines = [line for line in _read(self._path) if line["step"] <= step]
+        self._lines = [line for line in read_metrics(self._path) if line["step"] <= step]
         # Replaced in one go: a process killed here leaves the old file or the new one.
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in self._lines))
         self._file = self._path.open("a")
@@ -65,11 +64,3 @@ class MetricWriter:
 
     def __exit__(self, *_) -> None:
         self.close()
-
-
-def _read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The file's reports. A last line that was cut off by a kill is dropped."""
-    if not path.exists():
-        return []
-    complete = path.read_text().rpartition("\n")[0]
-    return [json.loads(line) for line in complete.splitlines()]

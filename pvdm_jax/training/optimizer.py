@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from pvdm_jax.config import OptimizerConfig
-from pvdm_jax.sharding import SMALL
+from pvdm_jax.runtime.sharding import SMALL
 from pvdm_jax.training.adamw import adamw
 from pvdm_jax.training.muon import muon_with_adamw
 

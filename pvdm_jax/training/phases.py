@@ -2,7 +2,7 @@
 the guard rolls it back or ends the run.
 
 A decision is a function of the record so far and of an evaluation's numbers, so a run that is killed and started
-again decides the same. The loop keeps the record with the checkpoints and, after each decision, in phases.json.
+again decides the same. The loop keeps the record with the checkpoints and, after each decision, in best.json.
 
 The best checkpoint is the one of the lowest error in the held-out reconstruction (the pixel and LPIPS terms of the
 loss, of the EMA). The adversarial phase buys detail with some of that error, so its checkpoints compete among

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import Mesh
 
-from pvdm_jax import sharding
+from pvdm_jax.runtime import sharding
 from pvdm_jax.training.optimizer import global_norm
 
 

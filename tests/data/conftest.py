@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pvdm_jax.data.builders.folder import prepare
-from pvdm_jax.media import write_video
+from pvdm_jax.data.prepare.folder import prepare
+from pvdm_jax.video.media import write_video
 
 BITS = 8
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from pvdm_jax.data.builders import folder as builder
-from pvdm_jax.data.builders.folder import prepare
-from pvdm_jax.media import VideoError, decode_video, read_video, write_video
+from pvdm_jax.data.prepare import folder as builder
+from pvdm_jax.data.prepare.folder import prepare
+from pvdm_jax.video.media import VideoError, decode_video, read_video, write_video
 
 
 def moving(frames, size=32):
@@ -113,8 +113,8 @@ class WithoutTensorFlow:
         return None if name.split(".")[0] == "tensorflow" else self.finder.find_spec(name, path, target)
 sys.meta_path[:] = [WithoutTensorFlow(finder) for finder in sys.meta_path]
 from pvdm_jax.config import AutoencoderConfig, DataConfig
-from pvdm_jax.data.builders import folder as builder
-from pvdm_jax.data.builders.folder import prepare
+from pvdm_jax.data.prepare import folder as builder
+from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
 prepare({str(folder)!r}, {str(tmp_path / "out")!r})
 data = DataConfig(source="tfds", path={str(tmp_path / "out")!r})

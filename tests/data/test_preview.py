@@ -8,11 +8,11 @@ import pytest
 
 from pvdm_jax import cli
 from pvdm_jax.config import AutoencoderConfig, DataConfig
-from pvdm_jax.data.benchmark import measure_loading, measure_reading
-from pvdm_jax.data.builders.folder import prepare
+from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.preview import preview
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.media import read_video, write_video
+from pvdm_jax.performance.loading_speed import measure_loading, measure_reading
+from pvdm_jax.video.media import read_video, write_video
 
 CLIP = AutoencoderConfig(frames=8, height=32, width=32)
 

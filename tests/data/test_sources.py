@@ -7,11 +7,11 @@ import pytest
 
 from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig
 from pvdm_jax.data import prepared
-from pvdm_jax.data.builders.folder import prepare
 from pvdm_jax.data.clips import Crop
 from pvdm_jax.data.loader import clip_pairs
+from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.media import VideoError, write_video
+from pvdm_jax.video.media import VideoError, write_video
 
 CLIP = AutoencoderConfig(frames=8, height=32, width=32)
 

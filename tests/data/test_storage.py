@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig
-from pvdm_jax.data.builders.folder import prepare
 from pvdm_jax.data.clips import center_crop_resize
+from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.data.storage import PIECE_FRAMES, pack_pictures, read_frames, unpack_pictures
-from pvdm_jax.media import VideoError, encode_jpeg, read_video, write_image, write_video
+from pvdm_jax.video.media import VideoError, encode_jpeg, read_video, write_image, write_video
 
 FRAMES = 2 * PIECE_FRAMES + 5  # two whole records and a part of one
 

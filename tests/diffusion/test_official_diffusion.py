@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pvdm_jax import convert
 from pvdm_jax.config import ProcessConfig
 from pvdm_jax.diffusion.grids import time_grid
 from pvdm_jax.diffusion.guidance import guide
@@ -13,7 +12,8 @@ from pvdm_jax.diffusion.predictions import estimate, squared_error
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.samplers import SAMPLERS
 from pvdm_jax.models import functional
-from pvdm_jax.triplane import PlaneShape, unpack
+from pvdm_jax.models.triplane import PlaneShape, unpack
+from pvdm_jax.weights import official
 
 SHAPE = (2, 4, 2048)
 
@@ -22,7 +22,7 @@ def relative_error(found, expected):
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def official(array):
+def channels_second(array):
     """(b, positions, c) to (b, c, positions), or back."""
     return jnp.swapaxes(jnp.asarray(array), 1, 2)
 
@@ -32,7 +32,7 @@ def case(reference, recipe):
     """The reference's numbers, its inputs by name, and its denoiser on packed latents."""
     info, expected = reference("diffusion_tiny")
     seed = info["seed"]
-    graphdef, params = functional.split(convert.unet_from_torch(recipe.weights(info["weights"], seed)))
+    graphdef, params = functional.split(official.unet_from_torch(recipe.weights(info["weights"], seed)))
 
     @jax.jit
     def denoiser(x, step, context, label=None):
@@ -40,7 +40,7 @@ def case(reference, recipe):
         return functional.merge(graphdef, params)(planes, step, previous).pack()
 
     def noise(name):
-        return official(recipe.noise(SHAPE, seed, name))
+        return channels_second(recipe.noise(SHAPE, seed, name))
 
     inputs = {"x0": jnp.tanh(noise("x0")), "cond": jnp.tanh(noise("cond")), "noise": noise("noise")}
     inputs["nothing"] = jnp.zeros_like(inputs["cond"])
@@ -81,7 +81,7 @@ def test_forward_process_and_loss(case, process):
     expected, inputs, denoiser, _ = case
     steps = jnp.array([13, 742])
     x = process.diffuse(inputs["x0"], steps, inputs["noise"])
-    assert relative_error(official(x), expected["q_sample"]) < 1e-5
+    assert relative_error(channels_second(x), expected["q_sample"]) < 1e-5
     for context, name in (("cond", "loss_cond"), ("nothing", "loss_uncond")):
         loss = jnp.mean(squared_error(denoiser(x, steps, inputs[context]), inputs["noise"]))
         assert relative_error(loss, expected[name]) < 1e-5
@@ -92,7 +92,7 @@ def test_ancestral_step(case, process, t):
     expected, inputs, denoiser, noise = case
     predicted = denoiser(inputs["noise"], jnp.full(2, t), inputs["cond"])
     found = step(process, "ddpm", inputs["noise"], predicted, t, t - 1, noise(f"p_sample{t}_0"))
-    assert relative_error(official(found), expected[f"p_sample_{t}"]) < 1e-5
+    assert relative_error(channels_second(found), expected[f"p_sample_{t}"]) < 1e-5
 
 
 @pytest.mark.parametrize("t, s", [(999, 899), (599, 499), (299, 199), (99, -1)])
@@ -103,7 +103,7 @@ def test_ddim_step(case, process, t, s, guided):
     x = noise(f"ddim_step_{t}")
     found = step(process, "ddim", x, predict(x, t), t, s, jnp.zeros_like(x))
     name = f"ddim_step_{t}_" + ("cond_w0.5" if guided else "uncond")
-    assert relative_error(official(found), expected[name]) < 1e-5
+    assert relative_error(channels_second(found), expected[name]) < 1e-5
 
 
 @pytest.mark.parametrize("name, context", [("ddim_eta1_uncond", "nothing"), ("ddim_eta1_cond", "cond")])
@@ -113,4 +113,4 @@ def test_ddim_run(case, process, name, context):
     for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True), start=1):
         fresh = noise(f"{name}_{k}") if s >= 0 else jnp.zeros_like(x)
         x = step(process, "ddim", x, denoiser(x, jnp.full(2, t), inputs[context]), t, s, fresh, 1.0)
-    assert relative_error(official(x), expected[name]) < 1e-4
+    assert relative_error(channels_second(x), expected[name]) < 1e-4

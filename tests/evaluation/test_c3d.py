@@ -6,7 +6,7 @@ import pytest
 
 from pvdm_jax.evaluation import c3d
 from pvdm_jax.models import functional
-from pvdm_jax.weight_files import WeightFileError, read_weights
+from pvdm_jax.weights.foreign_files import WeightFileError, read_weights
 
 
 @pytest.fixture(scope="module")

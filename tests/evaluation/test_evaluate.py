@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from pvdm_jax import sharding
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, MeshConfig, UNetConfig
 from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig, load_protocol
 from pvdm_jax.data.sources import open_source
@@ -18,7 +17,8 @@ from pvdm_jax.evaluation.evaluate import Places, evaluate_model, evaluate_sets
 from pvdm_jax.evaluation.features import video_features
 from pvdm_jax.evaluation.frechet import frechet_distance
 from pvdm_jax.evaluation.reconstruction import psnr
-from pvdm_jax.media import read_video, write_video
+from pvdm_jax.runtime import sharding
+from pvdm_jax.video.media import read_video, write_video
 
 TINY = ProtocolConfig(samples=12, real_samples=12, frames=(8, 16), bootstrap=10, reconstruction_samples=6)
 

@@ -7,7 +7,7 @@ from flax import nnx
 
 from pvdm_jax.evaluation import i3d
 from pvdm_jax.models import functional
-from pvdm_jax.weight_files import WeightFile, WeightFileError, read_weights
+from pvdm_jax.weights.foreign_files import WeightFile, WeightFileError, read_weights
 
 
 def holding(weights, code="") -> WeightFile:

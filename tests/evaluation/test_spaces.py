@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pvdm_jax import sharding
 from pvdm_jax.config import ConfigError, MeshConfig
-from pvdm_jax.convert.lpips import lpips_from_torch
 from pvdm_jax.evaluation import spaces
 from pvdm_jax.evaluation.spaces import PerceptualDistance, find_weights, open_classifier, open_features
-from pvdm_jax.weight_files import file_hash
+from pvdm_jax.runtime import sharding
+from pvdm_jax.weights.foreign_files import file_hash
+from pvdm_jax.weights.official.lpips import lpips_from_torch
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pvdm_jax import convert
 from pvdm_jax.config import DiscriminatorConfig
 from pvdm_jax.losses.adversarial import feature_matching, generator_loss, hinge_loss
 from pvdm_jax.models import functional
 from pvdm_jax.models.discriminators import Discriminators
+from pvdm_jax.weights import official
 
 PARTS = {"image": "discriminator_2d", "video": "discriminator_3d"}
 
@@ -43,7 +43,7 @@ def inputs(case, recipe):
 @pytest.mark.parametrize("part", PARTS)
 def test_discriminator(case, inputs, part):
     info, expected, weights = case
-    model = convert.discriminators_from_torch(weights)
+    model = official.discriminators_from_torch(weights)
     assert model.config == DiscriminatorConfig(width=info["ndf"])
     graphdef, params = functional.split(model)
     run = jax.jit(lambda params, x: getattr(functional.merge(graphdef, params), part)(x))
@@ -59,12 +59,12 @@ def test_discriminator(case, inputs, part):
 def test_one_discriminator(case, inputs):
     """One of them alone has the same outputs, and says which it is by its shapes."""
     _, _, weights = case
-    both = convert.discriminators_from_torch(weights)
+    both = official.discriminators_from_torch(weights)
     for part, name in PARTS.items():
         own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(name)}
-        one = convert.discriminator_from_torch(own)
+        one = official.discriminator_from_torch(own)
         np.testing.assert_array_equal(one(inputs[part][0])[0], getattr(both, part)(inputs[part][0])[0])
-        back = convert.to_torch(one)
+        back = official.to_torch(one)
         assert back.keys() == own.keys()
         for key, value in own.items():
             np.testing.assert_array_equal(back[key], value)
@@ -82,11 +82,11 @@ def test_round_trip(case):
     """Names, values and buffers, of the file that the official trainer saves, perceptual loss included."""
     _, _, weights = case
     saved = {f"module.{key}": value for key, value in weights.items()} | {"module.perceptual_loss.lin0": np.ones(1)}
-    official = convert.to_torch(convert.discriminators_from_torch(saved))
-    assert official.keys() == weights.keys()
+    written = official.to_torch(official.discriminators_from_torch(saved))
+    assert written.keys() == weights.keys()
     for key, value in weights.items():
-        np.testing.assert_array_equal(official[key], value)
-        assert official[key].dtype == (np.int64 if key.endswith("tracked") else np.float32)
+        np.testing.assert_array_equal(written[key], value)
+        assert written[key].dtype == (np.int64 if key.endswith("tracked") else np.float32)
 
 
 def test_nested(case):
@@ -95,15 +95,15 @@ def test_nested(case):
         name: {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(name)}
         for name in PARTS.values()
     }
-    official = convert.to_torch(convert.discriminators_from_torch(nested))
+    written = official.to_torch(official.discriminators_from_torch(nested))
     np.testing.assert_array_equal(
-        official["discriminator_3d.model2.0.weight"], nested[PARTS["video"]]["model2.0.weight"]
+        written["discriminator_3d.model2.0.weight"], nested[PARTS["video"]]["model2.0.weight"]
     )
 
 
 def test_statistics_are_no_parameters(case):
     """An optimizer would change them by weight decay."""
-    _, params = functional.split(convert.discriminators_from_torch(case[2]))
+    _, params = functional.split(official.discriminators_from_torch(case[2]))
     _, fresh = functional.split(Discriminators(DiscriminatorConfig(width=8), rngs=nnx.Rngs(0)))
     assert jax.tree.structure(params) == jax.tree.structure(fresh)
     assert set(params["image"]["layers"]["1"]["norm"]) == {"scale", "bias"}
@@ -114,19 +114,19 @@ def test_problems_are_named(case):
     weights["discriminator_2d.surplus"] = weights.pop("discriminator_2d.model1.1.bias")
     weights["discriminator_3d.model2.0.bias"] = np.zeros(5)
     with pytest.raises(ValueError) as caught:
-        convert.discriminators_from_torch(weights)
+        official.discriminators_from_torch(weights)
     message = str(caught.value)
     assert "discriminator_2d.model1.1.bias is missing" in message
     assert "discriminator_2d.surplus is not a weight" in message
     assert "discriminator_3d.model2.0.bias has shape (5,); (32,) is needed" in message
     with pytest.raises(ValueError, match="discriminator_3d.model1.1.running_mean has shape"):
-        convert.discriminators_from_torch(case[2] | {"discriminator_3d.model1.1.running_mean": np.zeros(3)})
+        official.discriminators_from_torch(case[2] | {"discriminator_3d.model1.1.running_mean": np.zeros(3)})
     with pytest.raises(ValueError, match="discriminator_from_torch"):
-        convert.discriminators_from_torch({"model0.0.weight": np.zeros((8, 3, 4, 4))})
+        official.discriminators_from_torch({"model0.0.weight": np.zeros((8, 3, 4, 4))})
 
 
 def test_input_of_another_rank(case, inputs):
-    model = convert.discriminators_from_torch(case[2])
+    model = official.discriminators_from_torch(case[2])
     with pytest.raises(ValueError, match=r"it takes \(b, h, w, 3\)"):
         model.image(inputs["video"][0])
 

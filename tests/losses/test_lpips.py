@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pvdm_jax import convert
 from pvdm_jax.losses.lpips import LPIPS_NAME, RANDOM_NAME
 from pvdm_jax.models import functional
+from pvdm_jax.weights import official
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +41,18 @@ def torchvision_names(weights):
 
 def test_lpips(reference, weights, images):
     expected = reference("lpips").arrays["distance"]
-    model = convert.lpips_from_torch(weights)
+    model = official.lpips_from_torch(weights)
     assert model.name == LPIPS_NAME
     found = distance(model, *images)
     assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 1e-5
 
 
 def test_names_of_torchvision_and_lpips(weights, images):
-    expected = convert.lpips_from_torch(weights)(*images)
-    np.testing.assert_array_equal(convert.lpips_from_torch(*torchvision_names(weights))(*images), expected)
+    expected = official.lpips_from_torch(weights)(*images)
+    np.testing.assert_array_equal(official.lpips_from_torch(*torchvision_names(weights))(*images), expected)
     saved = {f"module.perceptual_loss.{name}": x for name, x in weights.items()}
     saved |= {"module.discriminator_2d.model0.0.bias": np.zeros(3), "module.perceptual_loss.scaling_layer.shift": 0.0}
-    np.testing.assert_array_equal(convert.lpips_from_torch(saved)(*images), expected)
+    np.testing.assert_array_equal(official.lpips_from_torch(saved)(*images), expected)
 
 
 def test_files(weights, images, tmp_path, caplog):
@@ -62,19 +62,19 @@ def test_files(weights, images, tmp_path, caplog):
     save_file({name: np.ascontiguousarray(x) for name, x in vgg.items()}, tmp_path / "vgg16.safetensors")
     np.savez(tmp_path / "lpips.npz", **lins)
     with caplog.at_level(logging.WARNING):
-        model = convert.load_lpips([tmp_path / "vgg16.safetensors", tmp_path / "lpips.npz"])
-    np.testing.assert_array_equal(model(*images), convert.lpips_from_torch(weights)(*images))
+        model = official.load_lpips([tmp_path / "vgg16.safetensors", tmp_path / "lpips.npz"])
+    np.testing.assert_array_equal(model(*images), official.lpips_from_torch(weights)(*images))
     assert not caplog.records
     with pytest.raises(ValueError, match="lin0.model.1.weight is missing"):
-        convert.load_lpips([tmp_path / "vgg16.safetensors"])
+        official.load_lpips([tmp_path / "vgg16.safetensors"])
 
 
 def test_round_trip(reference, weights):
-    official = convert.to_torch(convert.lpips_from_torch(weights))
+    written = official.to_torch(official.lpips_from_torch(weights))
     buffers = {name: tuple(shape) for name, shape in reference("lpips").info["other_buffers"]}
-    assert {name: x.shape for name, x in official.items() if name not in weights} == buffers
+    assert {name: x.shape for name, x in written.items() if name not in weights} == buffers
     for name, array in weights.items():
-        np.testing.assert_array_equal(official[name], array)
+        np.testing.assert_array_equal(written[name], array)
 
 
 def test_problems_are_named(weights):
@@ -82,7 +82,7 @@ def test_problems_are_named(weights):
     broken["features.3.weight"] = broken.pop("net.slice3.12.bias")
     broken["lin2.model.1.weight"] = np.zeros((1, 3, 1, 1))
     with pytest.raises(ValueError) as caught:
-        convert.lpips_from_torch(broken)
+        official.lpips_from_torch(broken)
     message = str(caught.value)
     assert "net.slice3.12.bias is missing" in message
     assert "features.3.weight is not a weight" in message
@@ -91,14 +91,14 @@ def test_problems_are_named(weights):
 
 def test_stand_in_says_so(caplog):
     with caplog.at_level(logging.WARNING):
-        model = convert.load_lpips()
+        model = official.load_lpips()
     assert model.name == RANDOM_NAME
     assert "NO LPIPS WEIGHTS" in caplog.text and "not LPIPS" in caplog.text
 
 
 def test_stand_in_orders_images(recipe):
     """Farther is farther: more blur, more noise, another image; and the same weights every time."""
-    model = convert.load_lpips()
+    model = official.load_lpips()
     video = recipe.video(1, 32, 32, seed=1, batch=3)[:, 0]
     rng = np.random.default_rng(0)
     noise = rng.standard_normal(video.shape, dtype=np.float32)
@@ -107,12 +107,12 @@ def test_stand_in_orders_images(recipe):
     assert found[0] < 1e-6
     assert found == sorted(found)
     assert 0.2 < found[-1] < 1
-    np.testing.assert_array_equal(convert.load_lpips()(video, others[1]), model(video, others[1]))
+    np.testing.assert_array_equal(official.load_lpips()(video, others[1]), model(video, others[1]))
 
 
 def test_gradient_is_finite_on_flat_images():
     """Features may all be zero, where a length has no gradient."""
-    model = convert.load_lpips()
+    model = official.load_lpips()
     flat = jnp.zeros((1, 16, 16, 3))
     dead = jax.tree.map(lambda x: -jnp.abs(x), functional.split(model)[1]["stages"])
     graphdef, params = functional.split(model)
@@ -122,7 +122,7 @@ def test_gradient_is_finite_on_flat_images():
 
 
 def test_wrong_images(images):
-    model = convert.load_lpips()
+    model = official.load_lpips()
     with pytest.raises(ValueError, match="16 pixels or more"):
         model(images[0][:, :8], images[1][:, :8])
     with pytest.raises(ValueError, match=r"must be \(b, h, w, 3\)"):

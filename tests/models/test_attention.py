@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pvdm_jax.models import attention as module
-from pvdm_jax.models.attention import attention
+from pvdm_jax.models.ops import attention as module
+from pvdm_jax.models.ops.attention import attention
 
 
 @pytest.mark.parametrize("together", [2**21, 3 * 7 * 11])  # all heads at once; three at a time

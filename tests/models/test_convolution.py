@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pvdm_jax.models import convolution
-from pvdm_jax.models.convolution import convolve
+from pvdm_jax.models.ops import convolution
+from pvdm_jax.models.ops.convolution import convolve
 
 
 def case(sizes, taps, features_in=3, features=5, batch=2):

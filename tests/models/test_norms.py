@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pvdm_jax.models.norms import EPSILON, group_norm
+from pvdm_jax.models.ops.norms import EPSILON, group_norm
 
 
 def with_parameters(norm, weight, bias):

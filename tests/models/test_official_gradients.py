@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pvdm_jax import convert
 from pvdm_jax.config import ProcessConfig
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.models import functional
-from pvdm_jax.triplane import PlaneShape, unpack
+from pvdm_jax.models.triplane import PlaneShape, unpack
+from pvdm_jax.weights import official
 
 
 @pytest.mark.parametrize("name", ["cond", "uncond"])
@@ -17,7 +17,7 @@ def test_denoiser(reference, recipe, name):
     """The loss, and the norm of its gradient by every weight under its official name, and by all of them."""
     info, _ = reference("gradients")
     seed = info["seed"]
-    graphdef, params = functional.split(convert.unet_from_torch(recipe.weights(info["weights"], seed)))
+    graphdef, params = functional.split(official.unet_from_torch(recipe.weights(info["weights"], seed)))
     process = Process(ProcessConfig())
 
     def planes(array):
@@ -39,10 +39,10 @@ def test_denoiser(reference, recipe, name):
     loss, gradient = loss_and_gradient(params)
     assert float(loss) == pytest.approx(info[name]["loss"], rel=1e-5)
     # The layouts differ by permutations and reshapes alone, so a gradient converts as the weights do.
-    official = convert.to_torch(functional.merge(graphdef, gradient))
+    written = official.to_torch(functional.merge(graphdef, gradient))
     expected = dict(info[name]["gradient"])
     total = expected.pop("total")
-    found = {key: np.linalg.norm(official[key].astype(np.float64)) for key in expected}
+    found = {key: np.linalg.norm(written[key].astype(np.float64)) for key in expected}
     assert np.sqrt(sum(value**2 for value in found.values())) == pytest.approx(total, rel=1e-5)
     for key, value in expected.items():
         # Biases of keys have no influence: softmax takes no notice of them.

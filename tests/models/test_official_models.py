@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pvdm_jax import convert
 from pvdm_jax.models import functional
-from pvdm_jax.triplane import PlaneShape, unpack
+from pvdm_jax.models.triplane import PlaneShape, unpack
+from pvdm_jax.weights import official
 
 SHAPE = PlaneShape(16, 32, 32)
 
@@ -40,7 +40,7 @@ def call(model, method=None):
 def test_autoencoder(reference, recipe, name):
     info, expected = reference(name)
     weights = recipe.weights(info["weights"], info["seed"])
-    model = convert.autoencoder_from_torch(weights)
+    model = official.autoencoder_from_torch(weights)
     video = recipe.video(16, 256, 256, seed=info["seed"])
     latents = call(model, "encode")(video)
     assert relative_error(from_planes(latents), expected["latents"]) < 1e-5
@@ -55,7 +55,7 @@ def test_autoencoder(reference, recipe, name):
 def test_unet(reference, recipe, name):
     info, expected = reference(name)
     weights = recipe.weights(info["weights"], info["seed"])
-    model = convert.unet_from_torch(weights)
+    model = official.unet_from_torch(weights)
     config = info["config"]
     assert model.config.channel_mult == tuple(config["channel_mult"])
     assert set(model.config.attention_resolutions) == set(config["attention_resolutions"])
@@ -73,12 +73,12 @@ def test_unet(reference, recipe, name):
 def test_round_trip(reference, recipe, name):
     info, expected = reference(name)
     weights = recipe.weights(info["weights"], info["seed"])
-    load = convert.unet_from_torch if "unet" in name else convert.autoencoder_from_torch
-    official = convert.to_torch(load({f"module.diffusion_model.{key}": value for key, value in weights.items()}))
+    load = official.unet_from_torch if "unet" in name else official.autoencoder_from_torch
+    written = official.to_torch(load({f"module.diffusion_model.{key}": value for key, value in weights.items()}))
     buffers = {key: tuple(shape) for key, shape in info["other_buffers"]}
-    assert {key: value.shape for key, value in official.items() if key not in weights} == buffers
+    assert {key: value.shape for key, value in written.items() if key not in weights} == buffers
     for key, value in weights.items():
-        np.testing.assert_array_equal(official[key], value)
+        np.testing.assert_array_equal(written[key], value)
 
 
 def test_problems_are_named(reference, recipe):
@@ -87,7 +87,7 @@ def test_problems_are_named(reference, recipe):
     weights["surplus.weight"] = weights.pop("mid_attn.norm.bias")
     weights["out.0.bias"] = weights["out.0.bias"][:5]
     with pytest.raises(ValueError) as caught:
-        convert.unet_from_torch(weights)
+        official.unet_from_torch(weights)
     message = str(caught.value)
     assert "mid_attn.norm.bias is missing" in message
     assert "surplus.weight is not a weight" in message

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pvdm_jax import convert
 from pvdm_jax.models import functional
-from pvdm_jax.triplane import PlaneShape, unpack
+from pvdm_jax.models.triplane import PlaneShape, unpack
+from pvdm_jax.weights import official
 
 SHAPE = PlaneShape(16, 32, 32)  # the official denoiser has no other
 UNETS = ("plain", "uneven", "one_level", "classes", "head_channels", "average_pool")
@@ -35,7 +35,7 @@ def test_unet(reference, recipe, name):
     config, seed = case["config"], case["seed"]
     heads = {key: config[key] for key in ("num_heads", "num_head_channels") if key in config}
     weights = recipe.weights(case["weights"], seed)
-    model = convert.unet_from_torch(weights, **heads)
+    model = official.unet_from_torch(weights, **heads)
     found = model.config
     assert found.channel_mult == tuple(config["channel_mult"])
     assert found.model_channels == config["model_channels"] and found.num_res_blocks == config["num_res_blocks"]
@@ -56,10 +56,10 @@ def test_unet(reference, recipe, name):
         found = np.asarray(noise).swapaxes(1, 2)[..., :: info["stride"]]
         assert relative_error(found, expected[f"{name}_{key}"]) < 1e-5
 
-    official = convert.to_torch(model)
+    written = official.to_torch(model)
     for key, value in weights.items():
-        np.testing.assert_array_equal(official[key], value)
-    assert official.keys() - weights.keys() == ({"zeros"} if config["cond_model"] else set())
+        np.testing.assert_array_equal(written[key], value)
+    assert written.keys() - weights.keys() == ({"zeros"} if config["cond_model"] else set())
 
 
 @pytest.mark.parametrize("name", AUTOENCODERS)
@@ -68,7 +68,7 @@ def test_autoencoder(reference, recipe, name):
     case = info["autoencoder"][name]
     config, seed = case["config"], case["seed"]
     weights = recipe.weights(case["weights"], seed)
-    model = convert.autoencoder_from_torch(weights)
+    model = official.autoencoder_from_torch(weights)
     found, size = model.config, config["resolution"]
     assert (found.frames, found.height, found.width) == (config["timesteps"], size, size)
     assert (found.channels, found.latent_channels) == (config["channels"], config["embed_dim"])
@@ -77,16 +77,16 @@ def test_autoencoder(reference, recipe, name):
     assert relative_error(np.asarray(planes.pack()).swapaxes(1, 2), expected[f"{name}_latents"]) < 1e-5
     decoded = np.asarray(run(model, "decode", planes))[0, :, ::4, ::4]
     assert relative_error(decoded, expected[f"{name}_recon"]) < 1e-5
-    official = convert.to_torch(model)
+    written = official.to_torch(model)
     for key, value in weights.items():
-        np.testing.assert_array_equal(official[key], value)
+        np.testing.assert_array_equal(written[key], value)
 
 
 def test_heads_by_their_number_or_size(reference, recipe):
     """Shapes don't tell heads: by default they are the paper's; either number or size may be given."""
     case = reference("variants").info["autoencoder"]["small"]
     weights = recipe.weights(case["weights"], case["seed"])
-    load = convert.autoencoder_from_torch
+    load = official.autoencoder_from_torch
     assert (load(weights).config.num_heads, load(weights).config.head_dim) == (8, 64)
     for override in ({"num_heads": 16}, {"head_dim": 32}, {"num_heads": 16, "head_dim": 32}):
         config = load(weights, **override).config

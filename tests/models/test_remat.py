@@ -8,12 +8,12 @@ import pytest
 from flax import nnx
 
 from pvdm_jax.config import AutoencoderConfig, ConfigError, UNetConfig
-from pvdm_jax.models import attention as attention_file
 from pvdm_jax.models import functional
-from pvdm_jax.models.attention import _heads_first, _some_queries, attention
 from pvdm_jax.models.autoencoder import Autoencoder
+from pvdm_jax.models.ops import attention as attention_file
+from pvdm_jax.models.ops.attention import _heads_first, _some_queries, attention
+from pvdm_jax.models.triplane import PlaneShape, unpack
 from pvdm_jax.models.unet import UNet
-from pvdm_jax.triplane import PlaneShape, unpack
 
 CLIP = dict(frames=4, height=16, width=16, patch_size=4, channels=32, depth=3, num_heads=2, head_dim=8, plane_depth=2)
 SMALL = dict(CLIP, mlp_ratio=2, plane_num_heads=2, plane_head_dim=8, plane_mlp_dim=32)

@@ -8,8 +8,8 @@ from flax import nnx
 
 from pvdm_jax.config import UNetConfig
 from pvdm_jax.models import functional
+from pvdm_jax.models.triplane import Planes, PlaneShape, unpack
 from pvdm_jax.models.unet import UNet, positions, step_embedding
-from pvdm_jax.triplane import Planes, PlaneShape, unpack
 
 SHAPE = PlaneShape(4, 2, 6)  # height and width differ
 SMALL = dict(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=2)

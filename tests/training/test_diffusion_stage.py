@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from toy_model import toy_config
 
-from pvdm_jax import sharding
 from pvdm_jax.config import Config, ConfigError, DiffusionTrainingConfig, MeshConfig, UNetConfig
+from pvdm_jax.config.loading import load_settings
 from pvdm_jax.models.autoencoder import plane_shape
-from pvdm_jax.settings import load_settings
+from pvdm_jax.runtime import sharding
 from pvdm_jax.training.diffusion import DiffusionStage
 from pvdm_jax.training.optimizer import init_state, make_optimizer, update
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pvdm_jax import sharding
 from pvdm_jax.config import (
     AutoencoderConfig,
     Config,
@@ -24,6 +23,7 @@ from pvdm_jax.evaluation.features import video_features
 from pvdm_jax.evaluation.frechet import frechet_distance
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
+from pvdm_jax.runtime import sharding
 from pvdm_jax.training import diffusion
 
 SAMPLES = 5

@@ -1,52 +1,24 @@
 """The latents that stage 2 trains from: cached in shards that survive a kill, or made on the fly with equal numbers."""
 
-import dataclasses
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from tiny_config import CONFIG, changed
 
 from pvdm_jax.config import (
-    AutoencoderConfig,
-    AutoencoderTrainingConfig,
-    Config,
     ConfigError,
-    DataConfig,
-    DiffusionTrainingConfig,
     EncodeConfig,
     MeshConfig,
-    SampleConfig,
-    UNetConfig,
 )
 from pvdm_jax.data.loader import clip_pairs
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.models import functional
-from pvdm_jax.sharding import make_mesh
+from pvdm_jax.runtime.sharding import make_mesh
 from pvdm_jax.training import autoencoder, diffusion, latents
-from pvdm_jax.training.first_stage import load_autoencoder
-
-SIZES = dict(channels=32, depth=1, num_heads=2, head_dim=16, mlp_ratio=2)
-PLANES = dict(plane_depth=1, plane_num_heads=2, plane_head_dim=16, plane_mlp_dim=32)
-STAGE = dict(batch_size=4, log_every=1, eval_every=9, eval_clips=4, checkpoint_every=9)
-CONFIG = Config(
-    data=DataConfig(synthetic_videos=5, synthetic_frames=14, flip=True, crop_scale=0.8),
-    autoencoder=AutoencoderConfig(frames=4, height=16, width=24, patch_size=4, **SIZES, **PLANES),
-    unet=UNetConfig(
-        model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=2, num_classes=3
-    ),
-    train_autoencoder=AutoencoderTrainingConfig(steps=1, **STAGE),
-    encode=EncodeConfig(windows=2, batch_size=3),
-    train_diffusion=DiffusionTrainingConfig(steps=2, **STAGE),
-    sample=SampleConfig(steps=2, later_steps=2),
-)
-
-
-def changed(config=CONFIG, **groups):
-    """`config` with changed(data={"stride": 2})."""
-    made = {name: dataclasses.replace(getattr(config, name), **values) for name, values in groups.items()}
-    return dataclasses.replace(config, **made)
+from pvdm_jax.weights.run_autoencoder import load_autoencoder
 
 
 @pytest.fixture(scope="module")

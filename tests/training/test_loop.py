@@ -18,16 +18,16 @@ import pytest
 from disk import file_limit
 from toy_run import SETTINGS, ToyStage, digest, run, toy_batches, toy_config
 
-from pvdm_jax.checkpoint import best_step
 from pvdm_jax.config import ConfigError, MeshConfig
-from pvdm_jax.files import CheckpointError
-from pvdm_jax.sharding import make_mesh
+from pvdm_jax.runtime.sharding import make_mesh
+from pvdm_jax.storage.checkpoint import best_step
+from pvdm_jax.storage.files import CheckpointError
 from pvdm_jax.training.loop import train
 from pvdm_jax.training.phases import Watch
 from pvdm_jax.training.progress import duration, parameter_table
 
 ROOT = pathlib.Path(__file__).parents[2]
-SCRIPT = pathlib.Path(__file__).parent / "toy_run.py"
+SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "toy_run.py"
 STEPS = 40
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from pvdm_jax import convert, sharding
 from pvdm_jax.config import (
     AdversarialConfig,
     AutoencoderTrainingConfig,
@@ -18,8 +17,10 @@ from pvdm_jax.config import (
 )
 from pvdm_jax.losses.adversarial import feature_matching, generator_loss
 from pvdm_jax.models import functional
+from pvdm_jax.runtime import sharding
 from pvdm_jax.training.autoencoder import AutoencoderStage
 from pvdm_jax.training.phases import DISCRIMINATOR, GENERATOR, RECONSTRUCTION
+from pvdm_jax.weights import official
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +28,13 @@ def case(reference, recipe):
     """The numbers, the stage with the official recipe, and its state with the reference's weights."""
     info, _ = reference("stage1")
     size = info["config"]
-    autoencoder = convert.autoencoder_from_torch(recipe.weights(info["autoencoder"], info["seed"]))
+    autoencoder = official.autoencoder_from_torch(recipe.weights(info["autoencoder"], info["seed"]))
     criterion = recipe.weights(info["criterion"], info["seed"])
     for name, x in criterion.items():  # as make_official.py changes them
         criterion[name] = 4 * x if name.endswith("model4.0.weight") else np.abs(x) if ".lin" in name else x
-    lpips = convert.lpips_from_torch(criterion)
+    lpips = official.lpips_from_torch(criterion)
     parts = {name: x for name, x in criterion.items() if name.startswith("discriminator")}
-    discriminators = functional.split(convert.discriminators_from_torch(parts))[1]
+    discriminators = functional.split(official.discriminators_from_torch(parts))[1]
 
     optimizer = OptimizerConfig(learning_rate=1e-4, b1=0.5, b2=0.9, weight_decay=0.01)
     adversarial = AdversarialConfig(
@@ -97,12 +98,12 @@ def test_first_phase(case, recipe):
     after, metrics = run(stage, state, micro_batches(info, recipe, 0), RECONSTRUCTION)
     assert float(metrics["loss"]) == pytest.approx(info["first_phase"]["loss"], rel=1e-5)
     grads = gradient(state.opt_state, after.opt_state)
-    official = convert.to_torch(functional.merge(stage.graphdef, grads))
+    written = official.to_torch(functional.merge(stage.graphdef, grads))
     expected = dict(info["first_phase"]["gradient"])
     total = expected.pop("total")
     assert float(optax.tree.norm(grads)) == pytest.approx(total, rel=1e-5)
     for name, value in expected.items():
-        assert np.linalg.norm(official[name]) == pytest.approx(value, rel=1e-4, abs=1e-6 * total), name
+        assert np.linalg.norm(written[name]) == pytest.approx(value, rel=1e-4, abs=1e-6 * total), name
 
 
 @pytest.mark.parametrize("name", ["image", "video"])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from toy_run import SETTINGS, ToyStage, digest, toy_batches, toy_config
 
-from pvdm_jax import sharding
-from pvdm_jax.checkpoint import Checkpoints, best_step, read_part
 from pvdm_jax.config import AdversarialConfig, MeshConfig
+from pvdm_jax.runtime import sharding
+from pvdm_jax.storage.checkpoint import Checkpoints, best_step, read_part
 from pvdm_jax.training.loop import train
 from pvdm_jax.training.phases import BOTH, RECONSTRUCTION, Phases
 
@@ -61,7 +61,7 @@ def run(directory, before=lambda step: None, adversarial=ADVERSARIAL, errors=ERR
 
 
 def record(directory):
-    return json.loads((directory / "phases.json").read_text())
+    return json.loads((directory / "best.json").read_text())
 
 
 def untimed(directory):
@@ -120,7 +120,7 @@ def test_dying_anywhere_leaves_the_same_numbers(undisturbed, tmp_path, step):
 
 @pytest.mark.parametrize("step", [10, 20])
 def test_dying_between_evaluation_and_decision(undisturbed, tmp_path, step, monkeypatch):
-    """The evaluation is there or not, phases.json is of an earlier one: the run decides again."""
+    """The evaluation is there or not, best.json is of an earlier one: the run decides again."""
     original = Phases.judge
 
     def judge(self, number, values):
@@ -184,7 +184,7 @@ def test_a_best_that_is_damaged_is_passed_over(undisturbed, tmp_path, caplog):
     shutil.rmtree(tmp_path / "checkpoints" / "30")
     (tmp_path / "checkpoints" / "30").mkdir()
     newest = ema_of(tmp_path)
-    (tmp_path / "phases.json").unlink()
+    (tmp_path / "best.json").unlink()
     jax.tree.map(np.testing.assert_array_equal, newest, ema_of(tmp_path))
     assert "30 can't be read" in caplog.text
 

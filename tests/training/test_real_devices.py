@@ -9,7 +9,7 @@ import sys
 import pytest
 
 pytestmark = pytest.mark.long
-SCRIPT = pathlib.Path(__file__).with_name("real_devices.py")
+SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "real_devices.py"
 
 
 @pytest.fixture(scope="module")

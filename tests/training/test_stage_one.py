@@ -13,12 +13,12 @@ import pytest
 from toy_adversarial import DISCRIMINATOR, MODEL, make_batch, make_stage
 from toy_run import digest
 
-from pvdm_jax.checkpoint import best_step, read_part
 from pvdm_jax.config import AdversarialConfig, AutoencoderTrainingConfig, Config, DataConfig, UNetConfig
+from pvdm_jax.storage.checkpoint import best_step, read_part
 from pvdm_jax.training import autoencoder
-from pvdm_jax.training.first_stage import load_autoencoder
 from pvdm_jax.training.loop import train
 from pvdm_jax.training.phases import Phases
+from pvdm_jax.weights.run_autoencoder import load_autoencoder
 
 pytestmark = pytest.mark.long
 
@@ -65,7 +65,7 @@ def both(tmp_path_factory):
 def test_a_run_has_both_phases(both):
     directory, state = both
     assert int(state.warmup_start) == 4 and int(state.step) == 12
-    record = json.loads((directory / "phases.json").read_text())
+    record = json.loads((directory / "best.json").read_text())
     assert record["adversarial_start"] == 4 and record["rollbacks"] == 0 and record["ended"] == -1
     trained = {line["step"]: line for line in lines(directory) if "train/loss" in line}
     assert all(("train/discriminator_loss" in line) == (step > 4) for step, line in trained.items())
@@ -136,7 +136,7 @@ def test_a_configuration_trains_and_exports(tmp_path):
 
 def test_devices_share_batch_statistics():
     """A step of both sides gives the same gradients and losses on one and on four devices."""
-    script = pathlib.Path(__file__).parent / "toy_adversarial.py"
+    script = pathlib.Path(__file__).parents[1] / "support" / "toy_adversarial.py"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

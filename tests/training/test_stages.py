@@ -20,8 +20,8 @@ from pvdm_jax.config import (
     SampleConfig,
     UNetConfig,
 )
+from pvdm_jax.models.triplane import Planes
 from pvdm_jax.training import autoencoder, diffusion, latents
-from pvdm_jax.triplane import Planes
 
 STAGE = dict(steps=6, batch_size=4, log_every=2, eval_every=3, eval_clips=4, checkpoint_every=4, ema_decay=0.9)
 CONFIG = Config(

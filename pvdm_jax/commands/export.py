@@ -1,0 +1,145 @@
+"""`pvdm export`: a run as a model folder to share, and its sampler as an artifact that runs without this package.
+
+The model folder is that of `model_folder`. The artifact is the whole sampler, from a seed to finished videos, as
+StableHLO (`jax.export`), in the folder beside the weights:
+
+    sampler.jax   the program: called with (weights, seed, index, label) it gives uint8 videos
+    sampler.json  what it takes and gives, and with which settings it samples
+
+weights is {"autoencoder": arrays by name, "denoiser": ...} as in the safetensors files of the folder, or {} where they
+are inside the program. seed is a uint32 scalar, index uint32 (b,): video i of a seed is the one that `PVDM.sample` and
+`pvdm sample` make as number i. label is int32 (b,), -1 for no class. `examples/run_exported_sampler.py` runs it.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pvdm_jax.config import ConfigError, config_to_dict, require
+from pvdm_jax.inference.pipeline import PVDM, load
+from pvdm_jax.inference.sampler import SamplingProgram, clips_of, method_of, settings_of, strengths_of
+from pvdm_jax.models import functional
+from pvdm_jax.storage.run_folder import RunFolder
+from pvdm_jax.weights import model_folder
+
+PROGRAM_FILE, SIGNATURE_FILE = "sampler.jax", "sampler.json"
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+INSIDE_LIMIT = 2**30  # bytes of weights within a program; its file format ends at 2 GiB
+
+
+def export(
+    directory: str | pathlib.Path,
+    output: str | pathlib.Path,
+    *,
+    dtype: str = "float32",
+    sampler: bool = False,
+    num_frames: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    batch_size: int | None = None,
+    weights_inside: bool = False,
+) -> pathlib.Path:
+    """Writes the model of a run (or of a model folder) as a model folder, with `sampler` its sampler too.
+
+    dtype: of the weight files. Others as in `export_sampler`. Returns the folder. Raises FileExistsError for a folder
+    with something in it, ConfigError for options that can't be, before anything is written.
+    """
+    directory, output = pathlib.Path(directory), pathlib.Path(output)
+    model_folder.check_new(output)
+    model = load(directory)
+    if sampler:
+        # The program is made first: what can't be exported leaves no folder.
+        artifact, signature = export_sampler(
+            model, num_frames, options, platforms=platforms, batch_size=batch_size, weights_inside=weights_inside
+        )
+    if model_folder.is_model_folder(directory):
+        card = model_folder.read_model(directory, ()).card
+        card = {name: card[name] for name in ("source", "training", "numbers", "notes") if name in card}
+    else:
+        card = model_folder.run_card(RunFolder(directory))
+    weights = {name: jax.tree.map(np.asarray, params) for name, params in model.weights.items()}
+    model_folder.write_model(
+        output, model.config, weights["autoencoder"], weights.get("denoiser"), card, model.class_names, dtype
+    )
+    if sampler:
+        (output / PROGRAM_FILE).write_bytes(artifact)
+        (output / SIGNATURE_FILE).write_text(json.dumps(signature, indent=2) + "\n", encoding="utf-8")
+    return output
+
+
+def export_sampler(
+    model: PVDM,
+    num_frames: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    batch_size: int | None = None,
+    weights_inside: bool = False,
+) -> tuple[bytes, dict[str, Any]]:
+    """The sampler as a serialised program, and what sampler.json says of it.
+
+    num_frames: of each video (None: one clip). options: fields of SampleConfig; they are part of the program.
+    batch_size: None leaves it open. weights_inside: the program holds the weights.
+
+    Raises ConfigError for an option, a platform or weights that can't be exported, and where flatbuffers (an extra of
+    this package, "export") isn't installed.
+    """
+    try:
+        import flatbuffers  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("exporting a sampler needs flatbuffers: pip install 'pvdm_jax[export]'") from error
+    for name in platforms:
+        require(name in PLATFORMS, "platforms", name, f"choose from {', '.join(PLATFORMS)}")
+    if "denoiser" not in model.weights:
+        raise ConfigError("this model has no denoiser: stage 2 has not been trained")
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.weights))
+    allowed = f"the weights have {size:,} bytes, and a program holds at most {INSIDE_LIMIT:,}: leave them beside it"
+    require(not weights_inside or size <= INSIDE_LIMIT, "weights_inside", weights_inside, allowed)
+    config = model.config
+    settings = settings_of(config, options)
+    frames, clips = num_frames or config.autoencoder.frames, clips_of(config, num_frames)
+    require(clips == 1 or config.unet.cond_model, "num_frames", frames, "this model's denoiser takes no previous clip")
+
+    program, method, strengths = SamplingProgram(config), method_of(config, settings), strengths_of(settings)
+    inside = jax.tree.map(np.asarray, model.weights) if weights_inside else None
+
+    def run(weights, seed, index, label):
+        weights = inside or {name: functional.unflatten(arrays) for name, arrays in weights.items()}
+        context = jnp.zeros((index.shape[0], *program.context_shape))
+        batch = {"index": index, "context": context, "label": label}
+        video, _ = program.generate(
+            weights, jax.random.key(seed), 0, batch, strengths, method=method, clips=clips, given=False
+        )
+        return video[:, :frames]
+
+    (batch,) = jax.export.symbolic_shape("b") if batch_size is None else (batch_size,)
+    flat = {} if weights_inside else {name: functional.flatten(params) for name, params in model.weights.items()}
+    arguments = (
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), flat),
+        jax.ShapeDtypeStruct((), jnp.uint32),
+        jax.ShapeDtypeStruct((batch,), jnp.uint32),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+    )
+    try:
+        exported = jax.export.export(jax.jit(run), platforms=tuple(platforms))(*arguments)
+    except jax.errors.InconclusiveDimensionOperation as error:
+        raise ConfigError(f"this model's program needs a batch size: {str(error).splitlines()[0]}") from error
+    signature = {
+        "takes": {
+            "weights": "{}" if weights_inside else "the arrays of autoencoder.safetensors and denoiser.safetensors",
+            "seed": "uint32 ()",
+            "index": f"uint32 ({batch},)",
+            "label": f"int32 ({batch},), -1 for no class",
+        },
+        "gives": f"uint8 ({batch}, {frames}, {config.autoencoder.height}, {config.autoencoder.width}, 3)",
+        "platforms": list(platforms),
+        "class_names": list(model.class_names),
+        "sample": config_to_dict(settings),
+        "jax": jax.__version__,
+    }
+    return exported.serialize(), signature

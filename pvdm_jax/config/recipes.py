@@ -1,0 +1,82 @@
+"""The settings that the paper's experiments share: `configs/ucf101.py` and `configs/sky_timelapse.py` are made of them.
+
+Two recipes: `official` trains as the official code does (constants of its code and of its author's answers), `default`
+differs where stability or exported quality can gain. docs/fidelity.md compares them constant by constant.
+"""
+
+from ml_collections import ConfigDict
+
+from pvdm_jax.config import require
+from pvdm_jax.config.loading import default_config
+
+VARIANTS = ("l", "s", "l-official", "s-official")
+
+
+def paper_config(name: str, variant: str, context_prob: float) -> ConfigDict:
+    """Settings of PVDM-L or PVDM-S at 256 x 256 x 16; the data's own are left to the caller.
+
+    variant: of VARIANTS. context_prob: of predicting a clip given the one before. Raises ConfigError, with the
+    configuration's `name`, for another variant.
+    """
+    require(variant in VARIANTS, "variant", variant, f"{name} has {', '.join(VARIANTS)}")
+    large, official = variant.startswith("l"), variant.endswith("official")
+    config = default_config()  # its models are the autoencoder of the paper and PVDM-L
+    config.data.resize = "bilinear"
+    config.unet.model_channels = 256 if large else 128
+    config.unet.position_embedding = not official
+    (_official_autoencoder if official else _default_autoencoder)(config.train_autoencoder)
+
+    stage = config.train_diffusion
+    stage.recipe = "official" if official else "default"
+    config.encode.lone_clips = official
+    stage.steps = 850_000 if large else 400_000
+    stage.batch_size = 64
+    stage.optimizer.learning_rate = 1e-4
+    stage.ema_decay = 0.9999
+    stage.ema_every = 25
+    stage.context_prob = context_prob
+
+    config.sample.steps = 200 if large else 100
+    config.sample.later_steps = 200 if large else 20
+    return config
+
+
+def _official_autoencoder(stage: ConfigDict) -> None:
+    """Iterations of the official code are micro-batches of 8; three of them make an update."""
+    stage.batch_size = 24
+    stage.accumulate = 3
+    stage.steps = 88_000  # 250k iterations, then 14k at most; the best of them is exported
+    stage.l1_weight = 4.0
+    stage.perceptual_weight = 4.0
+    stage.optimizer.learning_rate = 1e-4
+    stage.optimizer.b1 = 0.5
+    stage.optimizer.b2 = 0.9
+    stage.ema_decay = 0.0  # none
+    stage.eval_every = 500
+
+    phase = stage.adversarial
+    phase.start_step = 83_333
+    phase.steps = 4_667
+    phase.alternate = True
+    phase.weight = 1.0
+    phase.adaptive = False
+    phase.feature_weight = 4.0
+    phase.warmup_steps = 0
+    # The discriminators' optimizer has the official constants by default.
+
+
+def _default_autoencoder(stage: ConfigDict) -> None:
+    _official_autoencoder(stage)
+    stage.optimizer.warmup_steps = 1_000
+    stage.optimizer.clip_norm = 1.0
+    stage.ema_decay = 0.999
+
+    phase = stage.adversarial
+    phase.plateau = 10
+    phase.plateau_gain = 0.01
+    phase.alternate = False
+    phase.weight = 0.1
+    phase.adaptive = True
+    phase.feature_weight = 0.2
+    phase.warmup_steps = 500
+    phase.decay = "cosine"

@@ -1,0 +1,1 @@
+"""Fast formulations of what the networks are made of."""

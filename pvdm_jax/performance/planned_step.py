@@ -1,0 +1,224 @@
+"""A training step compiled for devices that aren't here, and what the compiled program says of itself.
+
+The real step, with its shardings, is compiled for a TPU topology through libtpu, which needs no TPU, for NVIDIA GPUs
+through JAX's plugin for CUDA, which needs no GPU, or for the devices of this machine.
+"""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pvdm_jax.config import Config, ConfigError, require
+
+STAGES = {1: "train_autoencoder", 2: "train_diffusion"}
+TPUS = ("v5e", "v5p", "v6e")
+# What XLA asks a GPU about itself: the H100 (SXM) by NVIDIA's data sheet and its tuning guide for Hopper.
+GPUS = {
+    "h100": """
+        platform_name: "CUDA"
+        device_description_str: "NVIDIA H100 80GB HBM3"
+        runtime_version { major: 12 minor: 9 patch: 0 }
+        dnn_version_info { major: 9 minor: 8 patch: 0 }
+        gpu_device_info {
+            cuda_compute_capability { major: 9 minor: 0 }
+            core_count: 132
+            fpus_per_core: 128
+            clock_rate_ghz: 1.98
+            memory_bandwidth: 3352000000000
+            device_memory_size: 85899345920
+            l2_cache_size: 52428800
+            shared_memory_per_core: 233472
+            shared_memory_per_block: 49152
+            shared_memory_per_block_optin: 232448
+            registers_per_core_limit: 65536
+            registers_per_block_limit: 65536
+            threads_per_warp: 32
+            threads_per_core_limit: 2048
+            threads_per_block_limit: 1024
+            block_dim_limit_x: 2147483647
+            block_dim_limit_y: 65535
+            block_dim_limit_z: 65535
+        }""",
+}
+# There is no GPU on which to time the ways to compute a product. The first of these that compiles is taken: without
+# timings some programs have products that Triton's default tiles don't fit; cuBLAS then does all of them.
+GPU_OPTIONS = (
+    {"xla_gpu_autotune_level": 0},
+    {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False},
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A step compiled for one batch. Bytes and operations are of one device and one step."""
+
+    batch_size: int  # of all devices
+    batch_per_device: int  # of one micro-batch
+    arguments: float  # bytes: the state and the batch
+    temporaries: float  # bytes
+    flops: float
+    memory_traffic: float  # bytes
+    network_traffic: float  # bytes
+    collectives: dict[str, int]  # how many transfers of each kind
+    compile_seconds: float
+
+    @property
+    def memory(self) -> float:
+        return self.arguments + self.temporaries
+
+
+def find_devices(topology: str) -> list:
+    """The devices of a topology such as "v5e:4x4" or "h100:8", real ones for "local".
+
+    A TPU's shape is that of its slice; a GPU's the number of GPUs, or of hosts and of each host's GPUs ("h100:2x8").
+    Raises ConfigError where there are none.
+    """
+    import jax
+
+    if topology == "local":
+        return jax.devices()
+    kind, _, sizes = topology.partition(":")
+    allowed = "local, or a kind of device and a shape: v5e:4x4 (v5e, v5p or v6e), or h100:8"
+    shape = r"\d+(x\d+)+" if kind in TPUS else r"\d+(x\d+)?"
+    known = kind in TPUS or kind in GPUS
+    require(known and re.fullmatch(shape, sizes) is not None, "--topology", topology, allowed)
+    from jax.experimental import topologies
+
+    if kind in GPUS:
+        needed = "JAX's plugin for CUDA is needed: pip install 'pvdm_jax[cuda]'"
+        slices = "x".join(["1", "1", *sizes.split("x")][-3:])
+        options = {"platform": "cuda", "topology_name": topology, "topology": slices, "target_config": GPUS[kind]}
+    else:
+        needed = "libtpu is needed, and a shape that exists: pip install 'pvdm_jax[tpu]'"
+        options = {"platform": "tpu", "topology_name": topology}
+        # There is no TPU to ask, and none that another process could hold.
+        for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
+            os.environ.setdefault(name, "1")
+    try:
+        return list(topologies.get_topology_desc(**options).devices)
+    except Exception as error:
+        text = str(error).partition("\n")[0][:200]
+        raise ConfigError(f"--topology is {topology!r}; {needed} ({text})") from error
+
+
+def measure(config: Config, stage: int, topology: str, per_device: int) -> Measured | str:
+    """The step of a stage compiled for `per_device` clips in each device's micro-batch, or why it can't be.
+
+    For devices that aren't here in a process of its own: where a compiler fails one of its own checks, it takes its
+    process with it.
+    """
+    if topology == "local":
+        return _compile(config, stage, topology, per_device)
+    return in_process_of_its_own(_compile, config, stage, topology, per_device)
+
+
+def in_process_of_its_own(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function returns, or what is to be said when its process has died of it."""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, spawn, initializer=_end_with_parent) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except concurrent.futures.process.BrokenProcessPool:
+            return "the compiler's process died: of a failed check of its own, printed above, or for want of memory"
+
+
+def _end_with_parent() -> None:
+    """Lets this process, which may compile for an hour, end as soon as the one that began it is killed."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _compile(config: Config, stage: int, topology: str, per_device: int) -> Measured | str:
+    import jax
+
+    from pvdm_jax.performance.hlo import Program, traced_flops
+    from pvdm_jax.runtime import sharding
+
+    mesh = sharding.make_mesh(config.mesh, find_devices(topology))
+    began = time.perf_counter()
+    traced = trace_step(config, stage, mesh)
+    lowered, compiled, problem = traced.lower(), None, ""
+    for options in GPU_OPTIONS if topology.partition(":")[0] in GPUS else (None,):
+        try:
+            compiled = lowered.compile(options)
+            break
+        except jax.errors.JaxRuntimeError as error:
+            problem = _explain(str(error))
+    if compiled is None:
+        return problem
+    seconds = time.perf_counter() - began
+    stats, program = compiled.memory_analysis(), Program(compiled.as_text())
+    collectives: dict[str, int] = {}
+    transfers = program.collectives()
+    for transfer in transfers:
+        collectives[transfer.kind] = collectives.get(transfer.kind, 0) + transfer.runs
+    return Measured(
+        batch_size=getattr(config, STAGES[stage]).batch_size,
+        batch_per_device=per_device,
+        arguments=stats.argument_size_in_bytes,
+        temporaries=stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        flops=traced_flops(traced.jaxpr) / mesh.size,
+        memory_traffic=program.memory_bytes(),
+        network_traffic=sum(transfer.runs * transfer.bytes for transfer in transfers),
+        collectives=collectives,
+        compile_seconds=seconds,
+    )
+
+
+def _explain(error: str) -> str:
+    if "RESOURCE_EXHAUSTED" not in error:
+        return f"the compiler failed: {error.partition(chr(10))[0][:300]}"
+    used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", error)
+    return f"out of memory{f': needs {used[1]}iB, {used[2]}iB are there' if used else ''}"
+
+
+def trace_step(config: Config, stage: int, mesh: Any) -> Any:
+    """The stage's step as the training loop compiles it, traced for abstract arrays on the mesh.
+
+    Of stage 1 the heaviest kind: with the adversarial losses where they are planned.
+    """
+    import jax
+    import numpy as np
+    from flax import nnx
+
+    from pvdm_jax.losses.lpips import LPIPS
+    from pvdm_jax.models import functional
+    from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
+    from pvdm_jax.runtime import sharding
+    from pvdm_jax.training import phases, step
+    from pvdm_jax.training.autoencoder import AutoencoderStage
+    from pvdm_jax.training.diffusion import DiffusionStage
+
+    clip = config.autoencoder
+    video = (clip.frames, clip.height, clip.width, 3)
+    if stage == 1:
+        settings, count = config.train_autoencoder, config.train_autoencoder.batch_size
+        lpips = nnx.eval_shape(lambda: LPIPS(rngs=nnx.Rngs(0))) if settings.perceptual_weight > 0 else None
+        made = AutoencoderStage(clip, settings, {"video": np.zeros((0, *video), np.uint8)}, mesh, lpips)
+        kind = phases.RECONSTRUCTION
+        if settings.adversarial.enabled:
+            kind = phases.GENERATOR if settings.adversarial.alternate else phases.BOTH
+        fields = {"video": (video, np.uint8)}
+    else:
+        count, shape, kind = config.train_diffusion.batch_size, plane_shape(clip), ""
+        decoder = functional.abstract(lambda: Autoencoder(clip, rngs=nnx.Rngs(0)))
+        made = DiffusionStage(config, decoder, shape, {}, mesh)
+        latent = (shape.positions, clip.latent_channels)
+        fields = {"previous": (latent, np.float32), "clip": (latent, np.float32)}
+        fields |= {"has_previous": ((), np.bool_), "label": ((), np.int32)}
+    rows = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((count, *sizes), dtype, sharding=rows) for name, (sizes, dtype) in fields.items()
+    }
+    state = sharding.place(mesh, jax.eval_shape(made.init, jax.random.key(0)))
+    return step.trace_step(made, kind, state, batch, state, mesh, config.seed)

@@ -1,0 +1,1 @@
+"""Files of a run: local, in buckets, as checkpoints."""

@@ -1,0 +1,281 @@
+"""Checkpoints of a training stage, with Orbax.
+
+A checkpoint holds the stage's state and a JSON record. The state is stored as nested dicts named after its fields, so
+files don't depend on class names, and one part of it (the EMA) can be read alone. A step whose files are damaged is
+skipped with a warning and the one before it is used: Orbax by itself only offers the newest. A stage may call one of
+its checkpoints the best, which is then the one that others read.
+
+A save that fails (a full disk, a lost bucket) raises CheckpointError, at the latest at the next `check`. What it left
+is no checkpoint, and older ones are removed only once a newer one is complete.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import fnmatch
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+from jax.experimental import multihost_utils
+from jax.sharding import SingleDeviceSharding
+
+from pvdm_jax.config import ConfigError
+from pvdm_jax.storage import buckets
+from pvdm_jax.storage.files import CheckpointError
+from pvdm_jax.storage.run_folder import BEST, CHECKPOINTS
+
+# What Orbax and TensorStore raise on missing, truncated or emptied files; JSONDecodeError is a ValueError.
+UNREADABLE = (ValueError, OSError, KeyError)
+
+
+class Checkpoints:
+    """The checkpoints of one stage, in `directory/checkpoints`.
+
+    The newest `keep` stay, those that they need, and for good those of every `keep_every` steps (0: none). A context
+    manager: leaving it waits for the save that is under way.
+    """
+
+    def __init__(self, directory: str | pathlib.Path, keep: int, keep_every: int = 0):
+        policy = _Kept(keep, keep_every)
+        self._needed = policy.needed
+        # A process killed while it was saving leaves a temporary folder behind.
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(_place(directory), options=options)
+        self._folder = self._manager.directory
+
+    def save(self, step: int, state: Any, info: dict[str, Any], needed: Sequence[int] = ()) -> None:
+        """Saves in the background. `info` must be JSON. State and info may be donated or changed afterwards.
+
+        needed: steps of other checkpoints that stay as long as this one is among the newest.
+        """
+        self._needed[step] = list(needed)
+        # Orbax copies the arrays before it returns, but writes the record later, as it is then.
+        record = ocp.args.JsonSave(copy.deepcopy(info) | {"needed": list(needed)})
+        args = ocp.args.Composite(state=ocp.args.StandardSave(_to_dicts(state)), info=record)
+        with self._failures():
+            self._manager.save(step, args=args, force=True)
+
+    def restore(
+        self, abstract: Any, check: Callable[[dict[str, Any]], None] | None = None
+    ) -> tuple[Any, int, dict[str, Any]] | None:
+        """The newest readable checkpoint as (state, step, info), or None where there is none at all.
+
+        `abstract` has the state's structure, of ShapeDtypeStructs with shardings. `check` is called with a checkpoint's
+        info before its arrays are read; what it raises ends the search. Damaged checkpoints that are newer than the one
+        returned are renamed, so that their steps can be saved again. Raises OSError if none can be read.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for index, step in enumerate(steps):
+            info = self._attempt(step, _restore_info)
+            if info is None:
+                continue
+            if check is not None:
+                check(info)
+            state = self._attempt(step, _restore_state, abstract)
+            if state is not None:
+                self._set_aside(steps[:index])
+                self._needed[step] = info.pop("needed", [])
+                for older in steps[index + 1 :]:
+                    older_info = self._attempt(older, _restore_info) or {}
+                    self._needed[older] = older_info.get("needed", [])
+                return state, step, info
+        if steps:
+            raise OSError(f"none of the checkpoints in {self._folder} can be read (steps {_listing(steps)})")
+        return None
+
+    def restore_step(self, step: int, abstract: Any) -> Any:
+        """The state of the checkpoint of `step`. Raises OSError where it can't be read."""
+        state = self._attempt(step, _restore_state, abstract)
+        if state is None:
+            raise OSError(f"the checkpoint of step {step} in {self._folder} can't be read")
+        return state
+
+    def _attempt(self, step: int, read: Callable[..., Any], *args: Any) -> Any:
+        """`read`'s result, or None if any process finds the checkpoint damaged: all of them must take the same one."""
+        result = _attempt(self._manager, step, read, *args)
+        everywhere = multihost_utils.process_allgather(np.asarray(result is not None))
+        return result if np.all(everywhere) else None
+
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        if not steps:
+            return
+        if jax.process_index() == 0:
+            for step in steps:
+                (self._folder / str(step)).rename(self._folder / f"unreadable_{step}_{time.time_ns()}")
+        multihost_utils.sync_global_devices("unreadable checkpoints set aside")
+        self._manager.reload()
+
+    def check(self) -> None:
+        """Raises CheckpointError if a save has failed; waits for none."""
+        with self._failures():
+            self._manager.check_for_errors()
+
+    def wait(self) -> None:
+        """Returns once every save has finished; raises CheckpointError if one has failed."""
+        with self._failures():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and frees Orbax's threads."""
+        with self._failures():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Within it, what Orbax raises becomes a CheckpointError that says what is left."""
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(str(error).split())[:500]
+            try:
+                steps = sorted(self._manager.all_steps(read=True))
+                left = f"the newest complete one is of step {steps[-1]}" if steps else "there is no complete one"
+            except Exception as unlisted:
+                left = f"nor can those that are there be listed ({type(unlisted).__name__})"
+            raise CheckpointError(
+                f"a checkpoint can't be written to {self._folder} ({type(error).__name__}: {reason}); {left}"
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        try:
+            self.close()
+        except CheckpointError as error:
+            if kind is None:
+                raise
+            if not issubclass(kind, CheckpointError):  # else it is being told already
+                logging.warning("%s", error)
+
+
+@dataclasses.dataclass
+class _Kept(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the newest checkpoints, those that these need, and every so many steps one."""
+
+    keep: int
+    every: int
+    needed: dict[int, Sequence[int]] = dataclasses.field(default_factory=dict)  # of each step
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        newest = [checkpoint.step for checkpoint in checkpoints][-self.keep :]
+        kept = {*newest, *(step for new in newest for step in self.needed.get(new, ()))}
+        return [
+            checkpoint.step in kept or bool(self.every and checkpoint.step % self.every == 0)
+            for checkpoint in checkpoints
+        ]
+
+
+def _place(directory: str | pathlib.Path) -> str:
+    """Where Orbax keeps the checkpoints of the stage in `directory`: within it, or in its bucket."""
+    return f"{buckets.url(directory)}/{CHECKPOINTS}"
+
+
+def best_step(directory: str | pathlib.Path) -> int | None:
+    """The step of the checkpoint that the stage in `directory` calls its best; None where it tells none."""
+    path = pathlib.Path(directory) / BEST
+    step = json.loads(path.read_text())["best_step"] if path.exists() else -1
+    return None if step < 0 else step
+
+
+def read_part(directory: str | pathlib.Path, part: str, abstract: Any) -> Any:
+    """One part of the state, such as "ema", of the stage's best checkpoint; the others aren't read.
+
+    Where the stage tells no best one, or it is damaged, that is the newest readable checkpoint.
+    `directory` is the stage's. `abstract` has the part's structure, of ShapeDtypeStructs; leaves without a sharding
+    come to this process's first device. Raises FileNotFoundError where there is no checkpoint, OSError where none can
+    be read. Nothing in the directory is changed.
+    """
+    buckets.fetch(pathlib.Path(directory), BEST)
+    folder = _place(directory)
+    if not (buckets.in_bucket(folder) or pathlib.Path(folder).is_dir()):
+        raise FileNotFoundError(f"there are no checkpoints in {folder}")
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device), abstract)
+    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=False)) as manager:
+        best, steps = best_step(directory), sorted(manager.all_steps(), reverse=True)
+        for step in sorted(steps, key=lambda step: step != best):
+            tree = _attempt(manager, step, _restore_part, {part: placed})
+            if tree is not None:
+                return tree[part]
+    if not steps:
+        raise FileNotFoundError(f"there are no checkpoints in {folder}")
+    raise OSError(f"{part!r} can't be read from any checkpoint in {folder} (steps {_listing(steps)})")
+
+
+def check_settings(saved: dict[str, Any], current: dict[str, Any], free: Sequence[str]) -> None:
+    """Raises ConfigError, naming the fields, where settings differ from those a checkpoint was made with.
+
+    Both are nested dicts. Fields that match one of the patterns of `free` ("sample.*") may differ.
+    """
+    old, new = (traverse_util.flatten_dict(json.loads(json.dumps(tree)), sep=".") for tree in (saved, current))
+    differing = [
+        f"{field} is {new.get(field, 'absent')!r} (it was {old.get(field, 'absent')!r})"
+        for field in sorted(old.keys() | new.keys())
+        if old.get(field) != new.get(field) and not any(fnmatch.fnmatch(field, pattern) for pattern in free)
+    ]
+    if differing:
+        raise ConfigError(
+            f"these settings differ from the ones this run was started with: {', '.join(differing)}; "
+            "go on with the old ones, or start anew in another folder"
+        )
+
+
+def _attempt(manager: ocp.CheckpointManager, step: int, read: Callable[..., Any], *args: Any) -> Any:
+    """`read(manager, step, *args)`, or None and a warning where the checkpoint is damaged."""
+    try:
+        return read(manager, step, *args)
+    except UNREADABLE as error:
+        path, reason = manager.directory / str(step), " ".join(str(error).split())[:300]
+        logging.warning("checkpoint %s can't be read (%s: %s)", path, type(error).__name__, reason)
+        return None
+
+
+def _restore_info(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    return manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
+
+
+def _restore_state(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(_to_dicts(abstract)))
+    return _from_dicts(manager.restore(step, args=args)["state"], abstract)
+
+
+def _restore_part(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
+    item = _to_dicts(abstract)
+    # A PyTreeRestore takes shardings from its restore_args alone.
+    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+    args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
+    tree = _from_dicts(manager.restore(step, args=ocp.args.Composite(state=args))["state"], abstract)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        # Orbax hands back the request for what the checkpoint doesn't hold.
+        if not isinstance(leaf, jax.Array):
+            raise KeyError(f"it holds no {jax.tree_util.keystr(path, simple=True, separator='.')}")
+    return tree
+
+
+def _names(tree: Any) -> tuple[list[tuple[str, ...]], Any]:
+    """Each leaf's path as a tuple of field names, keys and indices, and the tree's structure."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    return [tuple(jax.tree_util.keystr((key,), simple=True) for key in path) for path, _ in leaves], structure
+
+
+def _to_dicts(tree: Any) -> dict[str, Any]:
+    return traverse_util.unflatten_dict(dict(zip(_names(tree)[0], jax.tree.leaves(tree), strict=True)))
+
+
+def _from_dicts(tree: dict[str, Any], abstract: Any) -> Any:
+    names, structure = _names(abstract)
+    leaves = traverse_util.flatten_dict(tree)
+    return jax.tree.unflatten(structure, [leaves[name] for name in names])
+
+
+def _listing(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps))

@@ -1,0 +1,138 @@
+"""The official patch discriminators' names, layouts and sizes.
+
+The official trainer saves both, with the perceptual loss, as one state dict (`loss_last.pth`): names begin with
+`discriminator_2d.`, `discriminator_3d.` and `perceptual_loss.`.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from pvdm_jax.config import DiscriminatorConfig
+from pvdm_jax.models.discriminators import Discriminators, PatchDiscriminator, RunningStatistics
+from pvdm_jax.weights.official.layouts import (
+    Weight,
+    build,
+    clean,
+    convolution,
+    count,
+    names,
+    norm,
+    official_weights,
+    shapes,
+    to_array,
+    without_prefixes,
+)
+
+PARTS = {"image": "discriminator_2d.", "video": "discriminator_3d."}  # our name: the official prefix
+STATISTICS = ("running_mean", "running_var")
+
+
+def discriminators_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -> Discriminators:
+    """Both discriminators of the official loss module's weights (`loss_last.pth`). Sizes are read off the shapes.
+
+    state_dict: names with the prefixes `discriminator_2d.` and `discriminator_3d.`, or {"discriminator_2d":
+    {...}, "discriminator_3d": {...}}; the perceptual loss beside them is passed over. overrides: fields of
+    DiscriminatorConfig (dtype). Raises ValueError naming each missing, surplus or misshapen weight.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in state_dict.items():
+        nested = {f"{name}.{key}": array for key, array in value.items()} if isinstance(value, Mapping) else {}
+        flat |= nested or {name: value}
+    flat = {without_prefixes(name): value for name, value in flat.items()}
+    surplus = [name for name in flat if not name.startswith((*PARTS.values(), "perceptual_loss."))]
+    if surplus:
+        raise ValueError(
+            f"the weights don't fit: {surplus[0]} begins neither with discriminator_2d. nor with discriminator_3d. "
+            "(one discriminator's own weights are for discriminator_from_torch)"
+        )
+    parts = {
+        part: {name.removeprefix(prefix): value for name, value in flat.items() if name.startswith(prefix)}
+        for part, prefix in PARTS.items()
+    }
+    configs = {part: _config(weights, overrides, PARTS[part]) for part, weights in parts.items()}
+    if configs["image"] != configs["video"]:
+        raise ValueError(f"the weights don't fit: the two differ in size, {configs['image']} and {configs['video']}")
+
+    def make(rngs):
+        both = Discriminators(configs["image"], rngs=rngs)
+        for part, weights in parts.items():
+            getattr(both, part).statistics = _statistics(getattr(both, part), weights, PARTS[part])
+        return both
+
+    weights = {PARTS[part] + name: value for part in parts for name, value in parts[part].items()}
+    return build(make, _both_weights, _learned(weights))
+
+
+def discriminator_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -> PatchDiscriminator:
+    """One official discriminator's own weights (`model0.0.weight`, ...): 2D or 3D, as the shapes tell."""
+    weights = {without_prefixes(name): value for name, value in state_dict.items()}
+    config = _config(weights, overrides, "")
+    dims = len(weights["model0.0.weight"].shape) - 2
+
+    def make(rngs):
+        model = PatchDiscriminator(config, dims, rngs=rngs)
+        model.statistics = _statistics(model, weights, "")
+        return model
+
+    return build(make, _weights, _learned(weights))
+
+
+def discriminators_to_torch(model: Discriminators) -> dict[str, np.ndarray]:
+    buffers = {}
+    for part, prefix in PARTS.items():
+        buffers |= {prefix + name: array for name, array in _buffers(getattr(model, part)).items()}
+    return official_weights(_both_weights(model), model) | buffers
+
+
+def discriminator_to_torch(model: PatchDiscriminator) -> dict[str, np.ndarray]:
+    return official_weights(_weights(model), model) | _buffers(model)
+
+
+def _config(weights: dict[str, Any], overrides: dict[str, Any], prefix: str) -> DiscriminatorConfig:
+    shape = shapes(weights, prefix)
+    read = dict(width=shape("model0.0.weight")[0], layers=count(weights, "model") - 2)
+    return DiscriminatorConfig(**(read | names(overrides)))
+
+
+def _learned(weights: dict[str, Any]) -> dict[str, np.ndarray]:
+    return clean({name: value for name, value in weights.items() if not name.endswith(STATISTICS)})
+
+
+def _weights(model: PatchDiscriminator, prefix: str = "", path: str = "") -> Iterator[Weight]:
+    for i, layer in enumerate(model.layers):
+        name, ours = f"{prefix}model{i}", f"{path}layers/{i}"
+        yield from convolution(f"{name}.0", f"{ours}/conv")
+        if layer.norm is not None:
+            yield from norm(f"{name}.1", f"{ours}/norm")
+
+
+def _both_weights(model: Discriminators) -> Iterator[Weight]:
+    for part, prefix in PARTS.items():
+        yield from _weights(getattr(model, part), prefix, f"{part}/")
+
+
+def _buffers(model: PatchDiscriminator) -> dict[str, np.ndarray]:
+    """The norms' running statistics: those that came with the weights, or what PyTorch begins with."""
+    buffers: dict[str, np.ndarray] = {}
+    for i, layer in enumerate(model.layers):
+        if layer.norm is not None:
+            (features,) = layer.norm.scale.shape
+            buffers[f"model{i}.1.running_mean"] = np.zeros(features, np.float32)
+            buffers[f"model{i}.1.running_var"] = np.ones(features, np.float32)
+            buffers[f"model{i}.1.num_batches_tracked"] = np.zeros((), np.int64)
+    return buffers | (dict(model.statistics.arrays) if model.statistics else {})
+
+
+def _statistics(model: PatchDiscriminator, weights: dict[str, Any], prefix: str) -> RunningStatistics:
+    given = {}
+    for name, expected in _buffers(model).items():
+        if name in weights:
+            array = to_array(weights[name], name).astype(expected.dtype)
+            if array.shape != expected.shape:
+                raise ValueError(
+                    f"the weights don't fit:\n  {prefix}{name} has shape {array.shape}; {expected.shape} is needed"
+                )
+            given[name] = array
+    return RunningStatistics(given)

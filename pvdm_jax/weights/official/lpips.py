@@ -1,0 +1,104 @@
+"""LPIPS from the weights of VGG16 and of LPIPS's linear layers, as torchvision, the official code or the `lpips`
+package name them, and from files of them."""
+
+import logging
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pvdm_jax.losses.lpips import LPIPS, LPIPS_NAME, RANDOM_NAME, SCALE, SHIFT, STAGES
+from pvdm_jax.weights.foreign_files import read_weights
+from pvdm_jax.weights.official.layouts import (
+    Weight,
+    build,
+    clean,
+    convolution,
+    names,
+    official_weights,
+    without_prefixes,
+)
+
+# Index of each convolution among torchvision's `features`: after each comes its ReLU, before each later stage a pool.
+INDICES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+STAGE_OF = {index: stage for stage, indices in enumerate(INDICES) for index in indices}
+# What lies in the same files and LPIPS has no use for: VGG16's classifier, LPIPS's constants, the discriminators.
+PASSED_OVER = ("classifier.", "scaling_layer.", "discriminator_")
+SEED = 0  # of the stand-in's weights
+
+
+def lpips_from_torch(state_dict: Mapping[str, Any], *more: Mapping[str, Any], **overrides: Any) -> LPIPS:
+    """LPIPS with trained weights.
+
+    The state dicts (one, or VGG16's and the linear layers' apart) hold VGG16's convolutions as `features.0.weight` or
+    `net.slice1.0.weight`, and the linear layers as `lin0.model.1.weight`. The official `loss_last.pth` has both.
+    overrides: dtype. Raises ValueError naming each missing, surplus or misshapen weight.
+    """
+    weights: dict[str, Any] = {}
+    for part in (state_dict, *more):
+        for name, value in part.items():
+            official = _official_name(name)
+            if official is not None:
+                weights[official] = value
+    model = build(lambda rngs: LPIPS(**names(overrides), rngs=rngs), _weights, clean(weights))
+    model.name = LPIPS_NAME
+    return model
+
+
+def load_lpips(files: Sequence[str | pathlib.Path] = (), dtype: str = "float32") -> LPIPS:
+    """LPIPS with the weights of `files` (`.npz`, `.safetensors` or PyTorch's); without files its stand-in, a VGG16 of
+    fixed random weights, whose `name` is "random_vgg".
+
+    Say `name` wherever its numbers are shown. Raises FileNotFoundError and ValueErrors as `read_weights` and
+    `lpips_from_torch` do.
+    """
+    if files:
+        return lpips_from_torch(*(read_weights(path, plain=True).weights for path in files), dtype=dtype)
+    logging.warning(
+        "NO LPIPS WEIGHTS WERE GIVEN. The perceptual loss is %s, the distance in a VGG16 of fixed random weights. "
+        "It is not LPIPS: don't compare its numbers with published ones, and expect worse reconstructions. LPIPS "
+        "takes VGG16's weights of torchvision and the linear layers' of LPIPS (vgg.pth)",
+        RANDOM_NAME,
+    )
+    return random_lpips(dtype)
+
+
+def random_lpips(dtype: str = "float32") -> LPIPS:
+    """The stand-in that `load_lpips` warns of: the same weights every time."""
+    from flax import nnx
+
+    return LPIPS(dtype, rngs=nnx.Rngs(SEED))
+
+
+def lpips_to_torch(model: LPIPS) -> dict[str, np.ndarray]:
+    constants = {"shift": SHIFT, "scale": SCALE}
+    buffers = {f"scaling_layer.{name}": value.reshape(1, 3, 1, 1) for name, value in constants.items()}
+    return official_weights(_weights(model), model) | buffers
+
+
+def _official_name(name: str) -> str | None:
+    """The name that the official LPIPS module gives to a weight, or None for what LPIPS has no use for."""
+    name = without_prefixes(name).removeprefix("perceptual_loss.")
+    if name.startswith(PASSED_OVER):
+        return None
+    if match := re.fullmatch(r"features\.(\d+)\.(weight|bias)", name):
+        index = int(match[1])
+        return f"net.slice{STAGE_OF[index] + 1}.{index}.{match[2]}" if index in STAGE_OF else name
+    if match := re.fullmatch(r"(?:lin|lins\.)(\d)\.model\.[01]\.weight", name):
+        return f"lin{match[1]}.model.1.weight"
+    return name
+
+
+def _weights(model: LPIPS) -> Iterator[Weight]:
+    for stage, indices in enumerate(INDICES):
+        for i, index in enumerate(indices):
+            yield from convolution(f"net.slice{stage + 1}.{index}", f"stages/{stage}/{i}")
+    for stage in range(len(STAGES)):
+        yield Weight(
+            f"lin{stage}.model.1.weight",
+            (f"weights/{stage}",),
+            lambda x: (x.reshape(-1),),
+            lambda x: x.reshape(1, -1, 1, 1),
+        )

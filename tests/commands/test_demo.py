@@ -1,0 +1,95 @@
+"""The demo's judgement on clips whose quality is known, and a whole demo of the smallest size."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import pvdm_jax
+from pvdm_jax.commands import demo
+from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, SampleConfig, UNetConfig
+from pvdm_jax.data.synthetic import SyntheticVideos
+from pvdm_jax.evaluation.card import read_card
+from pvdm_jax.evaluation.evaluate import Places, evaluate_model
+
+COUNT = 48
+
+
+def real_clips(seed):
+    source = SyntheticVideos(COUNT, 16, 32, 32, seed)
+    return np.stack([source[i].read(0, 16) for i in range(COUNT)])
+
+
+@pytest.fixture(scope="module")
+def clips():
+    held_out, others, training = (real_clips(seed) for seed in range(3))
+    noise = np.random.default_rng(0).normal(0, 6, held_out.shape)
+    blurred = np.clip(held_out + noise, 0, 255).astype(np.uint8)
+    return demo.Clips(held_out, others, training, blurred, real_clips(3), held_out[:2])
+
+
+def test_good_clips_are_judged_good(clips):
+    numbers = demo.judge(clips)
+    assert 30 < numbers["psnr"] < 35  # Gaussian noise of deviation 6, partly cut off, is 32.6 dB
+    assert numbers["shapes_real"] > 0.9 and numbers["shapes_generated"] > 0.9
+    assert numbers["frechet_generated"] < 0.1 * min(numbers["frechet_noise"], numbers["frechet_mean"])
+    assert 0.8 < numbers["nearest_generated"] / numbers["nearest_held_out"] < 1.25
+
+
+def test_failures_show(clips):
+    grey = dataclasses.replace(clips, generated=np.full_like(clips.held_out, 100))
+    numbers = demo.judge(grey)
+    assert numbers["shapes_generated"] == 0
+    assert numbers["frechet_generated"] > 50 * numbers["frechet_real"]
+    copies = dataclasses.replace(clips, generated=clips.training)
+    assert demo.judge(copies)["nearest_generated"] == 0
+
+
+def test_other_data_is_refused(tmp_path):
+    config = Config(data=DataConfig(source="tfds", path="videos"))
+    with pytest.raises(ConfigError, match="data.source is 'tfds'; the demo needs the synthetic source"):
+        demo.run(config, tmp_path)
+
+
+@pytest.mark.long
+def test_a_whole_demo(tmp_path, monkeypatch):
+    for name, value in (("JUDGED", 6), ("SHOWN", 4), ("LONG_CLIPS", 2), ("LONG_VIDEOS", 2)):
+        monkeypatch.setattr(demo, name, value)
+    small = dict(steps=4, batch_size=4, log_every=2, eval_every=4, eval_clips=4, checkpoint_every=4)
+    default = Config()
+    config = Config(
+        data=DataConfig(synthetic_videos=12, synthetic_frames=32),
+        autoencoder=AutoencoderConfig(
+            height=32, width=32, channels=32, depth=1, num_heads=1, plane_depth=1, plane_num_heads=1, plane_mlp_dim=32
+        ),
+        unet=UNetConfig(
+            model_channels=32,
+            channel_mult=(1,),
+            num_res_blocks=1,
+            attention_resolutions=(1,),
+            num_heads=1,
+            num_classes=3,
+        ),
+        train_autoencoder=dataclasses.replace(default.train_autoencoder, **small),
+        encode=dataclasses.replace(default.encode, windows=1),
+        train_diffusion=dataclasses.replace(default.train_diffusion, **small, eval_samples=4),
+        sample=SampleConfig(steps=2, later_steps=2),
+    )
+    report = demo.run(config, tmp_path / "run")
+    page = report.read_text()
+    assert page.count("<video") == 4 + 2 + 6 + 8  # generated, long, real, reconstructions
+    assert "Frechet distance to 6 real clips" in page
+    assert "Frechet distance of samples from held-out clips, while it trained" in page
+    assert json.loads((tmp_path / "run" / "numbers.json").read_text())["still_psnr"] > 0
+    assert (tmp_path / "run" / "samples" / "long.gif").stat().st_size > 0
+    # The card says what `pvdm evaluate` finds by the same protocol.
+    card = read_card(tmp_path / "run" / "evaluation")
+    assert "Evaluation card" in page and "seam score" in page and "protocol.seam_clips" in page
+    again = evaluate_model(pvdm_jax.load(tmp_path / "run"), demo.demo_protocol(config), Places(tmp_path / "cache"))
+    assert again["results"].keys() == card["results"].keys() >= {"frechet_scattering_16", "seam_score", "psnr", "ssim"}
+    for name, entry in card["results"].items():
+        assert again["results"][name]["value"] == pytest.approx(entry["value"], rel=1e-3)
+    # A second call trains nothing anew: the finished stages say so, and the report is written again.
+    report.unlink()
+    assert demo.run(config, tmp_path / "run").exists()

@@ -1,0 +1,195 @@
+"""The mesh and the rules of sharding; the toy stage on eight devices against one (in a program of its own)."""
+
+import dataclasses
+import http.server
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from pvdm_jax.config import ConfigError, MeshConfig
+from pvdm_jax.config.loading import load_settings
+from pvdm_jax.models.autoencoder import plane_shape
+from pvdm_jax.runtime import sharding
+from pvdm_jax.training.autoencoder import AutoencoderStage
+from pvdm_jax.training.diffusion import DiffusionStage
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "toy_devices.py"
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory):
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path_factory.mktemp("devices")],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mesh", ["8x1", "2x4", "1x8"])
+def test_eight_devices_train_like_one(devices, mesh):
+    assert devices[mesh]["difference"] < 1e-5
+
+
+def test_fsdp_shares_out_the_state(devices):
+    whole = devices["8x1"]["bytes"]
+    for fsdp, mesh in ((4, "2x4"), (8, "1x8")):
+        # Two kernels dominate; biases and scalars stay whole.
+        assert whole / fsdp < devices[mesh]["bytes"] < 1.1 * whole / fsdp
+
+
+def test_accumulation_moves_no_rows_between_devices(devices):
+    assert devices["moves"] == [0, 0]
+
+
+def test_run_goes_on_with_another_mesh(devices):
+    assert devices["resumed"]["step"] == 9
+    assert devices["resumed"]["difference"] < 1e-5
+
+
+def test_largest_divisible_dimension_is_split():
+    mesh = AbstractMesh((2, 4), ("data", "fsdp"))
+    shapes = {"kernel": (3, 3, 64, 128), "odd": (130, 256, 131), "none": (129, 131), "bias": (4096,), "step": ()}
+    abstract = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    found = {name: placed.spec for name, placed in sharding.parameter_shardings(mesh, abstract).items()}
+    assert found == {
+        "kernel": PartitionSpec(None, None, None, "fsdp"),
+        "odd": PartitionSpec(None, "fsdp"),
+        "none": PartitionSpec(),
+        "bias": PartitionSpec(),
+        "step": PartitionSpec(),
+    }
+
+
+def test_nothing_is_split_without_fsdp():
+    mesh = AbstractMesh((8, 1), ("data", "fsdp"))
+    placed = sharding.parameter_shardings(mesh, jax.ShapeDtypeStruct((1024, 1024), jnp.float32))
+    assert placed.spec == PartitionSpec()
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (MeshConfig(data=-1, fsdp=3), r"mesh\.fsdp is 3; it must divide the number of devices \(8\)"),
+        (MeshConfig(data=5, fsdp=-1), r"mesh\.data is 5; it must divide the number of devices \(8\)"),
+        (MeshConfig(data=2, fsdp=2), r"mesh\.data is 2; .*number of devices \(8\); mesh\.fsdp is 2"),
+    ],
+)
+def test_mesh_that_does_not_fit_is_refused(config, message):
+    with pytest.raises(ConfigError, match=message):
+        sharding.make_mesh(config, devices=jax.devices() * 8)
+
+
+@pytest.mark.parametrize(
+    "batch_size, accumulate, message",
+    [
+        (20, 1, r"train\.batch_size is 20; .* multiple of 8 \(8 devices\): 16 or 24 would work"),
+        (4, 1, r"8 or 16 would work"),
+        (40, 2, r"multiple of 16 \(8 devices times 2 micro-batches\): 32 or 48 would work"),
+    ],
+)
+def test_batch_that_does_not_split_is_refused(batch_size, accumulate, message):
+    mesh = AbstractMesh((2, 4), ("data", "fsdp"))
+    sharding.check_batch(mesh, 48, "train.batch_size", accumulate)
+    with pytest.raises(ConfigError, match=message):
+        sharding.check_batch(mesh, batch_size, "train.batch_size", accumulate)
+
+
+CLUSTER = (
+    *("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JOB_COMPLETION_INDEX"),
+    *("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_COORDINATOR_ADDRESS"),
+    *("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "TPU_SKIP_MDS_QUERY"),
+)
+
+
+@pytest.mark.parametrize(
+    "environment, expected",
+    [
+        ({}, None),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_JOB_ID": "7"}, None),  # one task needs no others
+        ({"JOB_COMPLETION_INDEX": "1"}, None),  # of an indexed job that isn't a run of several
+        ({"SLURM_STEP_NUM_TASKS": "2"}, (None, None, None)),  # JAX asks Slurm for the rest
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, (None, None, None)),
+        ({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}, (None, None, None)),  # a GKE slice
+        ({"TPU_WORKER_HOSTNAMES": "a"}, None),
+        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_COORDINATOR_ADDRESS": "b"}, (None, None, None)),  # several slices
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4", "JOB_COMPLETION_INDEX": "3"},
+            ("a:1", 4, 3),  # a JobSet on GPUs
+        ),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, ("a:1", 2, 0)),
+    ],
+)
+def test_a_run_of_several_processes_is_recognised(monkeypatch, environment, expected):
+    for name in CLUSTER:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **values: calls.append(tuple(values.values())))
+    sharding.start_distributed()
+    assert calls == ([] if expected is None else [expected])
+
+
+def test_a_tpu_vm_asks_the_metadata_server(monkeypatch):
+    asked = []
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers["Metadata-Flavor"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"a:b:10.0.0.1,a:b:10.0.0.2")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = {"GCE_METADATA_IP": f"127.0.0.1:{server.server_address[1]}"}
+        assert sharding.tpu_hosts(environment, has_chips=lambda: True) == 2
+        assert asked == [("/computeMetadata/v1/instance/attributes/worker-network-endpoints", "Google")]
+        for others, chips in (({}, False), ({"JAX_PLATFORMS": "cpu"}, True), ({"TPU_SKIP_MDS_QUERY": "1"}, True)):
+            assert sharding.tpu_hosts(environment | others, has_chips=lambda chips=chips: chips) == 1
+        server.shutdown()
+    assert len(asked) == 1
+    assert sharding.tpu_hosts(environment, has_chips=lambda: True) == 1  # nobody answers
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "denoiser"])
+def test_bytes_per_device_fall_with_the_number_of_devices(stage):
+    """Parameters, EMA and optimizer at the paper's sizes, by the rule alone: nothing is computed.
+
+    What is too small to be split (norms, biases) stays whole: 3 MB of the autoencoder with its discriminators, 6 MB of
+    PVDM-L.
+    """
+    config, one = load_settings("ucf101:l"), sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    if stage == "autoencoder":
+        settings = dataclasses.replace(config.train_autoencoder, perceptual_weight=0.0)
+        made = AutoencoderStage(config.autoencoder, settings, {"video": np.zeros((0, 16, 256, 256, 3))}, one)
+    else:
+        made = DiffusionStage(config, (None, None), plane_shape(config.autoencoder), {}, one)
+    abstract = jax.eval_shape(made.init, jax.random.key(0))
+    held = {}
+    for devices in (1, 2, 4, 8, 16, 64, 128):
+        shardings = sharding.parameter_shardings(AbstractMesh((4, devices), ("data", "fsdp")), abstract)
+        pairs = zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)
+        held[devices] = sum(math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize for x, s in pairs)
+    whole = 3.3e6 if stage == "autoencoder" else 6e6
+    for devices, found in held.items():
+        assert held[1] / devices <= found < held[1] / devices + whole
+    assert held[1] > 1e9

@@ -1,0 +1,224 @@
+"""Checkpoints: what is saved comes back, damaged ones are passed over, other settings are refused."""
+
+import dataclasses
+import logging
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from disk import file_limit
+
+from pvdm_jax.config import ConfigError, OptimizerConfig
+from pvdm_jax.storage.checkpoint import Checkpoints, check_settings, read_part
+from pvdm_jax.storage.files import CheckpointError
+from pvdm_jax.training.optimizer import init_state, make_optimizer, update
+
+
+def make_state(value):
+    """A state whose EMA differs from its parameters; dict keys are digits where a model has lists."""
+    optimizer = make_optimizer(OptimizerConfig(clip_norm=1.0), 10)
+    params = {"blocks": {"0": {"kernel": jnp.full((4, 3), value)}, "1": {"kernel": jnp.full((2,), -value)}}}
+    state = init_state(params, optimizer)
+    return update(state, params, optimizer, ema_decay=0.5)
+
+
+def abstract(tree):
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Checkpoints of steps 2, 4 and 6."""
+    with Checkpoints(tmp_path, keep=5) as checkpoints:
+        for step in (2, 4, 6):
+            checkpoints.save(step, make_state(float(step)), {"settings": {}, "window": [0.1 * step]})
+    return tmp_path
+
+
+def restore(directory, check=None):
+    with Checkpoints(directory, keep=5) as checkpoints:
+        return checkpoints.restore(abstract(make_state(0.0)), check)
+
+
+def truncate(step: pathlib.Path):
+    """Cuts the largest of the checkpoint's files in half."""
+    largest = max((path for path in step.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def truncate_info(step: pathlib.Path):
+    (step / "info" / "metadata").write_text('{"settings"')
+
+
+def empty(step: pathlib.Path):
+    shutil.rmtree(step)
+    step.mkdir()
+
+
+def test_state_and_info_come_back(saved):
+    state, step, info = restore(saved)
+    assert step == 6 and info == {"settings": {}, "window": [0.1 * 6]}
+    expected = make_state(6.0)
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    for found, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_nothing_saved_is_none(tmp_path):
+    assert restore(tmp_path) is None
+
+
+def test_the_newest_are_kept(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2, 3, 4):
+            checkpoints.save(step, make_state(1.0), {})
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
+
+
+def test_saved_state_may_be_donated_and_info_changed(tmp_path):
+    state = jax.tree.map(lambda x: x + 0, make_state(3.0))
+    kernel = np.asarray(state.params["blocks"]["0"]["kernel"]).copy()
+    info = {"window": [1.5]}
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, state, info)
+        info["window"].append(2.5)
+        jax.jit(lambda tree: jax.tree.map(lambda x: x * 0, tree), donate_argnums=0)(state)
+    state, _, info = restore(tmp_path)
+    np.testing.assert_array_equal(state.params["blocks"]["0"]["kernel"], kernel)
+    assert info == {"window": [1.5]}
+
+
+@pytest.mark.parametrize("damage", [truncate, truncate_info, empty])
+def test_damaged_newest_is_passed_over(saved, caplog, damage):
+    damage(saved / "checkpoints" / "6")
+    with caplog.at_level(logging.WARNING):
+        state, step, _ = restore(saved)
+    assert step == 4
+    np.testing.assert_array_equal(
+        state.params["blocks"]["1"]["kernel"], make_state(4.0).params["blocks"]["1"]["kernel"]
+    )
+    assert str(saved / "checkpoints" / "6") in caplog.text and "can't be read" in caplog.text
+    # Its step can be saved again, and what is left of it is kept.
+    with Checkpoints(saved, keep=5) as checkpoints:
+        checkpoints.save(6, make_state(60.0), {"settings": {}, "window": []})
+    assert restore(saved)[1:] == (6, {"settings": {}, "window": []})
+    assert len(list((saved / "checkpoints").glob("unreadable_6_*"))) == 1
+
+
+def test_only_damaged_ones_is_an_error_that_changes_nothing(saved):
+    for step in (2, 4, 6):
+        empty(saved / "checkpoints" / str(step))
+    with pytest.raises(OSError, match=r"none of the checkpoints in .* can be read \(steps 6, 4, 2\)"):
+        restore(saved)
+    assert sorted(path.name for path in (saved / "checkpoints").iterdir()) == ["2", "4", "6"]
+
+
+def test_check_sees_the_info_first_and_its_refusal_stands(saved):
+    def check(info):
+        raise ConfigError(f"refused {info['window']}")
+
+    with pytest.raises(ConfigError, match="refused"):
+        restore(saved, check)
+
+
+def test_read_part_reads_the_ema_alone(saved):
+    state = make_state(6.0)
+    part = read_part(saved, "ema", jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.ema))
+    assert all(leaf.sharding.device_set == {jax.devices()[0]} for leaf in jax.tree.leaves(part))
+    assert jax.tree.structure(part) == jax.tree.structure(state.ema)
+    np.testing.assert_array_equal(part["blocks"]["0"]["kernel"], state.ema["blocks"]["0"]["kernel"])
+    assert float(jnp.max(jnp.abs(part["blocks"]["0"]["kernel"] - state.params["blocks"]["0"]["kernel"]))) > 0
+
+
+def test_read_part_of_a_state_of_another_class(tmp_path):
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class Other:
+        ema: dict
+        discriminator: dict
+
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, Other(ema={"w": jnp.arange(3.0)}, discriminator={"w": jnp.zeros(2)}), {})
+    part = read_part(tmp_path, "ema", {"w": jax.ShapeDtypeStruct((3,), jnp.float32)})
+    np.testing.assert_array_equal(part["w"], [0.0, 1.0, 2.0])
+
+
+def test_read_part_passes_over_damage_and_changes_nothing(saved, caplog):
+    empty(saved / "checkpoints" / "6")
+    part = read_part(saved, "ema", abstract(make_state(0.0).ema))
+    np.testing.assert_array_equal(part["blocks"]["1"]["kernel"], make_state(4.0).ema["blocks"]["1"]["kernel"])
+    assert sorted(path.name for path in (saved / "checkpoints").iterdir()) == ["2", "4", "6"]
+
+
+def test_read_part_names_what_is_missing(saved, tmp_path_factory, caplog):
+    nowhere = tmp_path_factory.mktemp("nowhere")
+    with pytest.raises(FileNotFoundError, match=str(nowhere)):
+        read_part(nowhere, "ema", {})
+    with pytest.raises(OSError, match="'teacher' can't be read"):
+        read_part(saved, "teacher", {"w": jax.ShapeDtypeStruct((2,), jnp.float32)})
+    assert "it holds no teacher.w" in caplog.text
+
+
+def test_settings_that_differ_are_named():
+    saved = {"model": {"channels": 64, "mult": [1, 2]}, "train": {"steps": 10, "ema_every": 1}, "old": 1}
+    current = {"model": {"channels": 32, "mult": (1, 2)}, "train": {"steps": 20, "ema_every": 2}}
+    with pytest.raises(ConfigError) as refusal:
+        check_settings(saved, current, ["*.steps"])
+    text = str(refusal.value)
+    for part in ("model.channels is 32 (it was 64)", "train.ema_every is 2 (it was 1)", "old is 'absent' (it was 1)"):
+        assert part in text
+    assert "mult" not in text and "steps" not in text
+    check_settings(saved, current, ["*.steps", "model.*", "*.ema_every", "old"])
+
+
+def test_every_so_many_steps_one_is_kept_for_good(tmp_path):
+    with Checkpoints(tmp_path, keep=1, keep_every=4) as checkpoints:
+        for step in range(1, 11):
+            checkpoints.save(step, make_state(1.0), {}, needed=(3,) if step > 6 else ())
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {"4", "8", "10"}  # 3 was gone before anything needed it
+    with Checkpoints(tmp_path, keep=1, keep_every=4) as checkpoints:
+        assert checkpoints.restore_step(4, abstract(make_state(0.0))).step == 1
+
+
+def test_what_the_newest_needs_is_kept(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step, needed in ((1, ()), (2, (1,)), (3, (1,)), (4, ())):
+            checkpoints.save(step, make_state(1.0), {}, needed)
+            checkpoints.wait()
+            kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+            assert kept == sorted({step, *needed})
+
+
+def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_intact(saved):
+    """A limit on the size of files stands in for the full disk: writes fail in the same places."""
+    with pytest.raises(CheckpointError, match=r"can't be written to .*the newest complete one is of step 6"):
+        # With keep=1 the old ones go only once there is a new one.
+        with file_limit(16), Checkpoints(saved, keep=1) as checkpoints:
+            checkpoints.save(8, make_state(8.0), {"settings": {}, "window": []})
+            checkpoints.wait()
+    state, step, _ = restore(saved)
+    assert step == 6
+    np.testing.assert_array_equal(
+        state.params["blocks"]["1"]["kernel"], make_state(6.0).params["blocks"]["1"]["kernel"]
+    )
+
+
+def test_a_checkpoint_goes_to_another_precision(saved):
+    """Float32 arrays come back as bfloat16 where these are asked for, up to rounding."""
+    wanted = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            x.shape, jnp.bfloat16 if x.dtype == jnp.float32 else x.dtype, sharding=x.sharding
+        ),
+        abstract(make_state(0.0)),
+    )
+    with Checkpoints(saved, keep=5) as checkpoints:
+        state, _, _ = checkpoints.restore(wanted)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.bfloat16)}
+    for found, exact in zip(jax.tree.leaves(state.params), jax.tree.leaves(make_state(6.0).params), strict=True):
+        np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))

@@ -1,0 +1,104 @@
+"""A model of the smallest size with random weights, for tests and for programs that they start.
+
+usage: python toy_model.py DEVICES
+Writes videos, made on that many devices, to its output as a .npy file.
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pvdm_jax.config import AutoencoderConfig, Config, SampleConfig, UNetConfig
+from pvdm_jax.inference.pipeline import PVDM
+from pvdm_jax.inference.sampler import SamplingProgram
+from pvdm_jax.models import functional
+from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
+from pvdm_jax.models.unet import UNet
+
+FRAMES, SIDE = 4, 16
+NAMES = ("bounce", "orbit", "spin")
+
+
+def random_weights(make, seed: int, scale: float = 0.1):
+    """Normal weights for every parameter; made by NumPy, so that nothing is compiled for them."""
+    _, shapes = functional.abstract(make)
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: (scale * rng.standard_normal(leaf.shape)).astype(np.float32), shapes)
+
+
+def toy_config(**unet) -> Config:
+    clip = AutoencoderConfig(
+        frames=FRAMES,
+        height=SIDE,
+        width=SIDE,
+        patch_size=4,
+        channels=32,
+        depth=1,
+        num_heads=1,
+        head_dim=16,
+        mlp_ratio=1,
+        plane_depth=1,
+        plane_num_heads=1,
+        plane_head_dim=16,
+        plane_mlp_dim=16,
+    )
+    sizes = dict(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=2)
+    sample = SampleConfig(steps=3, later_steps=2, plane_order="keep")
+    return Config(autoencoder=clip, unet=UNetConfig(**(sizes | {"num_classes": 3} | unet)), sample=sample)
+
+
+def toy_model(mesh=None, seed: int = 0, **unet) -> PVDM:
+    config = toy_config(**unet)
+    autoencoder = random_weights(lambda: Autoencoder(config.autoencoder, rngs=nnx.Rngs(0)), seed)
+    denoiser = random_weights(lambda: UNet(config.unet, rngs=nnx.Rngs(0)), seed + 1)
+    return PVDM(config, autoencoder, denoiser, NAMES, mesh)
+
+
+class ToyProgram(SamplingProgram):
+    """The program around the networks, with formulas in their places: it compiles within a second."""
+
+    def encode(self, weights, video):
+        video = video.astype(jnp.float32) / 127.5 - 1 if video.dtype == jnp.uint8 else video
+        flat = video.reshape(video.shape[0], -1) @ weights["autoencoder"]["decode"].T
+        return jnp.tanh(flat.reshape(-1, *self.latent_shape) / 8)
+
+    def decode(self, weights, latents):
+        video = jnp.tanh(latents.reshape(latents.shape[0], -1) @ weights["autoencoder"]["decode"])
+        video = video.reshape(-1, FRAMES, SIDE, SIDE, 3)
+        return jnp.round((video + 1) * 127.5).astype(jnp.uint8)
+
+    def denoise(self, weights, x, step, context, label):
+        parameters, channels = weights["denoiser"], x.shape[2]
+        mean = 0.2 * label[:, None, None] * parameters["class"][None, None]
+        for first, weight in ((0, 0.6), (channels, -0.4)):  # the clip before, the clip after
+            if context.shape[2] > first:
+                mean = mean + weight * context[..., first : first + channels]
+        mean = mean @ parameters["mix"]
+        return 0.9 * x - 0.5 * mean * (1 - step[:, None, None] / 1000)
+
+
+class ToyPVDM(PVDM):
+    make_program = ToyProgram
+
+
+def fast_model(mesh=None, seed: int = 0, **unet) -> PVDM:
+    """A `toy_model` whose networks are the formulas of `ToyProgram`."""
+    config, rng = toy_config(**unet), np.random.default_rng(seed)
+    channels, positions = config.unet.latent_channels, plane_shape(config.autoencoder).positions
+    decode = rng.standard_normal((positions * channels, FRAMES * SIDE * SIDE * 3)) / 12
+    mix, shift = 0.5 * rng.standard_normal((channels, channels)), rng.standard_normal(channels)
+    denoiser = {"mix": mix.astype(np.float32), "class": shift.astype(np.float32)}
+    return ToyPVDM(config, {"decode": decode.astype(np.float32)}, denoiser, NAMES, mesh)
+
+
+def main(devices: int) -> None:
+    jax.config.update("jax_num_cpu_devices", devices)
+    video = fast_model().sample(jax.random.key(0), 4, num_frames=6)
+    np.save(sys.stdout.buffer, video)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -54,13 +54,13 @@ def get_config() -> ConfigDict:
 
     config.encode.windows = 2
 
-    config.unet.model_channels = 64
-    config.unet.channel_mult = (1, 1)
-    config.unet.num_res_blocks = 1
-    config.unet.attention_resolutions = (2, 1)
-    config.unet.num_heads = 1
-    config.unet.position_embedding = True
-    config.unet.num_classes = 3
+    config.denoiser.model_channels = 64
+    config.denoiser.channel_mult = (1, 1)
+    config.denoiser.num_res_blocks = 1
+    config.denoiser.attention_resolutions = (2, 1)
+    config.denoiser.num_heads = 1
+    config.denoiser.position_embedding = True
+    config.denoiser.num_classes = 3
 
     stage = config.train_diffusion
     stage.steps = 2200

@@ -58,13 +58,13 @@ def get_config() -> ConfigDict:
     # A folder holds few videos: many windows of each.
     config.encode.windows = 32
 
-    config.unet.latent_channels = 16
-    config.unet.model_channels = 64
-    config.unet.channel_mult = (1, 1)
-    config.unet.num_res_blocks = 1
-    config.unet.attention_resolutions = (2, 1)
-    config.unet.num_heads = 1
-    config.unet.position_embedding = True
+    config.denoiser.latent_channels = 16
+    config.denoiser.model_channels = 64
+    config.denoiser.channel_mult = (1, 1)
+    config.denoiser.num_res_blocks = 1
+    config.denoiser.attention_resolutions = (2, 1)
+    config.denoiser.num_heads = 1
+    config.denoiser.position_embedding = True
 
     stage = config.train_diffusion
     stage.steps = 1500

@@ -35,7 +35,7 @@ def main(run: str, clips: str = "128") -> None:
     held_out = open_source(config.data, config.autoencoder, "holdout", config.seed)
     real = fixed_clips(held_out, config.autoencoder, config.data, 2 * count)["video"]
     expected = video_features(real[::2])
-    classes = config.unet.num_classes
+    classes = config.denoiser.num_classes
     labels = np.arange(count) % classes if classes else np.full(count, -1)
     print(f"{count} other held-out clips: {frechet_distance(video_features(real[1::2]), expected):.2f}\n")
     print("| sampler | grid | steps | eta | calls | Frechet distance | seconds a clip |\n|---|---|---|---|---|---|---|")

@@ -33,8 +33,8 @@ def make_config(data: str, start_step: int, steps: int, all_losses: bool) -> Con
     model.mlp_ratio, model.plane_depth, model.plane_num_heads = 2, 1, 2
     model.plane_head_dim, model.plane_mlp_dim = 32, 128
     # Stage 2 is not run; its settings must fit all the same.
-    config.unet.latent_channels, config.unet.channel_mult, config.unet.model_channels = 8, (1, 1), 32
-    config.unet.num_heads, config.unet.attention_resolutions = 1, (1,)
+    config.denoiser.latent_channels, config.denoiser.channel_mult, config.denoiser.model_channels = 8, (1, 1), 32
+    config.denoiser.num_heads, config.denoiser.attention_resolutions = 1, (1,)
 
     stage = config.train_autoencoder
     stage.steps, stage.batch_size, stage.ema_decay = steps, 4, 0.99

@@ -168,7 +168,7 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         "interpolate",
         _interpolate,
-        "make the clip between two videos, with a model that was trained for it (unet.cond_next)",
+        "make the clip between two videos, with a model that was trained for it (denoiser.next_clip)",
         "pvdm interpolate --model=runs/between --first=a.mp4 --second=b.mp4 --output=between --num-videos=4",
     )
     add_model(command)

@@ -159,7 +159,7 @@ def _evaluate(model: PVDM, clips: Clips, workdir: pathlib.Path) -> dict[str, Any
 
 def _labels(source: VideoSource, config: Config) -> list[int] | None:
     """Each class in turn, on a model that knows classes."""
-    if config.unet.num_classes == 0:
+    if config.denoiser.num_classes == 0:
         return None
     return [index % len(source.class_names) for index in range(JUDGED)]
 
@@ -181,7 +181,7 @@ def _sections(
     card: dict[str, Any],
 ) -> list[Section]:
     names = model.class_names
-    classes = [names[i % len(names)] if config.unet.num_classes else "" for i in range(SHOWN)]
+    classes = [names[i % len(names)] if config.denoiser.num_classes else "" for i in range(SHOWN)]
     pairs = [
         (name, video)
         for real, found in zip(clips.held_out[:4], clips.reconstructed[:4], strict=True)

@@ -11,6 +11,7 @@ are inside the program. seed is a uint32 scalar, index uint32 (b,): video i of a
 `pvdm sample` make as number i. label is int32 (b,), -1 for no class. `examples/run_exported_sampler.py` runs it.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ import numpy as np
 
 from pvdm_jax.config import ConfigError, config_to_dict, require
 from pvdm_jax.inference.pipeline import PVDM, load
-from pvdm_jax.inference.sampler import SamplingProgram, clips_of, method_of, settings_of, strengths_of
+from pvdm_jax.inference.sampler import SampleBatch, clips_of, settings_of, split_settings
 from pvdm_jax.models import functional
 from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.weights import model_folder
@@ -103,17 +104,24 @@ def export_sampler(
     config = model.config
     settings = settings_of(config, options)
     frames, clips = num_frames or config.autoencoder.frames, clips_of(config, num_frames)
-    require(clips == 1 or config.unet.cond_model, "num_frames", frames, "this model's denoiser takes no previous clip")
+    require(
+        clips == 1 or config.denoiser.previous_clip,
+        "num_frames",
+        frames,
+        "this model's denoiser takes no previous clip",
+    )
 
-    program, method, strengths = SamplingProgram(config), method_of(config, settings), strengths_of(settings)
+    program_settings, numbers = split_settings(model.model, settings)
     inside = jax.tree.map(np.asarray, model.weights) if weights_inside else None
 
     def run(weights, seed, index, label):
         weights = inside or {name: functional.unflatten(arrays) for name, arrays in weights.items()}
-        context = jnp.zeros((index.shape[0], *program.context_shape))
-        batch = {"index": index, "context": context, "label": label}
-        video, _ = program.generate(
-            weights, jax.random.key(seed), 0, batch, strengths, method=method, clips=clips, given=False
+        condition = model.model.absent(index.shape[0])
+        if condition.label is not None:
+            condition = dataclasses.replace(condition, label=label)
+        batch = SampleBatch(index, condition)
+        video, _ = model.program.generate(
+            weights, jax.random.key(seed), 0, batch, numbers, settings=program_settings, clips=clips, given=False
         )
         return video[:, :frames]
 

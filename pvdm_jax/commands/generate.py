@@ -183,8 +183,8 @@ def interpolate(
     """
     _checked_options(model.config, options, formats)
     labels = None if classes is None else _labels(model, classes)
-    allowed = "interpolation needs a model that was trained with the clips on both sides (unet.cond_next=True)"
-    require(model.config.unet.cond_next, "unet.cond_next", model.config.unet.cond_next, allowed)
+    allowed = "interpolation needs a model that was trained with the clips on both sides (denoiser.next_clip=True)"
+    require(model.config.denoiser.next_clip, "denoiser.next_clip", model.config.denoiser.next_clip, allowed)
     before, rate = read_clips(first, model.config, 1, from_end=True)
     after, _ = read_clips(second, model.config, 1, from_end=False)
     output_folder.new_folder(output)
@@ -250,10 +250,12 @@ def _checked_options(config: Config, options: Mapping[str, Any] | None, formats:
     """The settings of sampling with `options`, after the checks that `Config` makes of such fields."""
     output_folder.check_formats(formats)
     settings = settings_of(config, options)
-    allowed = "the model was trained without classes (unet.num_classes=0)"
-    require(settings.class_guidance == 0 or config.unet.num_classes, "class_guidance", settings.class_guidance, allowed)
-    allowed = "this model's denoiser takes no previous clip (unet.cond_model=False)"
-    require(settings.guidance == 0 or config.unet.cond_model, "guidance", settings.guidance, allowed)
+    allowed = "the model was trained without classes (denoiser.num_classes=0)"
+    require(
+        settings.class_guidance == 0 or config.denoiser.num_classes, "class_guidance", settings.class_guidance, allowed
+    )
+    allowed = "this model's denoiser takes no previous clip (denoiser.previous_clip=False)"
+    require(settings.guidance == 0 or config.denoiser.previous_clip, "guidance", settings.guidance, allowed)
     same = config.autoencoder.height == config.autoencoder.width
     allowed = "the motion planes of frames that aren't square differ in size: there is one order only"
     require(settings.plane_order != "confirm" or same, "plane_order", settings.plane_order, allowed)
@@ -261,13 +263,13 @@ def _checked_options(config: Config, options: Mapping[str, Any] | None, formats:
 
 
 def _require_previous_clip(model: "PVDM", field: str, value: Any) -> None:
-    allowed = "going on from a clip takes a denoiser that is given the previous one (unet.cond_model=True)"
-    require(model.config.unet.cond_model, field, value, allowed)
+    allowed = "going on from a clip takes a denoiser that is given the previous one (denoiser.previous_clip=True)"
+    require(model.config.denoiser.previous_clip, field, value, allowed)
 
 
 def _labels(model: "PVDM", classes: Sequence[str]) -> list[int]:
     """Class indices of names or numbers."""
-    count = model.config.unet.num_classes
+    count = model.config.denoiser.num_classes
     require(count > 0, "classes", list(classes), "the model was trained without classes")
     known = ", ".join(model.class_names) if model.class_names else f"numbers from 0 to {count - 1}"
     labels = []

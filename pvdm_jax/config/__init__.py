@@ -7,9 +7,10 @@ A configuration file (`configs/*.py`, ml_collections) becomes one `Config` at th
 
 from pvdm_jax.config.checks import ConfigError, require
 from pvdm_jax.config.data import DataConfig, EncodeConfig
+from pvdm_jax.config.denoisers import DenoiserConfig, DiTConfig, UNetConfig
 from pvdm_jax.config.diffusion import ProcessConfig, SampleConfig
 from pvdm_jax.config.mapping import config_from_dict, config_to_dict
-from pvdm_jax.config.models import DTYPES, AutoencoderConfig, DiscriminatorConfig, UNetConfig
+from pvdm_jax.config.models import DTYPES, AutoencoderConfig, DiscriminatorConfig
 from pvdm_jax.config.run import Config, MeshConfig
 from pvdm_jax.config.training import (
     AdversarialConfig,
@@ -35,6 +36,8 @@ __all__ = [
     "ProcessConfig",
     "SampleConfig",
     "StageConfig",
+    "DenoiserConfig",
+    "DiTConfig",
     "UNetConfig",
     "config_from_dict",
     "config_to_dict",

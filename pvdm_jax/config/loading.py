@@ -2,7 +2,7 @@
 
 A configuration file is Python with a function `get_config()`, or `get_config(variant)`, that returns an
 ml_collections ConfigDict: `default_config()` with some fields changed. `configs/` has the project's own; a bare name
-such as "demo" means one of those. Overrides (`--config.unet.model_channels=64`) are parsed by ml_collections'
+such as "demo" means one of those. Overrides (`--config.denoiser.width=64`) are parsed by ml_collections'
 config_flags, by the type of the field that they set. Whatever can't be used is refused with a ConfigError.
 """
 
@@ -17,12 +17,27 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from pvdm_jax.config import Config, ConfigError, config_from_dict, require
+from pvdm_jax.config import Config, ConfigError, DenoiserConfig, config_from_dict, require
+
+DENOISER_NAME = "--config.denoiser.name="
 
 
 def default_config() -> ConfigDict:
     """All fields of `Config` with their defaults, to be changed by a configuration file."""
     return ConfigDict(dataclasses.asdict(Config()))
+
+
+def use_denoiser(config: ConfigDict, name: str) -> None:
+    """Makes the denoiser of `config` one of the kind `name`.
+
+    Fields that every denoiser has keep their values; the others have that kind's defaults. Raises ConfigError if there
+    is no such kind.
+    """
+    if name == config.denoiser.name:
+        return
+    shared = {field.name for field in dataclasses.fields(DenoiserConfig)} - {"name"}
+    kept = {field: config.denoiser[field] for field in shared}
+    config.denoiser = ConfigDict(dataclasses.asdict(DenoiserConfig.kind(name)()) | kept)
 
 
 def config_folder() -> Path:
@@ -47,8 +62,12 @@ def load_settings(spec: str, overrides: Sequence[str] = ()) -> Config:
     """
     name, _, variant = spec.partition(":")
     config = _get_config(_find(name), spec, variant)
-    for override in overrides:
-        config = _override(config, override)
+    # The denoiser's kind decides which fields there are, so it comes first.
+    for override in sorted(overrides, key=lambda text: not text.startswith(DENOISER_NAME)):
+        if override.startswith(DENOISER_NAME):
+            use_denoiser(config, override.removeprefix(DENOISER_NAME))
+        else:
+            config = _override(config, override)
     return config_from_dict(Config, config)
 
 
@@ -77,7 +96,7 @@ def _override(config: ConfigDict, override: str) -> ConfigDict:
     prefix = next((prefix for prefix in ("--config.", "--noconfig.") if name.startswith(prefix)), None)
     require(prefix is not None, "override", override, "write --config.some.field=value")
     field = name.removeprefix(prefix)
-    kind = _field_type(field, value)
+    kind = _field_type(field, value, config.denoiser.name)
     flag_values = flags.FlagValues()
     argv = ["pvdm", override]
     try:
@@ -93,8 +112,11 @@ def _described(kind: type) -> str:
     return plain.get(kind, "a list of integers such as 1,2,4")
 
 
-def _field_type(field: str, value: str) -> type:
-    """The declared type of a dotted field. Raises ConfigError where there is no such field, or it is a group."""
+def _field_type(field: str, value: str, denoiser: str) -> type:
+    """The declared type of a dotted field, in a configuration whose denoiser is of the given kind.
+
+    Raises ConfigError if there is no such field, or it is a group.
+    """
     group, path = Config, ""
     for name in field.split("."):
         names = [f.name for f in dataclasses.fields(group)] if dataclasses.is_dataclass(group) else []
@@ -102,8 +124,8 @@ def _field_type(field: str, value: str) -> type:
             known = (
                 f"{path.rstrip('.') or 'the config'} has {', '.join(names)}" if names else f"{path[:-1]} is no group"
             )
-            raise ConfigError(f"{field} is {value!r}; there is no such field; {known}{_suggestion(field)}")
-        group = typing.get_type_hints(group)[name]
+            raise ConfigError(f"{field} is {value!r}; there is no such field; {known}{_suggestion(field, denoiser)}")
+        group = _declared(group, name, denoiser)
         path += f"{name}."
     if dataclasses.is_dataclass(group):
         names = ", ".join(f"{path}{f.name}" for f in dataclasses.fields(group))
@@ -111,20 +133,26 @@ def _field_type(field: str, value: str) -> type:
     return group
 
 
-def _suggestion(field: str) -> str:
+def _declared(group: type, name: str, denoiser: str) -> type:
+    """The declared type of a group's field; of the denoiser, the class of its kind."""
+    declared = typing.get_type_hints(group)[name]
+    return DenoiserConfig.kind(denoiser) if declared is DenoiserConfig else declared
+
+
+def _suggestion(field: str, denoiser: str) -> str:
     """Text naming the fields whose last part is the same or spelt alike, those of the same group if it has one."""
     group, _, last = field.rpartition(".")
-    fields = list(_all_fields(Config, ""))
+    fields = list(_all_fields(Config, "", denoiser))
     alike = difflib.get_close_matches(last, {known.rpartition(".")[2] for known in fields}, n=1, cutoff=0.7)
     close = [known for known in fields if known.rpartition(".")[2] in alike]
     close = [known for known in close if known.rpartition(".")[0] == group] or close
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def _all_fields(group: type, path: str) -> Iterator[str]:
-    hints = typing.get_type_hints(group)
+def _all_fields(group: type, path: str, denoiser: str) -> Iterator[str]:
     for field in dataclasses.fields(group):
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from _all_fields(hints[field.name], f"{path}{field.name}.")
+        declared = _declared(group, field.name, denoiser)
+        if dataclasses.is_dataclass(declared):
+            yield from _all_fields(declared, f"{path}{field.name}.", denoiser)
         else:
             yield f"{path}{field.name}"

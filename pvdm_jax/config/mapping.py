@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pvdm_jax.config.checks import require
+from pvdm_jax.config.denoisers import DenoiserConfig, UNetConfig
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -25,8 +26,11 @@ def config_from_dict(cls: type, values: Mapping[str, Any], path: str = "") -> An
     """Makes the dataclass `cls` from a mapping (a ConfigDict or parsed JSON), checking every name and type.
 
     Raises ConfigError for an unknown field (with the allowed ones), a wrong type, or a value that `cls` refuses. A
-    field that is absent keeps its default; int is taken where float is declared.
+    field that is absent keeps its default; int is taken where float is declared. A denoiser's class follows from its
+    name.
     """
+    if cls is DenoiserConfig:
+        cls = DenoiserConfig.kind(values.get("name", UNetConfig.name))
     hints = typing.get_type_hints(cls)
     allowed = [f.name for f in dataclasses.fields(cls)]
     made = {}

@@ -7,23 +7,31 @@ differs where stability or exported quality can gain. docs/fidelity.md compares 
 from ml_collections import ConfigDict
 
 from pvdm_jax.config import require
-from pvdm_jax.config.loading import default_config
+from pvdm_jax.config.loading import default_config, use_denoiser
 
-VARIANTS = ("l", "s", "l-official", "s-official")
+VARIANTS = ("l", "s", "dit-l", "dit-s", "l-official", "s-official")
 
 
 def paper_config(name: str, variant: str, context_prob: float) -> ConfigDict:
     """Settings of PVDM-L or PVDM-S at 256 x 256 x 16; the data's own are left to the caller.
 
-    variant: of VARIANTS. context_prob: of predicting a clip given the one before. Raises ConfigError, with the
-    configuration's `name`, for another variant.
+    variant: of VARIANTS; "l" and "s" have the paper's U-Net, "dit-l" and "dit-s" a diffusion transformer with about as
+    many parameters (528 M and 132 M). context_prob: of training on a clip given the previous one. Raises ConfigError,
+    with the configuration's `name`, for another variant.
     """
     require(variant in VARIANTS, "variant", variant, f"{name} has {', '.join(VARIANTS)}")
-    large, official = variant.startswith("l"), variant.endswith("official")
+    large = variant in ("l", "dit-l", "l-official")
+    official = variant.endswith("official")
     config = default_config()  # its models are the autoencoder of the paper and PVDM-L
     config.data.resize = "bilinear"
-    config.unet.model_channels = 256 if large else 128
-    config.unet.position_embedding = not official
+    if variant.startswith("dit"):
+        use_denoiser(config, "dit")
+        config.denoiser.width = 1024 if large else 768
+        config.denoiser.depth = 28 if large else 12
+        config.denoiser.num_heads = 16 if large else 12
+    else:
+        config.denoiser.model_channels = 256 if large else 128
+        config.denoiser.position_embedding = not official
     (_official_autoencoder if official else _default_autoencoder)(config.train_autoencoder)
 
     stage = config.train_diffusion

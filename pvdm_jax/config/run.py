@@ -4,8 +4,9 @@ import dataclasses
 
 from pvdm_jax.config.checks import require
 from pvdm_jax.config.data import DataConfig, EncodeConfig
+from pvdm_jax.config.denoisers import DenoiserConfig, UNetConfig
 from pvdm_jax.config.diffusion import ProcessConfig, SampleConfig
-from pvdm_jax.config.models import AutoencoderConfig, UNetConfig
+from pvdm_jax.config.models import AutoencoderConfig
 from pvdm_jax.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig
 
 
@@ -34,7 +35,7 @@ class Config:
     seed: int = 0
     data: DataConfig = DataConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
-    unet: UNetConfig = UNetConfig()
+    denoiser: DenoiserConfig = UNetConfig()
     process: ProcessConfig = ProcessConfig()
     train_autoencoder: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
     encode: EncodeConfig = EncodeConfig()
@@ -43,16 +44,21 @@ class Config:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
-        ae, unet = self.autoencoder, self.unet
-        allowed = f"it must equal autoencoder.latent_channels ({ae.latent_channels})"
-        require(unet.latent_channels == ae.latent_channels, "unet.latent_channels", unet.latent_channels, allowed)
-        for name, patch in (("frames", 1), ("height", ae.patch_size), ("width", ae.patch_size)):
-            size, multiple = getattr(ae, name), patch * unet.downsampling
-            allowed = f"it must be a multiple of {multiple}: the U-Net shrinks the planes by {unet.downsampling}"
+        clip, denoiser = self.autoencoder, self.denoiser
+        channels, allowed = (
+            denoiser.latent_channels,
+            f"it must equal autoencoder.latent_channels ({clip.latent_channels})",
+        )
+        require(channels == clip.latent_channels, "denoiser.latent_channels", channels, allowed)
+        for name, patch in (("frames", 1), ("height", clip.patch_size), ("width", clip.patch_size)):
+            size, multiple = getattr(clip, name), patch * denoiser.grid_multiple
+            allowed = (
+                f"it must be a multiple of {multiple}: the denoiser shrinks the planes by {denoiser.grid_multiple}"
+            )
             require(size % multiple == 0, f"autoencoder.{name}", size, allowed)
-        for metric, field in (("loss_given_previous", "cond_model"), ("loss_given_both", "cond_next")):
-            measured = self.train_diffusion.best_metric != metric or getattr(unet, field)
-            require(measured, "train_diffusion.best_metric", metric, f"it is measured with unet.{field} only")
+        for metric, field in (("loss_given_previous", "previous_clip"), ("loss_given_both", "next_clip")):
+            measured = self.train_diffusion.best_metric != metric or getattr(denoiser, field)
+            require(measured, "train_diffusion.best_metric", metric, f"it is measured with denoiser.{field} only")
         for name in ("steps", "later_steps"):
             steps, most = getattr(self.sample, name), self.process.num_steps
             require(steps <= most, f"sample.{name}", steps, f"at most process.num_steps ({most})")

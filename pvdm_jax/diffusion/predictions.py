@@ -77,22 +77,22 @@ def loss_weights(process: Process) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Exercise:
-    """What one training step asks of the denoiser: noisy latents, their steps, and the answers."""
+class NoisyBatch:
+    """What one training step asks of the denoiser: noisy latents, their times, and the answers."""
 
     x: jax.Array
-    step: jax.Array
+    time: jax.Array
     target: jax.Array
     weight: jax.Array  # (b,) of each squared error
 
 
-def draw_exercise(process: Process, x0: jax.Array, key: jax.Array) -> Exercise:
-    """Uniform steps and normal noise for clean latents x0 (b, ...)."""
+def draw_noisy_batch(process: Process, x0: jax.Array, key: jax.Array) -> NoisyBatch:
+    """Uniform times and normal noise for clean latents x0 (b, ...)."""
     step_key, noise_key = jax.random.split(key)
     step = jax.random.randint(step_key, x0.shape[:1], 0, process.num_steps)
     noise = jax.random.normal(noise_key, x0.shape, jnp.float32)
     weight = jnp.asarray(loss_weights(process))[step]
-    return Exercise(process.diffuse(x0, step, noise), step, target(process, x0, step, noise), weight)
+    return NoisyBatch(process.diffuse(x0, step, noise), step, target(process, x0, step, noise), weight)
 
 
 def squared_error(predicted: jax.Array, expected: jax.Array) -> jax.Array:

@@ -23,12 +23,14 @@ State = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """One method. `every_step`: it visits all steps of the process, whatever their asked number is."""
+    """One method. `every_step`: it visits all steps of the process, whatever number of them is asked for.
+    `calls_per_step`: of the denoiser; the last step, which ends at the data, always takes one."""
 
     plan: Callable[[Process, np.ndarray], Row]
     step: Callable[[State, Estimate, Row, jax.Array, jax.Array], State]
     memory: tuple[str, ...] = ()
     every_step: bool = False
+    calls_per_step: int = 1
 
     def start(self, noise: jax.Array) -> State:
         """The state before the first call."""
@@ -155,12 +157,14 @@ SAMPLERS = {
     "dpmpp": Sampler(_dpmpp_plan, _dpmpp_step, memory=("x0_before",)),
     "dpmpp_sde": Sampler(_dpmpp_sde_plan, _dpmpp_sde_step, memory=("x0_before",)),
     # Heun's method on the probability flow (Karras et al. 2022): the second order from two calls a step.
-    "heun": Sampler(_heun_plan, _heun_step, memory=("start", "slope")),
+    "heun": Sampler(_heun_plan, _heun_step, memory=("start", "slope"), calls_per_step=2),
     # Euler's: DDIM with eta 0, but for the noise, which is what the clipped x_0 leaves of x_t.
     "euler": Sampler(_euler_plan, _euler_step),
 }
 
 
-def calls(sampler: str, steps: int) -> int:
+def count_calls(sampler: str, steps: int, process: Process) -> int:
     """How often `sampler` calls the denoiser in `steps` steps."""
-    return 2 * steps - 1 if sampler == "heun" else steps
+    method = SAMPLERS[sampler]
+    steps = process.num_steps if method.every_step else steps
+    return method.calls_per_step * (steps - 1) + 1

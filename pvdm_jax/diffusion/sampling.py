@@ -1,6 +1,6 @@
 """Sampling videos: a scan over the denoiser's calls for a clip, and a scan over the clips of a video.
 
-Every clip is sampled given the latents of the clip before it (paper section 3.3, algorithm 2). Noise is drawn for
+Every clip is sampled given the latents of the previous one (paper section 3.3, algorithm 2). Noise is drawn for
 each video from its own key, so a video depends neither on the others of its batch nor on the number of devices.
 """
 
@@ -59,37 +59,37 @@ def sample_clip(
 
 
 def sample_video(
-    sample: Callable[[jax.Array, jax.Array, bool], jax.Array],
-    finish: Callable[[jax.Array, bool], tuple[Any, jax.Array]],
+    sample: Callable[[jax.Array, Any, bool], jax.Array],
+    finish: Callable[[jax.Array, bool], tuple[Any, Any]],
     keys: jax.Array,
-    context: jax.Array,
+    condition: Any,
     num_clips: int,
     *,
     given: bool,
     number: int | jax.Array = 0,
-) -> tuple[Any, jax.Array]:
-    """`num_clips` clips for each key (b,), each conditioned on the one before.
+) -> tuple[Any, Any]:
+    """`num_clips` clips for each key (b,), each conditioned on the previous one.
 
-    sample(keys, context, later) gives a clip's latents; finish(latents, later) gives what is kept of a clip and the
-    context (b, positions, k) of the next one. `later` is False for the first clip of a video that nothing is given
-    for. context: of the clip to go on from, or zeros; given: whether there is such a clip. number: of the first clip,
-    for its noise: a video can be made in several calls. Returns what was kept, stacked on a leading axis, and the
-    last context.
+    sample(keys, condition, later) gives a clip's latents; finish(latents, later) gives what is kept of a clip and the
+    condition of the next one, a pytree like `condition`. `later` is False for the first clip of a video that has no
+    neighbouring clip. condition: of the first clip; given: whether it has a neighbouring clip. number: of the first
+    clip, for its noise: a video can be made in several calls. Returns what was kept, stacked on a leading axis, and the
+    condition of the clip after the last one.
     """
 
     def clip_keys(number):
         return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
-    def later(context, number):
-        kept, context = finish(sample(clip_keys(number), context, True), True)
-        return context, kept
+    def later(condition, number):
+        kept, condition = finish(sample(clip_keys(number), condition, True), True)
+        return condition, kept
 
     if given:
-        context, kept = jax.lax.scan(later, context, number + jnp.arange(num_clips))
-        return kept, context
-    kept, context = finish(sample(clip_keys(number), context, False), False)
+        condition, kept = jax.lax.scan(later, condition, number + jnp.arange(num_clips))
+        return kept, condition
+    kept, condition = finish(sample(clip_keys(number), condition, False), False)
     kept = jax.tree.map(lambda x: x[None], kept)
     if num_clips == 1:
-        return kept, context
-    context, rest = jax.lax.scan(later, context, number + jnp.arange(1, num_clips))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), kept, rest), context
+        return kept, condition
+    condition, rest = jax.lax.scan(later, condition, number + jnp.arange(1, num_clips))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), kept, rest), condition

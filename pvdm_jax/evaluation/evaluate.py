@@ -140,7 +140,10 @@ def evaluate_model(
             "this model has no denoiser: stage 2 has not been trained; measures=reconstruction needs none"
         )
     require(
-        not sampled_measures or longest <= clip.frames or config.unet.cond_model, "protocol.frames", longest, allowed
+        not sampled_measures or longest <= clip.frames or config.denoiser.previous_clip,
+        "protocol.frames",
+        longest,
+        allowed,
     )
     run = _Run(protocol, places.cache, batch_size)
     run.networks["fvd"] = space.facts
@@ -172,7 +175,7 @@ def evaluate_model(
         if with_seams:
             run.seams(found.rows)
     if "seams" in protocol.measures and not with_seams:
-        if config.unet.cond_model:
+        if config.denoiser.previous_clip:
             frames = protocol.seam_clips * clip.frames
             videos = Generated(model, fingerprint, protocol, frames, protocol.seam_samples, labels, size, sampled_long)
             found = run.measure(videos, lambda batch: _seam_rows(batch, clip.frames), {"seams": True}, "long videos")
@@ -363,10 +366,10 @@ def _labels(model: "PVDM", data: DataConfig, protocol: ProtocolConfig) -> np.nda
     """Classes of the videos to sample, on a model that knows classes: each in turn, or as many of each as among the
     protocol's real clips, in random order."""
     config = model.config
-    if config.unet.num_classes == 0:
+    if config.denoiser.num_classes == 0:
         return None
     if protocol.classes == "turn":
-        return np.arange(config.unet.num_classes, dtype=np.int32)
+        return np.arange(config.denoiser.num_classes, dtype=np.int32)
     clip = config.autoencoder
     real = source_clips(data, config.seed, clip.frames, protocol.real_samples, protocol, (clip.height, clip.width))
     return np.random.default_rng([protocol.seed, 8]).permutation(real.labels())

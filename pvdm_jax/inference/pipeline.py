@@ -8,22 +8,20 @@ gives the same videos clip by clip, in constant memory whatever their length.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
-from pvdm_jax.config import Config, ConfigError, MeshConfig, config_from_dict
-from pvdm_jax.diffusion.samplers import calls
-from pvdm_jax.inference.sampler import Method, SamplingProgram, clips_of, method_of, settings_of, strengths_of
+from pvdm_jax.config import Config, ConfigError, MeshConfig, SampleConfig, config_from_dict
+from pvdm_jax.diffusion.samplers import count_calls
+from pvdm_jax.inference.latent_model import LatentModel
+from pvdm_jax.inference.sampler import SampleBatch, SamplingProgram, clips_of, settings_of, split_settings
 from pvdm_jax.models import functional
-from pvdm_jax.models.triplane import Planes, unpack
-from pvdm_jax.models.unet import UNet
+from pvdm_jax.models.condition import Neighbour
 from pvdm_jax.runtime import sharding
-from pvdm_jax.runtime.allocator import fill_holes_after_compiling
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.run_folder import CONFIG as RUN_CONFIG
 from pvdm_jax.storage.run_folder import RunFolder
@@ -61,7 +59,7 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
     fields = {field.name for field in dataclasses.fields(Config)}
     config = config_from_dict(Config, {name: value for name, value in settings.items() if name in fields})
     _, weights = run_autoencoder.load_autoencoder(config.autoencoder, directory)
-    _, abstract = functional.abstract(lambda: UNet(config.unet, rngs=nnx.Rngs(0)))
+    abstract = LatentModel(config.autoencoder, config.denoiser).abstract_denoiser
     try:
         denoiser = read_part(run.diffusion.path, "ema", abstract)
     except FileNotFoundError:
@@ -72,12 +70,13 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
 class PVDM:
     """A video model: the autoencoder's and (or None) the denoiser's weights, with the configuration that made them.
 
-    Videos are uint8 (b, t, height, width, 3) of the size in `config.autoencoder`. Options of `sample`, `stream`,
+    Videos are uint8 (b, t, height, width, 3) of the size in `config.autoencoder`, latents float32 (b, positions,
+    channels); `latent_spec` says what their positions are. Options of `sample`, `stream`,
     `extend`, `interpolate` and `preview` are fields of SampleConfig; those that are absent or None come from
     `config.sample`. The devices are those of this process: several hosts share videos, not the work on one of them.
     """
 
-    make_program = SamplingProgram  # of the configuration
+    make_model = LatentModel  # of the configurations of autoencoder and denoiser
 
     def __init__(
         self,
@@ -87,27 +86,30 @@ class PVDM:
         class_names: tuple[str, ...] = (),
         mesh: Mesh | None = None,
     ):
-        fill_holes_after_compiling()
         self.config, self.class_names = config, class_names
-        self.program = self.make_program(config)
-        self.plane_shape = self.program.plane_shape
+        self.model = self.make_model(config.autoencoder, config.denoiser)
+        self.latent_spec = self.model.spec
+        self.program = SamplingProgram(config, self.model)
         self.mesh = mesh or sharding.make_mesh(MeshConfig(), jax.local_devices())
         weights = {"autoencoder": autoencoder} | ({} if denoiser is None else {"denoiser": denoiser})
         self.weights = jax.device_put(weights, sharding.parameter_shardings(self.mesh, weights))
         self._encode = jax.jit(self.program.encode)
         self._decode = jax.jit(self.program.decode)
         self._confirm = jax.jit(self.program.confirm)
-        self._generate = jax.jit(self.program.generate, static_argnames=("method", "clips", "given"))
-        self._preview = jax.jit(self.program.preview, static_argnames=("method",))
+        self._generate = jax.jit(self.program.generate, static_argnames=("settings", "clips", "given"))
+        self._preview = jax.jit(self.program.preview, static_argnames=("settings",))
 
-    def encode(self, video: np.ndarray | jax.Array) -> Planes:
-        """The latents of clips: uint8, or float in [-1, 1], (b, frames, height, width, 3)."""
+    def encode(self, video: np.ndarray | jax.Array) -> np.ndarray:
+        """The latents (b, positions, channels) of clips: uint8, or float in [-1, 1], (b, frames, height, width, 3)."""
         self._check_video(video, one_clip=True)
-        return unpack(self._over_batches(self._encode, np.asarray(video)), self.plane_shape)
+        return self._over_batches(self._encode, np.asarray(video))
 
-    def decode(self, planes: Planes) -> np.ndarray:
-        """Clips of latents: uint8 (b, frames, height, width, 3)."""
-        return self._over_batches(self._decode, _packed(planes))
+    def decode(self, latents: np.ndarray | jax.Array) -> np.ndarray:
+        """The clips of latents (b, positions, channels): uint8 (b, frames, height, width, 3).
+
+        Raises ValueError for latents of another shape.
+        """
+        return self._over_batches(self._decode, self._check_latents(latents))
 
     def reconstruct(self, video: np.ndarray) -> np.ndarray:
         """Encodes and decodes uint8 videos (b, t, height, width, 3), clip by clip; t must be a multiple of a clip's
@@ -119,14 +121,14 @@ class PVDM:
         clips = np.asarray(video).reshape(-1, frames, *video.shape[2:])
         return self.decode(self.encode(clips)).reshape(video.shape)
 
-    def confirm_plane_order(self, planes: Planes) -> tuple[Planes, np.ndarray]:
-        """Planes with the motion planes in the order that the autoencoder confirms, and which were exchanged (b,).
+    def confirm_plane_order(self, latents: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
+        """Latents with the motion planes in the order that the autoencoder confirms, and which were exchanged (b,).
 
         A denoiser without position embedding can't tell the two apart. Raises ValueError on a model whose motion
         planes differ in size.
         """
-        latents, _, exchanged = self._over_batches(self._confirm, _packed(planes))
-        return unpack(latents, self.plane_shape), exchanged
+        confirmed, _, exchanged = self._over_batches(self._confirm, self._check_latents(latents))
+        return confirmed, exchanged
 
     def sample(
         self,
@@ -144,7 +146,9 @@ class PVDM:
         none. indices: which videos of the key's endless row (None: the first ones). Video i depends on the key and i
         alone, not on num_videos or the devices.
         """
-        request = self._request(key, self._no_context(num_videos), num_frames, labels, indices, options, given=False)
+        request = self._request(
+            key, {}, count=num_videos, num_frames=num_frames, labels=labels, indices=indices, options=options
+        )
         return self._run_at_once(request)
 
     def stream(
@@ -160,13 +164,12 @@ class PVDM:
     ) -> Iterator[np.ndarray]:
         """The videos of `sample`, or with `video` those of `extend`, clip by clip: uint8 (num_videos, at most a clip's
         frames, height, width, 3). Memory doesn't grow with num_frames, and no length compiles anything new."""
-        if video is None:
-            context = self._no_context(num_videos)
-        else:
-            context = self._context_after(video)
-        return self._run_clip_by_clip(
-            self._request(key, context, num_frames, labels, indices, options, given=video is not None)
+        neighbours = {} if video is None else self._previous(video)
+        count = num_videos if video is None else len(video)
+        request = self._request(
+            key, neighbours, count=count, num_frames=num_frames, labels=labels, indices=indices, options=options
         )
+        return self._run_clip_by_clip(request)
 
     def extend(
         self,
@@ -180,11 +183,14 @@ class PVDM:
     ) -> np.ndarray:
         """`num_frames` new frames that follow each video: uint8 (b, num_frames, height, width, 3).
 
-        video: uint8 (b, t, height, width, 3), of at least one clip, whose last clip is gone on from. Other arguments
-        as in `sample`. Raises ConfigError on a model that takes no previous clip.
+        video: uint8 (b, t, height, width, 3), of at least one clip; its last clip is the previous one of the first new
+        clip. Other arguments as in `sample`. Raises ConfigError on a model that takes no previous clip.
         """
-        context = self._context_after(video)
-        return self._run_at_once(self._request(key, context, num_frames, labels, indices, options, given=True))
+        neighbours = self._previous(video)
+        request = self._request(
+            key, neighbours, count=len(video), num_frames=num_frames, labels=labels, indices=indices, options=options
+        )
+        return self._run_at_once(request)
 
     def interpolate(
         self,
@@ -200,20 +206,22 @@ class PVDM:
 
         first, second: uint8 (b, t, height, width, 3) of at least one clip; what lies between the last clip of the one
         and the first clip of the other is made. Raises ConfigError on a model that wasn't trained for it
-        (unet.cond_next).
+        (denoiser.next_clip).
         """
-        if not self.config.unet.cond_next:
+        if not self.config.denoiser.next_clip:
             raise ConfigError(
-                "this model's denoiser takes no next clip: interpolation needs one trained with unet.cond_next=True"
+                "this model's denoiser takes no next clip: interpolation needs one trained with denoiser.next_clip=True"
             )
         frames = self.config.autoencoder.frames
         for name, video in (("first", first), ("second", second)):
             self._check_length(video, name)
         if len(first) != len(second):
             raise ValueError(f"there are {len(first)} first and {len(second)} second videos; they go in pairs")
-        sides = [_packed(self.encode(clip)) for clip in (first[:, -frames:], second[:, :frames])]
-        context = np.concatenate(sides, axis=-1)
-        return self._run_at_once(self._request(key, context, frames, labels, indices, options, given=True))
+        neighbours = {"previous": self.encode(first[:, -frames:]), "next": self.encode(second[:, :frames])}
+        request = self._request(
+            key, neighbours, count=len(first), num_frames=frames, labels=labels, indices=indices, options=options
+        )
+        return self._run_at_once(request)
 
     def preview(
         self,
@@ -228,23 +236,26 @@ class PVDM:
         """How the first clips of `sample` come about: what the denoiser takes them for at every `every`-th of its
         calls, and at the last.
 
-        Returns uint8 (previews, num_videos, frames, height, width, 3) and the process's steps, (previews,) int32.
+        Returns uint8 (previews, num_videos, frames, height, width, 3) and the process's times, (previews,) int32.
         """
         if every < 1:
             raise ValueError(f"every is {every}; it must be positive")
-        request = self._request(key, self._no_context(num_videos), None, labels, indices, options, given=False)
-        latents, estimates, steps = self._preview(
-            self.weights, request.key, request.batch, request.strengths, method=request.method
+        request = self._request(
+            key, {}, count=num_videos, num_frames=None, labels=labels, indices=indices, options=options
         )
-        chosen = np.arange(len(steps))[::-1][::every][::-1]  # the last is always among them
+        latents, estimates, times = self._preview(
+            self.weights, request.key, request.batch, request.numbers, settings=request.settings
+        )
+        chosen = np.arange(len(times))[::-1][::every][::-1]  # the last is always among them
         estimates = sharding.to_numpy(estimates)[chosen, :num_videos]
         flat = estimates.reshape(-1, *estimates.shape[2:])
-        if request.method.confirm:
+        if request.settings.plane_order == "confirm":
             # The order that the finished clip turns out to have is that of all its previews.
             _, _, exchanged = self._over_batches(self._confirm, sharding.to_numpy(latents)[:num_videos])
-            flat = np.where(np.tile(exchanged, len(chosen))[:, None, None], _exchanged(flat, self.plane_shape), flat)
+            exchange = self.latent_spec.exchange()
+            flat = np.where(np.tile(exchanged, len(chosen))[:, None, None], flat[:, exchange], flat)
         videos = self._over_batches(self._decode, flat)
-        return videos.reshape(len(chosen), num_videos, *videos.shape[1:]), np.asarray(steps)[chosen]
+        return videos.reshape(len(chosen), num_videos, *videos.shape[1:]), np.asarray(times)[chosen]
 
     def fingerprint(self) -> str:
         """A hash of all weights, with their names."""
@@ -253,33 +264,37 @@ class PVDM:
     def calls(self, num_frames: int | None = None, given: bool = False, **options: Any) -> int:
         """How often the denoiser is called for a video of `num_frames`."""
         settings, clips = settings_of(self.config, options), clips_of(self.config, num_frames)
-        first, later = (
-            self.config.process.num_steps if settings.sampler == "ddpm" else calls(settings.sampler, steps)
-            for steps in (settings.steps, settings.later_steps)
-        )
+        first = count_calls(settings.sampler, settings.steps, self.program.process)
+        later = count_calls(settings.sampler, settings.later_steps, self.program.process)
         return clips * later if given else first + (clips - 1) * later
 
-    def _no_context(self, count: int) -> np.ndarray:
-        return np.zeros((count, *self.program.context_shape), np.float32)
-
-    def _context_after(self, video: np.ndarray) -> np.ndarray:
+    def _previous(self, video: np.ndarray) -> dict[str, np.ndarray]:
+        """The last clip of videos as a neighbour, {"previous": latents (b, positions, channels)}."""
         self._check_length(video, "video")
-        if not self.config.unet.cond_model:
-            raise ConfigError("this model's denoiser takes no previous clip (unet.cond_model=False): it can't extend")
-        latents = _packed(self.encode(video[:, -self.config.autoencoder.frames :]))
-        context = self._no_context(len(latents))
-        context[:, :, : latents.shape[2]] = latents
-        return context
+        if not self.config.denoiser.previous_clip:
+            raise ConfigError(
+                "this model's denoiser takes no previous clip (denoiser.previous_clip=False): it can't extend"
+            )
+        return {"previous": self.encode(video[:, -self.config.autoencoder.frames :])}
 
-    def _request(self, key, context, num_frames, labels, indices, options, given) -> "_Request":
-        """Checks what is asked for, and lays it out over the devices."""
+    def _request(
+        self,
+        key: jax.Array,
+        neighbours: Mapping[str, np.ndarray],
+        *,
+        count: int,
+        num_frames: int | None,
+        labels: Sequence[int] | np.ndarray | None,
+        indices: Sequence[int] | np.ndarray | None,
+        options: Mapping[str, Any],
+    ) -> "_Request":
+        """Checks what is asked for, and lays it out over the devices. neighbours: latents by name, {} for none."""
         if "denoiser" not in self.weights:
             raise ConfigError("this model has no denoiser: stage 2 has not been trained")
-        settings, count = settings_of(self.config, options), len(context)
         if count < 1 or (num_frames is not None and num_frames < 1):
             raise ValueError(f"{count} videos of {num_frames} frames were asked for; both must be positive")
         clips = clips_of(self.config, num_frames)
-        if clips > 1 and not self.config.unet.cond_model:
+        if clips > 1 and not self.config.denoiser.previous_clip:
             raise ConfigError(
                 f"{num_frames} frames take {clips} clips, but this model's denoiser takes no previous clip"
             )
@@ -287,17 +302,28 @@ class PVDM:
         indices = np.arange(count) if indices is None else np.asarray(indices)
         if indices.shape != (count,) or indices.min() < 0 or indices.max() >= 2**32:
             raise ValueError(f"indices are {indices.tolist()}; {count} numbers from 0 to 2^32 - 1 are needed")
+        settings, numbers = split_settings(self.model, settings_of(self.config, options))
+
         # Every device gets as many videos; those that fill up are dropped.
         padded = -(-count // self.mesh.size) * self.mesh.size
         row = np.minimum(np.arange(padded), count - 1)
-        batch = {"index": indices[row].astype(np.uint32), "context": context[row], "label": labels[row]}
-        batch = jax.device_put(batch, sharding.batch_sharding(self.mesh))
-        method = method_of(self.config, settings)
-        frames = self.config.autoencoder.frames if num_frames is None else num_frames
-        return _Request(key, batch, strengths_of(settings), method, count, frames, clips, given)
+        condition = self.model.absent(padded)
+        given = {name: Neighbour(x[row], np.ones(padded, bool)) for name, x in neighbours.items()}
+        label = None if condition.label is None else labels[row]
+        batch = SampleBatch(indices[row].astype(np.uint32), dataclasses.replace(condition, **given, label=label))
+        return _Request(
+            key=key,
+            batch=jax.device_put(batch, sharding.batch_sharding(self.mesh)),
+            settings=settings,
+            numbers=numbers,
+            count=count,
+            frames=self.config.autoencoder.frames if num_frames is None else num_frames,
+            clips=clips,
+            given=bool(neighbours),
+        )
 
     def _labels(self, labels, count: int) -> np.ndarray:
-        classes = self.config.unet.num_classes
+        classes = self.config.denoiser.num_classes
         if labels is None:
             return np.full(count, -1, np.int32)
         if not classes:
@@ -308,29 +334,29 @@ class PVDM:
         return labels
 
     def _run_at_once(self, request: "_Request") -> np.ndarray:
-        video, _ = self._call(request, 0, request.batch, request.clips, request.given)
+        video, _ = self._call(request, request.batch, number=0, clips=request.clips, given=request.given)
         return sharding.to_numpy(video)[: request.count, : request.frames]
 
     def _run_clip_by_clip(self, request: "_Request") -> Iterator[np.ndarray]:
         batch, waiting = request.batch, None
         for number in range(request.clips):
-            video, context = self._call(request, number, batch, 1, request.given or number > 0)
-            batch = batch | {"context": context}
-            # The devices work on a clip while the one before is taken from them and written.
+            video, condition = self._call(request, batch, number=number, clips=1, given=request.given or number > 0)
+            batch = dataclasses.replace(batch, condition=condition)
+            # The devices work on a clip while the previous one is taken from them and written.
             if waiting is not None:
                 yield sharding.to_numpy(waiting)[: request.count]
             waiting = video
         last = request.frames - (request.clips - 1) * self.config.autoencoder.frames
         yield sharding.to_numpy(waiting)[: request.count, :last]
 
-    def _call(self, request: "_Request", number: int, batch: dict[str, jax.Array], clips: int, given: bool):
+    def _call(self, request: "_Request", batch: SampleBatch, *, number: int, clips: int, given: bool) -> Any:
         return self._generate(
             self.weights,
             request.key,
             np.int32(number),
             batch,
-            request.strengths,
-            method=request.method,
+            request.numbers,
+            settings=request.settings,
             clips=clips,
             given=given,
         )
@@ -340,11 +366,17 @@ class PVDM:
         size = min(self.config.encode.batch_size, len(items))
         return sharding.map_batches(self.mesh, lambda batch: function(self.weights, batch), items, size)
 
+    def _check_latents(self, latents: np.ndarray | jax.Array) -> np.ndarray:
+        latents, (positions, channels) = np.asarray(latents), self.latent_spec.shape
+        if latents.shape[1:] != (positions, channels):
+            raise ValueError(f"latents have shape {latents.shape}; this model takes (b, {positions}, {channels})")
+        return latents
+
     def _check_length(self, video: np.ndarray, name: str) -> None:
         self._check_video(video)
         frames = self.config.autoencoder.frames
         if video.shape[1] < frames:
-            raise ValueError(f"{name} has {video.shape[1]} frames; going on from it takes at least a clip's {frames}")
+            raise ValueError(f"{name} has {video.shape[1]} frames; it needs at least those of one clip, {frames}")
 
     def _check_video(self, video: np.ndarray | jax.Array, one_clip: bool = False) -> None:
         model = self.config.autoencoder
@@ -361,22 +393,10 @@ class _Request:
     """A checked call of the sampler."""
 
     key: jax.Array
-    batch: dict[str, jax.Array]
-    strengths: Any
-    method: Method
+    batch: SampleBatch
+    settings: SampleConfig
+    numbers: Mapping[str, Any]
     count: int  # of videos, without those that fill up the devices
     frames: int  # of each
     clips: int
-    given: bool
-
-
-def _packed(planes: Planes) -> np.ndarray:
-    """`planes.pack()` of numpy or device arrays, as numpy."""
-    planes = jax.tree.map(np.asarray, planes)
-    flat = [plane.reshape(plane.shape[0], -1, plane.shape[-1]) for plane in (planes.yx, planes.tx, planes.ty)]
-    return np.concatenate(flat, axis=1)
-
-
-def _exchanged(packed: np.ndarray, shape: Any) -> np.ndarray:
-    planes = unpack(packed, shape)
-    return _packed(Planes(planes.yx, planes.ty, planes.tx))
+    given: bool  # whether the first clip has a neighbour

@@ -11,14 +11,20 @@ from einops import rearrange
 from flax import nnx
 
 from pvdm_jax.config import AutoencoderConfig
+from pvdm_jax.models.latent import LatentSpec, Tokens
 from pvdm_jax.models.ops.layers import linear, uniform
 from pvdm_jax.models.transformer import DividedBlock, PlaneBlock, scan, scan_to_first, stack
-from pvdm_jax.models.triplane import Planes, PlaneShape
+from pvdm_jax.models.triplane import Planes, PlaneShape, unpack
 
 
 def plane_shape(config: AutoencoderConfig) -> PlaneShape:
     """The latent grid of a clip."""
     return PlaneShape(config.frames, config.height // config.patch_size, config.width // config.patch_size)
+
+
+def latent_spec(config: AutoencoderConfig) -> LatentSpec:
+    """The latent of a clip."""
+    return plane_shape(config).latent_spec(config.latent_channels)
 
 
 class PlaneProjection(nnx.Module):
@@ -46,7 +52,7 @@ class PlaneProjection(nnx.Module):
 
 
 class Autoencoder(nnx.Module):
-    """Video in [-1, 1] to Planes and back."""
+    """Video in [-1, 1] to packed planes and back."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -71,8 +77,9 @@ class Autoencoder(nnx.Module):
         self.to_pixels = linear(channels, pixels, bias=False, init=uniform(pixels), dtype=dtype, rngs=rngs)
         self.colour_bias = nnx.Param(uniform(pixels)(rngs.params(), (3,)))
 
-    def encode(self, video: jax.Array) -> Planes:
-        """Video (b, frames, height, width, 3), float in [-1, 1], to Planes in (-1, 1), float32.
+    def encode(self, video: jax.Array) -> Tokens:
+        """Video (b, frames, height, width, 3), float in [-1, 1], to latents (b, positions, channels) in (-1, 1),
+        float32.
 
         Raises ValueError for a video of another size than the configured one.
         """
@@ -80,9 +87,13 @@ class Autoencoder(nnx.Module):
         expected = (config.frames, config.height, config.width, 3)
         if video.ndim != 5 or video.shape[1:] != expected:
             raise ValueError(f"video has shape {video.shape}; this autoencoder takes (batch, {expected})")
+
+        # Tokens of a (t, h, w) grid.
         p = config.patch_size
         patches = rearrange(video, "b t (h p) (w q) c -> b t h w (p q c)", p=p, q=p)
         grid = scan(self.encoder, self.from_pixels(patches.astype(config.dtype)), config.remat)
+
+        # Three planes.
         batch, frames, height, width, _ = grid.shape
         over_time = self.project_yx(rearrange(grid, "b t h w c -> (b h w) t c"))
         over_rows = self.project_tx(rearrange(grid, "b t h w c -> (b t w) h c"))
@@ -92,12 +103,12 @@ class Autoencoder(nnx.Module):
             tx=over_rows.reshape(batch, frames, width, -1),
             ty=over_columns.reshape(batch, frames, height, -1),
         )
-        return jax.tree.map(lambda plane: plane.astype(jnp.float32), planes)
+        return planes.pack().astype(jnp.float32)
 
-    def decode(self, planes: Planes) -> jax.Array:
-        """Planes to video (b, frames, height, width, 3), float32 in [-1, 1]."""
+    def decode(self, latents: Tokens) -> jax.Array:
+        """Latents (b, positions, channels) to video (b, frames, height, width, 3), float32 in [-1, 1]."""
         p = self.config.patch_size
-        planes = jax.tree.map(lambda plane: plane.astype(self.config.dtype), planes)
+        planes = unpack(latents.astype(self.config.dtype), plane_shape(self.config))
         lifted = Planes(yx=self.lift_yx(planes.yx), tx=self.lift_tx(planes.tx), ty=self.lift_ty(planes.ty))
         patches = self.to_pixels(scan(self.decoder, lifted.expand(), self.config.remat)).astype(jnp.float32)
         video = rearrange(patches, "b t h w (p q c) -> b t (h p) (w q) c", p=p, q=p)

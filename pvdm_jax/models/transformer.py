@@ -117,11 +117,13 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) ->
     return functional.merge(graphdef, params)
 
 
-def scan(stacked: nnx.Module, x: jax.Array, policy: str = "none") -> jax.Array:
-    """Applies the modules of `stack` one after the other; `policy` says what of each is kept for the gradient
-    (`models.remat`)."""
+def scan(stacked: nnx.Module, x: jax.Array, policy: str = "none", *shared: jax.Array) -> jax.Array:
+    """Applies the modules of `stack` one after the other: x = module(x, *shared).
+
+    `policy` says what of each is kept for the gradient (`models.ops.remat`).
+    """
     graphdef, params = functional.split(stacked)
-    return _scan(graphdef, params, x, policy)
+    return _scan(graphdef, params, x, policy, *shared)
 
 
 def scan_to_first(stacked: nnx.Module, x: jax.Array, policy: str = "none") -> jax.Array:
@@ -136,7 +138,7 @@ def scan_to_first(stacked: nnx.Module, x: jax.Array, policy: str = "none") -> ja
     return block(last, x)[:, 0]
 
 
-def _scan(graphdef, params, x, policy):
+def _scan(graphdef, params, x, policy, *shared):
     unroll = len(jax.tree.leaves(params)[0]) <= UNROLLED
-    block = remat(lambda layer, x: functional.merge(graphdef, layer)(x), policy, scanned=not unroll)
-    return jax.lax.scan(lambda x, layer: (block(layer, x), None), x, params, unroll=unroll)[0]
+    block = remat(lambda layer, *inputs: functional.merge(graphdef, layer)(*inputs), policy, scanned=not unroll)
+    return jax.lax.scan(lambda x, layer: (block(layer, x, *shared), None), x, params, unroll=unroll)[0]

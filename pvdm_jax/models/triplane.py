@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pvdm_jax.models.latent import LatentSpec, Segment
+
 
 class PlaneShape(NamedTuple):
     """Size of the latent grid: frames, rows and columns (for the paper's clips 16, 32, 32)."""
@@ -35,6 +37,22 @@ class PlaneShape(NamedTuple):
     def positions(self) -> int:
         """Positions of all three planes together (the paper's 2,048)."""
         return self.height * self.width + self.frames * (self.height + self.width)
+
+    def latent_spec(self, channels: int) -> LatentSpec:
+        """The packed planes as one latent. The motion planes can be exchanged where they have the same size."""
+        parts, start = [], 0
+        for name, sizes in (("yx", self.yx), ("tx", self.tx), ("ty", self.ty)):
+            parts.append(Segment(name, tuple(name), sizes, start))
+            start = parts[-1].slice.stop
+        return LatentSpec(channels, tuple(parts), ("tx", "ty") if self.tx == self.ty else None)
+
+    @staticmethod
+    def of(spec: LatentSpec) -> "PlaneShape":
+        """The grid whose packed planes a latent is. Raises ValueError for a latent of another structure."""
+        sizes = {part.name: part.sizes for part in spec.parts}
+        if tuple(sizes) != ("yx", "tx", "ty"):
+            raise ValueError(f"the latent has the segments {', '.join(sizes)}; planes are yx, tx and ty")
+        return PlaneShape(sizes["tx"][0], *sizes["yx"])
 
 
 @jax.tree_util.register_dataclass

@@ -12,15 +12,17 @@ wrong way round, which the autoencoder decodes to rubbish. Nor does attention ac
 positions belong together. `position_embedding` says both; the official code has none.
 """
 
-import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from pvdm_jax.config import UNetConfig
 from pvdm_jax.models import functional
+from pvdm_jax.models.condition import Condition
+from pvdm_jax.models.embeddings import POSITION_FEATURES, position_features, time_embedding
+from pvdm_jax.models.latent import LatentSpec, Tokens
 from pvdm_jax.models.ops.attention import attention
 from pvdm_jax.models.ops.layers import convolution, fusion_barrier, linear, silu, zeros
 from pvdm_jax.models.ops.norms import group_norm
@@ -28,38 +30,6 @@ from pvdm_jax.models.ops.remat import remat
 from pvdm_jax.models.triplane import Planes, PlaneShape, unpack
 
 Images = tuple[jax.Array, ...]  # (n, rows, columns, features) each
-
-
-def step_embedding(step: jax.Array, channels: int) -> jax.Array:
-    """Diffusion steps (b,) as (b, channels), channels even: cosines, then sines, of step * 10000^(-i / half)."""
-    half = channels // 2
-    frequencies = np.exp(-math.log(10000) * np.arange(half, dtype=np.float32) / half)
-    angles = step.astype(jnp.float32)[:, None] * frequencies[None]
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-
-
-AXES = ("t", "y", "x")
-POSITION_FEATURES = 9  # of each axis: 1, and half waves cos(k pi (i + 1/2) / size), k = 1 .. 8
-
-
-def positions(shape: PlaneShape) -> Planes:
-    """Where each position of the planes lies: (1, rows, columns, 27), 9 features for each of the axes t, y, x.
-
-    A position has the same features of an axis in both planes that share it, and zeros for the axis that its plane
-    lacks.
-    """
-    half_waves = np.arange(POSITION_FEATURES)
-    sizes = dict(zip(AXES, shape, strict=True))
-
-    def plane(rows: str, columns: str) -> jax.Array:
-        features = np.zeros((1, sizes[rows], sizes[columns], len(AXES), POSITION_FEATURES), np.float32)
-        for name, spread in ((rows, (1, -1, 1)), (columns, (1, 1, -1))):
-            place = (np.arange(sizes[name]) + 0.5) / sizes[name]
-            waves = np.cos(np.pi * place[:, None] * half_waves)
-            features[..., AXES.index(name), :] = waves.reshape(*spread, POSITION_FEATURES)
-        return jnp.asarray(features.reshape(*features.shape[:3], -1))
-
-    return Planes(yx=plane("y", "x"), tx=plane("t", "x"), ty=plane("t", "y"))
 
 
 def _upsample(x: jax.Array) -> jax.Array:
@@ -97,17 +67,19 @@ class ResBlock(nnx.Module):
         else:
             self.shortcut = _unchanged
 
-    def __call__(self, images: Images, embedding: jax.Array) -> Images:
-        """Images of features_in and SiLU'd embedding (b, 4 * model_channels) to images of `features`."""
+    def __call__(self, images: Images, embedding: jax.Array, planes: Sequence[int]) -> Images:
+        """Images of features_in and SiLU'd embedding (b, 4 * model_channels) to images of `features`.
+
+        planes: how many planes of each clip are in each batch of images.
+        """
         embedded = self.embed(embedding)
         changed = self.conv_in(*(self.resample(silu(self.norm_in(x))) for x in images))
-        changed = self.conv_out(*(silu(self._embed(y, embedded)) for y in changed))
+        embedded = [jnp.repeat(embedded, count, axis=0) for count in planes]
+        changed = self.conv_out(*(silu(self._embed(y, e)) for y, e in zip(changed, embedded, strict=True)))
         return tuple(self.shortcut(self.resample(x)) + y for x, y in zip(images, changed, strict=True))
 
     def _embed(self, y: jax.Array, embedded: jax.Array) -> jax.Array:
-        """The second norm of images, with the step's embedding (b, features)."""
-        if y.shape[0] != embedded.shape[0]:
-            embedded = jnp.repeat(embedded, 2, axis=0)
+        """The second norm of images (n, rows, columns, features), with the embedding of each (n, features)."""
         if self.scale_shift:
             return self.norm_out(y, *jnp.split(embedded, 2, axis=-1))
         return self.norm_out(y + embedded[:, None, None])
@@ -166,11 +138,11 @@ class UNetBlock(nnx.Module):
     def __call__(self, planes: Planes, embedding: jax.Array, skip: Planes | None = None) -> Planes:
         """`skip`: further channels of the input."""
         planes = planes if skip is None else _concatenate(planes, skip)
-        images = _to_images(planes)
+        images, stacked = _to_images(planes)
         for layer in self.layers:
             match layer:
                 case ResBlock():
-                    images = layer(images, embedding)
+                    images = layer(images, embedding, stacked)
                 case AttentionBlock():
                     images = tuple(map(layer, images))
                 case _:
@@ -179,13 +151,16 @@ class UNetBlock(nnx.Module):
         return fusion_barrier(unpack(self.across(planes.pack()), planes.shape))
 
 
-def _to_images(planes: Planes) -> Images:
-    """The motion planes, where their sizes are equal, as one batch: those of a clip side by side, so that a batch
-    which is spread over devices stays where it is."""
+def _to_images(planes: Planes) -> tuple[Images, tuple[int, ...]]:
+    """The planes as batches of images, and how many planes of each clip are in each batch.
+
+    The motion planes, where their sizes are equal, are one batch: those of a clip side by side, so that a batch which
+    is spread over devices stays where it is.
+    """
     if planes.tx.shape == planes.ty.shape:
         both = jnp.stack([planes.tx, planes.ty], axis=1)
-        return planes.yx, both.reshape(-1, *both.shape[2:])
-    return planes.yx, planes.tx, planes.ty
+        return (planes.yx, both.reshape(-1, *both.shape[2:])), (1, 2)
+    return (planes.yx, planes.tx, planes.ty), (1, 1, 1)
 
 
 def _to_planes(images: Images) -> Planes:
@@ -201,12 +176,16 @@ def _concatenate(first: Planes, second: Planes) -> Planes:
 
 
 class UNet(nnx.Module):
-    """Predicts the noise in noisy planes, given the diffusion step and, by config, the clips beside it and a class."""
+    """Predicts the noise (or x_0, v, the flow) in noisy latents; a `models.denoiser.Denoiser` of packed planes.
 
-    def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs):
-        self.config = config
+    Neighbouring clips are further channels of the input, the previous one before the next one; zeros stand for a
+    missing one.
+    """
+
+    def __init__(self, config: UNetConfig, spec: LatentSpec, *, rngs: nnx.Rngs):
+        self.config, self.spec = config, spec
         width, dtype = config.model_channels, jnp.dtype(config.dtype)
-        planes_in = config.latent_channels + config.context_channels
+        planes_in = (1 + len(config.neighbours)) * config.latent_channels
         self.embed_in = linear(width, 4 * width, dtype=dtype, rngs=rngs)
         self.embed_out = linear(4 * width, 4 * width, dtype=dtype, rngs=rngs)
         if config.num_classes:
@@ -215,10 +194,8 @@ class UNet(nnx.Module):
         self.conv_in = convolution(planes_in, width, dtype=dtype, rngs=rngs)
 
         if config.position_embedding:
-            size = len(AXES) * POSITION_FEATURES
-            self.embed_position = linear(
-                size, width, bias=False, init=nnx.initializers.normal(0.1), dtype=dtype, rngs=rngs
-            )
+            normal = nnx.initializers.normal(0.1)
+            self.embed_position = linear(POSITION_FEATURES, width, bias=False, init=normal, dtype=dtype, rngs=rngs)
 
         skips, features, factor = [width], width, 1
         blocks = []
@@ -268,46 +245,42 @@ class UNet(nnx.Module):
             layers.append(AttentionBlock(self.config, features, rngs=rngs))
         return layers
 
-    def _nothing(self, planes: Planes) -> Planes:
-        """The context where no clip is given."""
-        return jax.tree.map(lambda plane: jnp.zeros((*plane.shape[:-1], self.config.context_channels)), planes)
+    def __call__(self, x: Tokens, time: jax.Array, condition: Condition) -> Tokens:
+        """As `models.denoiser.Denoiser`. Raises ValueError for a condition that the model doesn't take."""
+        config, shape = self.config, PlaneShape.of(self.spec)
+        condition.check(config)
 
-    def __call__(
-        self, planes: Planes, step: jax.Array, context: Planes | None = None, label: jax.Array | None = None
-    ) -> Planes:
-        """Noise of the same shape as `planes`, float32.
-
-        planes: noisy latents. step: (b,), 0 to num_steps - 1. context: latents of the previous clip and, with
-        cond_next, of the next one, in that order on channels; zeros stand for a missing clip, None for both. label:
-        (b,) class indices, -1 or None for no class. Raises ValueError for a context or label that the model wasn't
-        built for.
-        """
-        config = self.config
-        if context is not None and not config.cond_model:
-            raise ValueError("context was given, but the model was built with cond_model=False")
-        if label is not None and not config.num_classes:
-            raise ValueError("label was given, but the model was built with num_classes=0")
-        embedding = self.embed_out(silu(self.embed_in(step_embedding(step, config.model_channels))))
-        if label is not None:
-            known = (label >= 0)[:, None]
-            embedding = embedding + jnp.where(known, self.classes(jnp.maximum(label, 0)), 0)
+        # Embedding of time and class.
+        embedding = self.embed_out(silu(self.embed_in(time_embedding(time, config.model_channels))))
+        if condition.label is not None:
+            known = (condition.label >= 0)[:, None]
+            embedding = embedding + jnp.where(known, self.classes(jnp.maximum(condition.label, 0)), 0)
         embedding = silu(embedding)
 
-        x = fusion_barrier(planes)
-        if config.cond_model:
-            x = _concatenate(x, self._nothing(planes) if context is None else context)
-        x = _to_planes(self.conv_in(*_to_images(x)))
+        # Input: the planes, with those of the neighbouring clips as further channels.
+        planes = fusion_barrier(unpack(x, shape))
+        for name in config.neighbours:
+            planes = _concatenate(planes, unpack(getattr(condition, name).visible(), shape))
+        images, _ = _to_images(planes)
+        planes = _to_planes(self.conv_in(*images))
         if config.position_embedding:
-            x = jax.tree.map(lambda plane, position: plane + self.embed_position(position), x, positions(x.shape))
-        skips = [x]
+            features = unpack(jnp.asarray(position_features(self.spec))[None], shape)
+            planes = jax.tree.map(lambda plane, place: plane + self.embed_position(place), planes, features)
+
+        # Down, through the middle, and up again with the outputs of the way down.
+        skips = [planes]
         for block in self.input_blocks:
-            x = self._apply(block, x, embedding)
-            skips.append(x)
-        x = self._apply(self.middle_block, x, embedding)
+            planes = self._apply(block, planes, embedding)
+            skips.append(planes)
+        planes = self._apply(self.middle_block, planes, embedding)
         for block in self.output_blocks:
-            x = self._apply(block, x, embedding, skips.pop())
-        x = _to_planes(self.conv_out(*(silu(self.norm_out(y)) for y in _to_images(x))))
-        return fusion_barrier(jax.tree.map(lambda plane: plane.astype(jnp.float32), x))
+            planes = self._apply(block, planes, embedding, skips.pop())
+
+        # Prediction.
+        images, _ = _to_images(planes)
+        planes = _to_planes(self.conv_out(*(silu(self.norm_out(image)) for image in images)))
+        planes = fusion_barrier(jax.tree.map(lambda plane: plane.astype(jnp.float32), planes))
+        return planes.pack()
 
     def _apply(self, block: UNetBlock, *inputs: Planes | jax.Array) -> Planes:
         if self.config.remat == "none":

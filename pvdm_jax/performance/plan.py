@@ -167,7 +167,7 @@ def plan(
     def fits(found: Measured | str) -> bool:
         return isinstance(found, Measured) and (limit is None or found.memory <= limit)
 
-    configured = (config.autoencoder if stage == 1 else config.unet).remat
+    configured = (config.autoencoder if stage == 1 else config.denoiser).remat
     candidates = policies if remat == "auto" else (remat or configured,)
     for policy in candidates:
         found = measure(policy, batch_size // unit)
@@ -184,7 +184,7 @@ def plan(
         device_kind=kind,
         devices=len(devices),
         mesh=dict(mesh.shape),
-        dtype=(config.autoencoder if stage == 1 else config.unet).dtype,
+        dtype=(config.autoencoder if stage == 1 else config.denoiser).dtype,
         remat=policy,
         accumulate=accumulate,
         chip=chip,

@@ -47,7 +47,7 @@ from pvdm_jax.training.phases import DISCRIMINATOR, GENERATOR, RECONSTRUCTION, P
 from pvdm_jax.weights.run_autoencoder import check_own
 
 # Parts of the configuration that this stage's numbers don't depend on.
-UNRELATED = ("unet.*", "process.*", "train_diffusion.*", "encode.*")
+UNRELATED = ("denoiser.*", "process.*", "train_diffusion.*", "encode.*")
 PICTURED = 4  # clips in the evaluation's picture
 
 

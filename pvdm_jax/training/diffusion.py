@@ -47,7 +47,7 @@ class DiffusionStage:
 
     autoencoder: graph definition and weights of stage 1, which decodes the samples of the evaluation.
     held_out: {"previous", "clip": (n, positions, channels), "has_previous", "label": (n,)} that training never sees;
-    with unet.cond_next also "next" and "has_next", with encode.lone_clips "lone".
+    with denoiser.next_clip also "next" and "has_next", with encode.lone_clips "lone".
     real: uint8 (n, frames, height, width, 3), held-out clips that as many sampled ones are compared with; None: none.
     """
 
@@ -63,7 +63,7 @@ class DiffusionStage:
         real: np.ndarray | None = None,
     ):
         self.real = real
-        self.model, self.config, self.sampling = config.unet, config.train_diffusion, config.sample
+        self.model, self.config, self.sampling = config.denoiser, config.train_diffusion, config.sample
         self.process, self.shape = Process(config.process), shape
         self.optimizer = make_optimizer(self.config.optimizer, self.config.steps)
         self.graphdef, _ = functional.abstract(lambda: UNet(self.model, rngs=nnx.Rngs(0)))
@@ -89,7 +89,7 @@ class DiffusionStage:
         planes = functional.merge(self.graphdef, sharding.gather(self.mesh, params))(
             unpack(x, self.shape),
             step,
-            unpack(context, self.shape) if self.model.cond_model else None,
+            unpack(context, self.shape) if self.model.COND_model else None,
             label if self.model.num_classes else None,
         )
         return planes.pack()
@@ -100,7 +100,7 @@ class DiffusionStage:
         given = self.given_neighbours(batch, context_key)
         alone = ~jnp.any(jnp.stack(list(given.values())), axis=0)
         clip = self.lone_clip(batch, alone, which_key)
-        context = _pack_context(batch, given) if self.model.cond_model else _nothing(clip, self.model.latent_channels)
+        context = _pack_context(batch, given) if self.model.COND_model else _nothing(clip, self.model.latent_channels)
         shown = jax.random.bernoulli(label_key, self.config.label_prob, batch["label"].shape)
         errors, weights = self.errors(params, clip, context, jnp.where(shown, batch["label"], -1), noise_key)
         loss = jnp.mean(weights * errors)
@@ -118,8 +118,8 @@ class DiffusionStage:
             coin = batch["coin"]
         else:
             coin = jax.random.bernoulli(coin_key, self.config.context_prob, count)
-        coin = coin & self.model.cond_model
-        if not self.model.cond_next:
+        coin = coin & self.model.COND_model
+        if not self.model.COND_next:
             return {"previous": coin & batch["has_previous"]}
         quarter = jax.random.randint(which_key, count, 0, 4)
         shown = {"previous": quarter != 0, "next": quarter != 1}
@@ -150,8 +150,8 @@ class DiffusionStage:
         key = jax.random.key(0)  # the same noise at every evaluation
         clip, channels = batch["clip"], self.model.context_channels or self.model.latent_channels
         errors = {"alone": self.errors(params, clip, _nothing(clip, channels), batch["label"], key)[0]}
-        kinds = {"given_previous": ("previous",)} if self.model.cond_model else {}
-        if self.model.cond_next:
+        kinds = {"given_previous": ("previous",)} if self.model.COND_model else {}
+        if self.model.COND_next:
             kinds["given_both"] = ("previous", "next")
         for kind, names in kinds.items():
             given = {name: jnp.full(len(clip), name in names) for name in self._neighbours()}
@@ -159,7 +159,7 @@ class DiffusionStage:
         return errors
 
     def _neighbours(self) -> tuple[str, ...]:
-        return ("previous", "next") if self.model.cond_next else ("previous",)
+        return ("previous", "next") if self.model.COND_next else ("previous",)
 
     def _draw(self, params: functional.Params, decoder: functional.Params, batch: Batch) -> jax.Array:
         """One clip for each key, uint8 (b, frames, height, width, 3)."""
@@ -197,7 +197,7 @@ class DiffusionStage:
             self.config.batch_size,
         )
         known = {"alone": np.ones(len(self.held_out["label"]), bool), "given_previous": self.held_out["has_previous"]}
-        if self.model.cond_next:
+        if self.model.COND_next:
             known["given_both"] = known["given_previous"] & self.held_out["has_next"]
         values = {f"loss_{kind}": float(np.mean(errors[kind][known[kind]])) for kind in errors if known[kind].any()}
 
@@ -231,7 +231,7 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     latents, held_out = training_latents(config, workdir, mesh)
     classes = len(latents.class_names)
     allowed = f"the data has {classes} classes: set it to that, or to 0 to train without classes"
-    require(config.unet.num_classes in (0, classes), "unet.num_classes", config.unet.num_classes, allowed)
+    require(config.denoiser.num_classes in (0, classes), "denoiser.num_classes", config.denoiser.num_classes, allowed)
 
     def batches(start: int):
         return latents.batches(config, stage_config.batch_size, start)

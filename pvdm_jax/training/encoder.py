@@ -23,7 +23,7 @@ class Encoder:
 
         def encode(params, video):
             model = functional.merge(graphdef, sharding.gather(mesh, params))
-            return model.encode(to_float(video)).pack()
+            return model.encode(to_float(video))
 
         self._encode = jax.jit(encode, out_shardings=sharding.batch_sharding(mesh))
 

@@ -5,7 +5,7 @@ Pairs of consecutive clips' latents lie in array_record files:
     latents/index.json            sizes, counts, statistics, the videos' names, the autoencoder's fingerprint, settings
     latents/SPLIT-00000-of-00012.array_record, and a .json of the same name: its statistics
         a record: has_previous, has_next, label, source, start, mirrored (int32), crop (three float32), then the
-        latents of the previous clip, of the clip, for unet.cond_next of the next one and, with encode.lone_clips, of
+        latents of the previous clip, of the clip, for denoiser.next_clip of the next one and, with encode.lone_clips, of
         one at a random place in the window (float32, positions x channels). source is the video's number in the
         index's names of that split, start the window's first frame in it, crop the (scale, row, column) of
         data/clips.py
@@ -31,7 +31,7 @@ HEADER = np.dtype(
 
 class LatentCache:
     """A split of the cache: a sequence of {"previous", "clip": float32 (positions, channels), "has_previous": bool,
-    "label": int32}, for unet.cond_next also {"next", "has_next"}, with encode.lone_clips "lone". Threads may read from
+    "label": int32}, for denoiser.next_clip also {"next", "has_next"}, with encode.lone_clips "lone". Threads may read from
     it side by side."""
 
     def __init__(self, folder: pathlib.Path, split: str, index: dict[str, Any]):

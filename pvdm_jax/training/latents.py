@@ -296,7 +296,7 @@ def _encode_split(
 
 def _clips(config: Config) -> int:
     """Clips of a window: the previous one and the clip, perhaps the next one."""
-    return 3 if config.unet.cond_next else 2
+    return 3 if config.denoiser.next_clip else 2
 
 
 def _summary(folder: pathlib.Path, index: dict[str, Any]) -> EncodeSummary:

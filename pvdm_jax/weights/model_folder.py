@@ -25,16 +25,17 @@ from pvdm_jax.config import (
     AutoencoderConfig,
     Config,
     ConfigError,
+    DenoiserConfig,
+    DiTConfig,
     ProcessConfig,
     SampleConfig,
-    UNetConfig,
     config_from_dict,
     config_to_dict,
     require,
 )
 from pvdm_jax.models import functional
-from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
-from pvdm_jax.models.unet import UNet
+from pvdm_jax.models.autoencoder import Autoencoder, latent_spec
+from pvdm_jax.models.denoiser import make_denoiser
 from pvdm_jax.storage.checkpoint import best_step
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.storage.run_folder import RunFolder, StageFolder, read_metrics
@@ -87,7 +88,7 @@ def write_model(
 ) -> pathlib.Path:
     """Writes a model folder, and returns its path.
 
-    Of `config`, the fields autoencoder, unet, process and sample are kept. card: facts by name (see
+    Of `config`, the fields autoencoder, denoiser, process and sample are kept. card: facts by name (see
     docs/model_folder.md: "source", "training", "numbers", "notes"); sizes are added. dtype: of the files; weights are
     float32 again when read. Raises FileExistsError where the folder is there and not empty, ConfigError for no weights
     at all or another dtype. What stopped half way leaves no folder of that name.
@@ -105,7 +106,7 @@ def write_model(
     settings = {
         "model_folder": FORMAT,
         "autoencoder": config_to_dict(config.autoencoder) if AUTOENCODER in networks else None,
-        "unet": config_to_dict(config.unet) if DENOISER in networks else None,
+        "denoiser": config_to_dict(config.denoiser) if DENOISER in networks else None,
         "process": config_to_dict(config.process),
         "sample": config_to_dict(config.sample),
         "class_names": list(class_names),
@@ -137,9 +138,10 @@ def read_model(directory: str | pathlib.Path, networks: tuple[str, ...] = (AUTOE
     directory = pathlib.Path(directory)
     settings = _read_settings(directory)
     config = _config(settings, directory)
+    spec = latent_spec(config.autoencoder)
     makers = {
         AUTOENCODER: lambda: Autoencoder(config.autoencoder, rngs=nnx.Rngs(0)),
-        DENOISER: lambda: UNet(config.unet, rngs=nnx.Rngs(0)),
+        DENOISER: lambda: make_denoiser(config.denoiser, spec, rngs=nnx.Rngs(0)),
     }
     weights: dict[str, functional.Params | None] = {AUTOENCODER: None, DENOISER: None}
     for name in networks:
@@ -212,7 +214,9 @@ def _read_settings(directory: pathlib.Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not of a model folder: it has no field model_folder")
     require(version == FORMAT, f"{path}: model_folder", version, f"this version of pvdm_jax reads {FORMAT}")
     missing = [
-        name for name in ("autoencoder", "unet", "process", "sample", "class_names", "files") if name not in settings
+        name
+        for name in ("autoencoder", "denoiser", "process", "sample", "class_names", "files")
+        if name not in settings
     ]
     if missing:
         raise ConfigError(f"{path} lacks {', '.join(missing)}")
@@ -221,7 +225,7 @@ def _read_settings(directory: pathlib.Path) -> dict[str, Any]:
 
 def complete_config(
     autoencoder: AutoencoderConfig | None,
-    unet: UNetConfig | None,
+    denoiser: DenoiserConfig | None,
     process: ProcessConfig,
     sample: SampleConfig,
 ) -> Config:
@@ -229,17 +233,22 @@ def complete_config(
 
     Raises ConfigError for two networks that don't fit each other.
     """
-    channels = (autoencoder or unet).latent_channels
+    channels = (autoencoder or denoiser).latent_channels
     return Config(
         autoencoder=autoencoder or AutoencoderConfig(latent_channels=channels),
-        unet=unet or UNetConfig(latent_channels=channels, channel_mult=(1,), attention_resolutions=(1,)),
+        denoiser=denoiser or DiTConfig(latent_channels=channels),
         process=process,
         sample=sample,
     )
 
 
 def _config(settings: Mapping[str, Any], directory: pathlib.Path) -> Config:
-    sections = {"autoencoder": AutoencoderConfig, "unet": UNetConfig, "process": ProcessConfig, "sample": SampleConfig}
+    sections = {
+        "autoencoder": AutoencoderConfig,
+        "denoiser": DenoiserConfig,
+        "process": ProcessConfig,
+        "sample": SampleConfig,
+    }
     try:
         return complete_config(
             *(settings[name] and config_from_dict(cls, settings[name], f"{name}.") for name, cls in sections.items())
@@ -299,11 +308,12 @@ def _card(config: Config, files: Mapping[str, Any], card: Mapping[str, Any]) -> 
     """The given facts, and those that follow from the model."""
     sizes: dict[str, Any] = {}
     if AUTOENCODER in files:
-        model, shape = config.autoencoder, plane_shape(config.autoencoder)
-        sizes |= {"clip": [model.frames, model.height, model.width, 3], "latent_grid": list(shape)}
-        sizes |= {"latent_positions": shape.positions, "latent_channels": model.latent_channels}
+        model, spec = config.autoencoder, latent_spec(config.autoencoder)
+        sizes |= {"clip": [model.frames, model.height, model.width, 3]}
+        sizes |= {"latent_segments": {part.name: list(part.sizes) for part in spec.parts}}
+        sizes |= {"latent_positions": spec.positions, "latent_channels": spec.channels}
     notes = list(card.get("notes", ()))
-    if DENOISER in files and not config.unet.position_embedding and EXCHANGED_PLANES not in notes:
+    if DENOISER in files and not config.denoiser.knows_positions and EXCHANGED_PLANES not in notes:
         notes.append(EXCHANGED_PLANES)
     facts = {
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -63,7 +63,7 @@ def test_a_whole_demo(tmp_path, monkeypatch):
         autoencoder=AutoencoderConfig(
             height=32, width=32, channels=32, depth=1, num_heads=1, plane_depth=1, plane_num_heads=1, plane_mlp_dim=32
         ),
-        unet=UNetConfig(
+        denoiser=UNetConfig(
             model_channels=32,
             channel_mult=(1,),
             num_res_blocks=1,

@@ -112,7 +112,7 @@ def test_a_model_without_a_denoiser_has_no_sampler():
 
 def test_long_videos_need_a_previous_clip():
     with pytest.raises(ConfigError, match="num_frames is 9"):
-        export.export_sampler(toy_model(cond_model=False), 9)
+        export.export_sampler(toy_model(previous_clip=False), 9)
 
 
 def test_nothing_is_written_over(folder):

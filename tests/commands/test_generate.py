@@ -20,10 +20,10 @@ class Model:
     """Answers as `PVDM` does: noise of a video's own for samples, a frozen frame for extensions, the mean of both sides
     between two clips, off-by-one reconstructions."""
 
-    def __init__(self, num_classes=0, stride=1, cond_next=False):
+    def __init__(self, num_classes=0, stride=1, next_clip=False):
         clip = AutoencoderConfig(frames=FRAMES, height=SIDE, width=SIDE)
-        unet = UNetConfig(channel_mult=(1,), num_classes=num_classes, cond_next=cond_next)
-        self.config = Config(data=DataConfig(stride=stride), autoencoder=clip, unet=unet)
+        unet = UNetConfig(channel_mult=(1,), num_classes=num_classes, next_clip=next_clip)
+        self.config = Config(data=DataConfig(stride=stride), autoencoder=clip, denoiser=unet)
         self.class_names = ("bounce", "orbit", "spin")
         self.calls = []
 
@@ -199,7 +199,7 @@ def test_impossible_options_are_refused_before_sampling(tmp_path, num_classes, a
 
 def test_long_videos_need_a_model_that_goes_on_from_a_clip(model, folder, tmp_path):
     model.config = dataclasses.replace(
-        model.config, unet=dataclasses.replace(model.config.unet, cond_model=False, cond_next=False)
+        model.config, denoiser=dataclasses.replace(model.config.denoiser, previous_clip=False, next_clip=False)
     )
     with pytest.raises(ConfigError, match="num_frames is 5; going on from a clip"):
         generate.sample(model, tmp_path / "out", num_frames=FRAMES + 1)
@@ -247,7 +247,7 @@ def test_a_long_continuation_of_originals_that_differ(model, folder, tmp_path):
 
 
 def test_interpolate_joins_two_videos(folder, tmp_path):
-    model = Model(cond_next=True)
+    model = Model(next_clip=True)
     arguments = dict(num_videos=3, batch_size=2, formats=["npz"])
     generate.interpolate(model, folder / "a.mp4", folder / "b.gif", tmp_path / "out", **arguments)
     assert names(tmp_path / "out") == ["between_00000.npz", "between_00001.npz", "between_00002.npz", "videos.json"]
@@ -257,7 +257,7 @@ def test_interpolate_joins_two_videos(folder, tmp_path):
     expected = center_crop_resize(media.read_video(folder / "a.mp4", start=10 - FRAMES), SIDE, SIDE)
     np.testing.assert_array_equal(before, expected)
     assert [call["indices"] for call in model.calls] == [[0, 1], [2, 3]]
-    with pytest.raises(ConfigError, match="unet.cond_next is False"):
+    with pytest.raises(ConfigError, match="denoiser.next_clip is False"):
         generate.interpolate(Model(), folder / "a.mp4", folder / "b.gif", tmp_path / "other")
 
 

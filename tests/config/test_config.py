@@ -26,10 +26,13 @@ from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_from_
         ({"autoencoder": {"depth": 2.0}}, "autoencoder.depth is 2.0; int is needed here, not float"),
         (
             {"autoencoder": {"latent_channels": 8}},
-            "unet.latent_channels is 4; it must equal autoencoder.latent_channels (8)",
+            "denoiser.latent_channels is 4; it must equal autoencoder.latent_channels (8)",
         ),
-        ({"unet": {"channel_mult": [1, "2"]}}, "unet.channel_mult is '2'; int is needed here, not str"),
-        ({"unet": {"model_channels": 48}}, "unet.model_channels is 48; 1 x model_channels must be a multiple of 32"),
+        ({"denoiser": {"channel_mult": [1, "2"]}}, "denoiser.channel_mult is '2'; int is needed here, not str"),
+        (
+            {"denoiser": {"model_channels": 48}},
+            "denoiser.model_channels is 48; 1 x model_channels must be a multiple of 32",
+        ),
         ({"train_diffusion": {"accumulate": 3}}, "train_diffusion.accumulate is 3; it must divide batch_size (64)"),
         ({"train_autoencoder": {"steps": 0}}, "train_autoencoder.steps is 0; it must be positive"),
         ({"train_diffusion": {"optimizer": {"learning_rate": float("inf")}}}, "a finite number is needed here"),
@@ -42,7 +45,7 @@ from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_from_
         ),
         (
             {"train_diffusion": {"best_metric": "loss_given_both"}},
-            "train_diffusion.best_metric is 'loss_given_both'; it is measured with unet.cond_next only",
+            "train_diffusion.best_metric is 'loss_given_both'; it is measured with denoiser.next_clip only",
         ),
         ({"sample": {"steps": 2000}}, "sample.steps is 2000; at most process.num_steps (1000)"),
         ({"mesh": {"data": -1, "fsdp": -1}}, "only one of mesh.data and mesh.fsdp can be -1"),

@@ -21,7 +21,7 @@ from pvdm_jax.config.loading import default_config
 
 def get_config(variant="small"):
     config = default_config()
-    config.unet.model_channels = {"small": 64, "large": 128}[variant]
+    config.denoiser.model_channels = {"small": 64, "large": 128}[variant]
     return config
 """
 
@@ -55,8 +55,8 @@ def test_file_changes_one_field(write):
 
 def test_variants(write):
     path = write(WITH_VARIANTS)
-    assert load_settings(path).unet.model_channels == 64
-    assert load_settings(f"{path}:large").unet.model_channels == 128
+    assert load_settings(path).denoiser.model_channels == 64
+    assert load_settings(f"{path}:large").denoiser.model_channels == 128
 
 
 def test_overrides_of_every_type(write):
@@ -65,7 +65,7 @@ def test_overrides_of_every_type(write):
         "--config.data.flip=true",
         "--config.data.path=some/folder",
         "--config.train_diffusion.optimizer.learning_rate=1e-3",
-        "--config.unet.channel_mult=1,2",
+        "--config.denoiser.channel_mult=1,2",
         "--config.autoencoder.width=128",
     ]
     config = load_settings(write(MINIMAL), overrides)
@@ -73,7 +73,7 @@ def test_overrides_of_every_type(write):
     assert config.data.flip is True
     assert config.data.path == "some/folder"
     assert config.train_diffusion.optimizer.learning_rate == 1e-3
-    assert config.unet.channel_mult == (1, 2)
+    assert config.denoiser.channel_mult == (1, 2)
     assert (config.autoencoder.height, config.autoencoder.width) == (256, 128)
 
 
@@ -106,7 +106,7 @@ def test_checks_come_after_the_overrides(write):
 
 def test_bare_names_are_the_projects_own():
     assert {"demo", "sky_timelapse", "ucf101", "video_folder"} <= set(config_names())
-    assert load_settings("ucf101:s").unet.model_channels == 128
+    assert load_settings("ucf101:s").denoiser.model_channels == 128
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def test_bare_names_are_the_projects_own():
         ("--config.seed=1.5", ["seed", "'1.5'", "integer"]),
         ("--config.sample.eta=much", ["sample.eta", "'much'", "number"]),
         ("--config.data.flip=perhaps", ["data.flip", "'perhaps'", "true or false"]),
-        ("--config.unet.channel_mult=1,x'", ["unet.channel_mult", "1,x", "list of integers"]),
-        ("--config.unet.channel_mult=a,b", ["unet.channel_mult", "a"]),
+        ("--config.denoiser.channel_mult=1,x'", ["denoiser.channel_mult", "1,x", "list of integers"]),
+        ("--config.denoiser.channel_mult=a,b", ["denoiser.channel_mult", "a"]),
         ("--config.seed", ["seed", "integer"]),
-        ("--config.unet=3", ["unet", "'3'", "group", "unet.model_channels"]),
+        ("--config.denoiser=3", ["denoiser", "'3'", "group", "denoiser.model_channels"]),
         ("--config.seed.deeper=3", ["seed.deeper", "no such field", "seed is no group"]),
         ("--config.autoencoder.height=30", ["autoencoder.height", "30", "autoencoder.patch_size"]),
         ("--config.sample.sampler=leapfrog", ["sample.sampler", "'leapfrog'", "ddim", "ddpm"]),
@@ -135,20 +135,20 @@ def test_refused_overrides_name_field_value_and_what_is_allowed(write, override,
 
 def test_unknown_fields_come_with_the_closest_names(write):
     path = write(MINIMAL)
-    message = refusal(path, "--config.unet.model_chanels=64")
+    message = refusal(path, "--config.denoiser.model_chanels=64")
     assert "no such field" in message
-    assert "did you mean unet.model_channels?" in message
+    assert "did you mean denoiser.model_channels?" in message
     message = refusal(path, "--config.steps=64")
     assert "train_autoencoder.steps" in message
     assert "train_diffusion.steps" in message
     message = refusal(path, "--config.xyzzy=64")
     assert "did you mean" not in message
-    assert "autoencoder, unet" in message
+    assert "autoencoder, denoiser" in message
 
 
 def test_unknown_field_in_a_file(write):
-    message = refusal(write(MINIMAL.replace("config.seed", "config.unet.sead")))
-    assert "unet.sead is 7; there is no such field" in message
+    message = refusal(write(MINIMAL.replace("config.seed", "config.denoiser.sead")))
+    assert "denoiser.sead is 7; there is no such field" in message
 
 
 def test_missing_file_and_unknown_name():

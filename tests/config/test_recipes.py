@@ -35,7 +35,7 @@ def test_the_list_above_is_complete():
 def test_config_loads_and_both_models_build(spec):
     config = load_settings(spec)
     assert autoencoder_parameters(config.autoencoder) > 0
-    assert denoiser_parameters(config.unet) > 0
+    assert denoiser_parameters(config.denoiser) > 0
 
 
 @pytest.mark.parametrize("dataset", ["ucf101", "sky_timelapse"])
@@ -45,7 +45,7 @@ def test_published_sizes(dataset, variant, millions):
     clip = config.autoencoder
     assert (clip.frames, clip.height, clip.width) == (16, 256, 256)
     assert autoencoder_parameters(config.autoencoder) / MILLION == pytest.approx(62.06, abs=0.01)
-    assert denoiser_parameters(config.unet) / MILLION == pytest.approx(millions, abs=0.01)
+    assert denoiser_parameters(config.denoiser) / MILLION == pytest.approx(millions, abs=0.01)
 
 
 @pytest.mark.parametrize(("dataset", "context_prob"), [("ucf101", 0.3), ("sky_timelapse", 0.2)])
@@ -90,7 +90,7 @@ def test_official_stage_two():
     assert stage.recipe == "official"
     assert (stage.optimizer.b1, stage.optimizer.b2, stage.optimizer.weight_decay) == (0.9, 0.999, 0.01)
     assert (stage.optimizer.warmup_steps, stage.optimizer.decay, stage.optimizer.clip_norm) == (0, "constant", 0.0)
-    assert not config.unet.position_embedding
+    assert not config.denoiser.position_embedding
     assert config.encode.lone_clips and not load_settings("ucf101:l").encode.lone_clips
 
 
@@ -104,5 +104,5 @@ def test_the_small_configs_are_small(spec):
     """They are for a laptop's CPU: a few million parameters, no half precision."""
     config = load_settings(spec)
     assert autoencoder_parameters(config.autoencoder) < 10 * MILLION
-    assert denoiser_parameters(config.unet) < 20 * MILLION
-    assert config.autoencoder.dtype == config.unet.dtype == "float32"
+    assert denoiser_parameters(config.denoiser) < 20 * MILLION
+    assert config.autoencoder.dtype == config.denoiser.dtype == "float32"

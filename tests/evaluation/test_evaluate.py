@@ -110,7 +110,7 @@ def test_comparable_cards(card):
 CONFIG = Config(
     data=DataConfig(synthetic_videos=8, synthetic_frames=20),
     autoencoder=AutoencoderConfig(frames=8, height=24, width=24, patch_size=4, channels=8, depth=1, num_heads=1),
-    unet=UNetConfig(model_channels=32, channel_mult=(1,), num_heads=1),
+    denoiser=UNetConfig(model_channels=32, channel_mult=(1,), num_heads=1),
 )
 
 
@@ -175,7 +175,7 @@ def test_refusals_come_before_the_work(tmp_path):
         evaluate_model(model, dataclasses.replace(TINY, frames=(4,)), places)
     with pytest.raises(ConfigError, match="sample.steps is 5000"):
         evaluate_model(model, dataclasses.replace(TINY, steps=5000), places)
-    model.config = dataclasses.replace(CONFIG, unet=dataclasses.replace(CONFIG.unet, cond_model=False))
+    model.config = dataclasses.replace(CONFIG, denoiser=dataclasses.replace(CONFIG.denoiser, previous_clip=False))
     with pytest.raises(ConfigError, match="frames is 16; this model's denoiser takes no previous clip"):
         evaluate_model(model, TINY, places)
     assert model.calls == []
@@ -203,7 +203,7 @@ def test_videos_that_were_sampled_already(tmp_path):
 
 def test_classes(tmp_path):
     model = Model()
-    model.config = dataclasses.replace(CONFIG, unet=dataclasses.replace(CONFIG.unet, num_classes=3))
+    model.config = dataclasses.replace(CONFIG, denoiser=dataclasses.replace(CONFIG.denoiser, num_classes=3))
     protocol = dataclasses.replace(TINY, measures=("fvd",), frames=(8,))
     evaluate_model(model, protocol, Places(tmp_path / "a", weights=tmp_path))
     evaluate_model(model, dataclasses.replace(protocol, classes="turn"), Places(tmp_path / "b", weights=tmp_path))

@@ -12,8 +12,9 @@ import pytest
 from toy_model import FRAMES, SIDE, fast_model, toy_config, toy_model
 
 from pvdm_jax.config import ConfigError, SampleConfig
-from pvdm_jax.inference.sampler import SamplingProgram, method_of
-from pvdm_jax.models.triplane import unpack
+from pvdm_jax.inference.latent_model import LatentModel
+from pvdm_jax.inference.sampler import SamplingProgram, split_settings
+from pvdm_jax.models.triplane import PlaneShape, unpack
 
 KEY = jax.random.key(3)
 LONG = 2 * FRAMES + 2  # frames of a video of three clips
@@ -130,8 +131,9 @@ def test_labels_are_each_video_s_own(model):
 
 def test_reencoding_goes_on_from_the_clip_as_it_is_seen(model):
     whole = np.concatenate(list(model.stream(KEY, 2, 2 * FRAMES, reencode=True)), axis=1)
-    request = model._request(KEY, model._context_after(whole[:, :FRAMES]), FRAMES, None, None, {}, given=True)
-    second, _ = model._call(request, 1, request.batch, clips=1, given=True)
+    previous = model._previous(whole[:, :FRAMES])
+    request = model._request(KEY, previous, count=2, num_frames=FRAMES, labels=None, indices=None, options={})
+    second, _ = model._call(request, request.batch, number=1, clips=1, given=True)
     assert close(np.asarray(second), whole[:, FRAMES:])
 
 
@@ -167,26 +169,27 @@ def test_impossible_requests_are_refused(model, arguments, message):
         model.sample(KEY, **{"num_videos": 1} | arguments)
 
 
-class KnownOrder(SamplingProgram):
+class KnownOrder(LatentModel):
     """An autoencoder whose clips are the latents themselves, and that only knows planes tx >= 0 >= ty."""
 
-    def decode(self, weights, latents):
+    def decode(self, params, latents):
         return latents
 
-    def encode(self, weights, video):
-        planes = unpack(video, self.plane_shape)
+    def encode(self, params, video):
+        planes = unpack(video, PlaneShape.of(self.spec))
         lower, upper = jnp.minimum(planes.ty, 0), jnp.maximum(planes.tx, 0)
         return type(planes)(planes.yx, upper, lower).pack()
 
 
 def test_the_autoencoder_confirms_the_order_of_the_motion_planes(model):
-    program = KnownOrder(model.config)
-    latents = jax.random.uniform(jax.random.key(0), (5, *program.latent_shape))
-    planes = unpack(latents, program.plane_shape)
+    config = model.config
+    program = SamplingProgram(config, KnownOrder(config.autoencoder, config.denoiser))
+    latents = jax.random.uniform(jax.random.key(0), (5, *model.latent_spec.shape))
+    planes = unpack(latents, PlaneShape.of(model.latent_spec))
     right = type(planes)(planes.yx, planes.tx, -planes.ty).pack()
     wrong = type(planes)(planes.yx, -planes.ty, planes.tx).pack()
     mixed = jnp.concatenate([right[:2], wrong[2:]])
-    found, video, exchanged = program.confirm({}, mixed)
+    found, video, exchanged = program.confirm({"autoencoder": {}}, mixed)
     np.testing.assert_array_equal(found, right)
     np.testing.assert_array_equal(video, right)
     assert exchanged.tolist() == [False, False, True, True, True]
@@ -194,7 +197,9 @@ def test_the_autoencoder_confirms_the_order_of_the_motion_planes(model):
 
 def test_confirming_is_for_models_that_need_it():
     def confirms(order, **unet):
-        return method_of(toy_config(**unet), SampleConfig(plane_order=order)).confirm
+        config = toy_config(**unet)
+        model = LatentModel(config.autoencoder, config.denoiser)
+        return split_settings(model, SampleConfig(plane_order=order))[0].plane_order == "confirm"
 
     assert confirms("auto", position_embedding=False)
     assert not confirms("auto", position_embedding=True)
@@ -203,23 +208,23 @@ def test_confirming_is_for_models_that_need_it():
 
 
 def test_a_confirmed_sample_has_the_confirmed_order(model):
-    request = model._request(KEY, model._no_context(2), None, None, None, {}, given=False)
-    latents, _, _ = model._preview(model.weights, KEY, request.batch, request.strengths, method=request.method)
-    planes, exchanged = model.confirm_plane_order(unpack(np.asarray(latents), model.plane_shape))
+    request = model._request(KEY, {}, count=2, num_frames=None, labels=None, indices=None, options={})
+    latents, _, _ = model._preview(model.weights, KEY, request.batch, request.numbers, settings=request.settings)
+    confirmed, exchanged = model.confirm_plane_order(latents)
     assert exchanged.shape == (2,)
-    assert close(model.decode(planes), model.sample(KEY, 2, plane_order="confirm"))
+    assert close(model.decode(confirmed), model.sample(KEY, 2, plane_order="confirm"))
 
 
 def test_interpolation_needs_a_model_trained_for_it(model):
     clips = np.zeros((1, FRAMES, SIDE, SIDE, 3), np.uint8)
-    with pytest.raises(ValueError, match="cond_next=True"):
+    with pytest.raises(ValueError, match="next_clip=True"):
         model.interpolate(clips, clips, KEY)
-    with pytest.raises(ConfigError, match="unet.cond_next is True; it needs unet.cond_model"):
-        fast_model(cond_model=False, cond_next=True)
+    with pytest.raises(ConfigError, match="denoiser.next_clip is True; it needs denoiser.previous_clip"):
+        fast_model(previous_clip=False, next_clip=True)
 
 
 def test_interpolation_depends_on_both_sides():
-    model = fast_model(cond_next=True)
+    model = fast_model(next_clip=True)
     rng = np.random.default_rng(0)
     first, second, other = rng.integers(0, 256, (3, 1, FRAMES + 1, SIDE, SIDE, 3), np.uint8)
     found = model.interpolate(first, second, KEY)

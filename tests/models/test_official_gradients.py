@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conditions import condition
 
 from pvdm_jax.config import ProcessConfig
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.models import functional
-from pvdm_jax.models.triplane import PlaneShape, unpack
 from pvdm_jax.weights import official
 
 
@@ -17,22 +17,22 @@ def test_denoiser(reference, recipe, name):
     """The loss, and the norm of its gradient by every weight under its official name, and by all of them."""
     info, _ = reference("gradients")
     seed = info["seed"]
-    graphdef, params = functional.split(official.unet_from_torch(recipe.weights(info["weights"], seed)))
+    model = official.unet_from_torch(recipe.weights(info["weights"], seed))
+    graphdef, params = functional.split(model)
     process = Process(ProcessConfig())
 
-    def planes(array):
-        return unpack(jnp.asarray(array.swapaxes(1, 2)), PlaneShape(16, 32, 32))
+    def tokens(array):
+        return jnp.asarray(array.swapaxes(1, 2))
 
-    x0, cond = (planes(np.tanh(recipe.noise((2, 4, 2048), seed, key))) for key in ("x0", "cond"))
-    noise, t = planes(recipe.noise((2, 4, 2048), seed, "noise")), jnp.asarray(info["t"])
-    context = cond if name == "cond" else None
+    x0, cond = (tokens(np.tanh(recipe.noise((2, 4, 2048), seed, key))) for key in ("x0", "cond"))
+    noise, t = tokens(recipe.noise((2, 4, 2048), seed, "noise")), jnp.asarray(info["t"])
+    given = condition(model, 2, previous=cond if name == "cond" else None)
 
     @jax.jit
     def loss_and_gradient(params):
         def loss(params):
-            noisy = unpack(process.diffuse(x0.pack(), t, noise.pack()), x0.shape)
-            predicted = functional.merge(graphdef, params)(noisy, t, context)
-            return jnp.mean(jnp.square(predicted.pack() - noise.pack()))
+            predicted = functional.merge(graphdef, params)(process.diffuse(x0, t, noise), t, given)
+            return jnp.mean(jnp.square(predicted - noise))
 
         return jax.value_and_grad(loss)(params)
 

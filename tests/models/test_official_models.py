@@ -4,25 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conditions import condition
 
 from pvdm_jax.models import functional
-from pvdm_jax.models.triplane import PlaneShape, unpack
 from pvdm_jax.weights import official
-
-SHAPE = PlaneShape(16, 32, 32)
 
 
 def relative_error(found, expected):
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def to_planes(array):
-    """(b, c, positions), the official layout, to Planes."""
-    return unpack(jnp.asarray(array.transpose(0, 2, 1)), SHAPE)
-
-
-def from_planes(planes):
-    return np.asarray(planes.pack()).transpose(0, 2, 1)
+def to_tokens(array):
+    """(b, c, positions), the official layout, to (b, positions, c), or back."""
+    return jnp.asarray(np.asarray(array).transpose(0, 2, 1))
 
 
 def call(model, method=None):
@@ -43,11 +37,11 @@ def test_autoencoder(reference, recipe, name):
     model = official.autoencoder_from_torch(weights)
     video = recipe.video(16, 256, 256, seed=info["seed"])
     latents = call(model, "encode")(video)
-    assert relative_error(from_planes(latents), expected["latents"]) < 1e-5
+    assert relative_error(to_tokens(latents), expected["latents"]) < 1e-5
     decode = call(model, "decode")
     noise = np.tanh(recipe.noise((1, model.config.latent_channels, 2048), info["seed"], "latent"))
-    for planes, key in ((latents, "recon_of_video"), (to_planes(noise), "recon_of_noise")):
-        decoded = np.asarray(decode(planes))[0, [0, 7, 15], ::4, ::4]
+    for tokens, key in ((latents, "recon_of_video"), (to_tokens(noise), "recon_of_noise")):
+        decoded = np.asarray(decode(tokens))[0, [0, 7, 15], ::4, ::4]
         assert relative_error(decoded, expected[key]) < 1e-5
 
 
@@ -60,13 +54,15 @@ def test_unet(reference, recipe, name):
     assert model.config.channel_mult == tuple(config["channel_mult"])
     assert set(model.config.attention_resolutions) == set(config["attention_resolutions"])
     assert model.config.num_res_blocks == config["num_res_blocks"]
-    assert model.config.cond_model == config["cond_model"]
+    assert model.config.previous_clip == config["cond_model"]
     step = jnp.asarray(expected["timesteps"], jnp.int32)
-    x, cond = (to_planes(recipe.noise((len(step), 4, 2048), info["seed"], key)) for key in ("x", "cond"))
+    x, cond = (to_tokens(recipe.noise((len(step), 4, 2048), info["seed"], key)) for key in ("x", "cond"))
     predict = call(model)
-    assert relative_error(from_planes(predict(x, step)), expected["eps_uncond"]) < 1e-5
+    absent = condition(model, len(step))
+    assert relative_error(to_tokens(predict(x, step, absent)), expected["eps_uncond"]) < 1e-5
     if config["cond_model"]:
-        assert relative_error(from_planes(predict(x, step, cond)), expected["eps_cond"]) < 1e-5
+        given = condition(model, len(step), previous=cond)
+        assert relative_error(to_tokens(predict(x, step, given)), expected["eps_cond"]) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["autoencoder_tiny", "unet_tiny", "unet_uncond_tiny"])

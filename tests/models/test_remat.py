@@ -5,15 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conditions import condition
 from flax import nnx
 
-from pvdm_jax.config import AutoencoderConfig, ConfigError, UNetConfig
+from pvdm_jax.config import AutoencoderConfig, ConfigError, DiTConfig, UNetConfig
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder
+from pvdm_jax.models.denoiser import make_denoiser
 from pvdm_jax.models.ops import attention as attention_file
 from pvdm_jax.models.ops.attention import _heads_first, _some_queries, attention
-from pvdm_jax.models.triplane import PlaneShape, unpack
-from pvdm_jax.models.unet import UNet
+from pvdm_jax.models.triplane import PlaneShape
 
 CLIP = dict(frames=4, height=16, width=16, patch_size=4, channels=32, depth=3, num_heads=2, head_dim=8, plane_depth=2)
 SMALL = dict(CLIP, mlp_ratio=2, plane_num_heads=2, plane_head_dim=8, plane_mlp_dim=32)
@@ -36,14 +37,22 @@ def autoencoder(policy):
 
 
 def unet(policy):
-    graphdef, params = functional.split(UNet(UNetConfig(**UNET, remat=policy), rngs=nnx.Rngs(0)))
-    shape = PlaneShape(4, 4, 4)
-    x = unpack(jax.random.normal(jax.random.key(2), (2, shape.positions, 4)), shape)
-    step = jnp.array([3, 700])
-    return spread(params), lambda params: jnp.mean(jnp.square(functional.merge(graphdef, params)(x, step).pack()))
+    return denoiser(UNetConfig(**UNET, remat=policy))
 
 
-@pytest.mark.parametrize("model", [autoencoder, unet])
+def dit(policy):
+    return denoiser(DiTConfig(width=32, depth=3, num_heads=2, remat=policy))
+
+
+def denoiser(config):
+    model = make_denoiser(config, PlaneShape(4, 4, 4).latent_spec(4), rngs=nnx.Rngs(0))
+    graphdef, params = functional.split(model)
+    x = jax.random.normal(jax.random.key(2), (2, *model.spec.shape))
+    time, absent = jnp.array([3, 700]), condition(model, 2)
+    return spread(params), lambda params: jnp.mean(jnp.square(functional.merge(graphdef, params)(x, time, absent)))
+
+
+@pytest.mark.parametrize("model", [autoencoder, unet, dit])
 def test_policies_agree_and_save_memory(model):
     params, loss = model("none")
     compiled = {}
@@ -70,7 +79,7 @@ def saved_bytes(loss, params):
 
 
 def test_unknown_policies_are_refused():
-    for config in (AutoencoderConfig, UNetConfig):
+    for config in (AutoencoderConfig, UNetConfig, DiTConfig):
         with pytest.raises(ConfigError, match="remat is 'all'"):
             config(remat="all")
 

@@ -74,8 +74,8 @@ def test_formulas_count_what_the_autoencoder_does():
     "fields",
     [
         {},
-        dict(resblock_updown=False, use_scale_shift_norm=False, position_embedding=True, cond_model=False),
-        dict(resblock_updown=False, conv_resample=False, cond_next=True, attention_resolutions=(2,)),
+        dict(resblock_updown=False, use_scale_shift_norm=False, position_embedding=True, previous_clip=False),
+        dict(resblock_updown=False, conv_resample=False, next_clip=True, attention_resolutions=(2,)),
     ],
 )
 def test_formulas_count_what_the_denoiser_does(fields):
@@ -90,7 +90,7 @@ def test_formulas_count_what_the_denoiser_does(fields):
 def test_sizes_are_those_of_the_configurations():
     for name, spec in (("demo", "demo"), ("s", "ucf101:s-official"), ("l", "ucf101:l-official")):
         config = load_settings(spec)
-        assert SIZES[name] == (config.autoencoder, config.unet)
+        assert SIZES[name] == (config.autoencoder, config.denoiser)
 
 
 def test_flops_of_loops_and_gradients():
@@ -278,7 +278,7 @@ def test_every_operation_runs():
         if result.operation.endswith("_train"):
             # The first layer's inputs need no gradient; attention's weights may be computed again.
             assert 0.9 * result.flops < result.program_flops < 1.2 * result.flops
-    assert unet.model_channels == 64 and autoencoder.channels == 64
+    assert denoiser.model_channels == 64 and autoencoder.channels == 64
 
 
 def test_runs_on_a_bare_machine(tmp_path):

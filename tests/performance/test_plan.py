@@ -36,10 +36,10 @@ UNET = UNetConfig(model_channels=64, channel_mult=(1, 2), num_res_blocks=1, atte
 SMALLER_UNET = dataclasses.replace(UNET, channel_mult=(1,), attention_resolutions=())
 
 
-def config(batch=8, unet=UNET, **fields):
+def config(batch=8, denoiser=UNET, **fields):
     return Config(
         autoencoder=AUTOENCODER,
-        unet=unet,
+        denoiser=denoiser,
         train_autoencoder=AutoencoderTrainingConfig(batch_size=batch),
         train_diffusion=DiffusionTrainingConfig(batch_size=batch),
         **fields,
@@ -90,7 +90,7 @@ def test_the_largest_batch_is_found(start, fixed, each, expected):
 def test_auto_takes_the_first_policy_that_fits(monkeypatch):
     memory = {"none": 5e9, "dots": 3e9, "blocks": 1e9}
     monkeypatch.setattr(
-        planned_step, "measure", lambda config, stage, topology, size: measured(size, memory[config.unet.remat])
+        planned_step, "measure", lambda config, stage, topology, size: measured(size, memory[config.denoiser.remat])
     )
     chosen = {
         limit: plan(config(), remat="auto", chip_memory=limit, search=False).remat for limit in (6e9, 4e9, 2e9, 1e8)
@@ -200,7 +200,7 @@ needs_libtpu = pytest.mark.skipif(
 @needs_libtpu
 @pytest.mark.slow
 def test_plan_for_tpus_that_are_not_here():
-    found = plan(config(unet=SMALLER_UNET, mesh=MeshConfig(data=1, fsdp=4)), "v5e:2x2", 2, search=False)
+    found = plan(config(denoiser=SMALLER_UNET, mesh=MeshConfig(data=1, fsdp=4)), "v5e:2x2", 2, search=False)
     assert (found.devices, found.chip.name, found.mesh) == (4, "TPU v5e", {"data": 1, "fsdp": 4})
     assert found.step.batch_per_device == 2 and found.step.collectives.get("all-gather", 0) > 0
     seconds = found.seconds(found.step)
@@ -216,7 +216,7 @@ def test_plan_for_tpus_that_are_not_here():
 @pytest.mark.slow
 def test_plan_for_gpus_that_are_not_here():
     assert len(planned_step.find_devices("h100:2x4")) == 8
-    found = plan(config(unet=SMALLER_UNET, mesh=MeshConfig(data=1, fsdp=2)), "h100:2", 2, search=False)
+    found = plan(config(denoiser=SMALLER_UNET, mesh=MeshConfig(data=1, fsdp=2)), "h100:2", 2, search=False)
     assert (found.devices, found.chip.name, found.mesh) == (2, "NVIDIA H100", {"data": 1, "fsdp": 2})
     assert found.step.batch_per_device == 4 and found.step.collectives.get("all-gather", 0) > 0
     assert min(found.seconds(found.step).values()) > 0 and found.largest == found.step
@@ -244,7 +244,7 @@ def test_what_fsdp_moves_are_parameters(stage, tmp_path):
         """The bytes that a device moves in a step with all losses, of eight, and the kinds of transfers."""
         settings = [*tiny.SETTINGS, *(f"mesh.{axis}={size}" for axis, size in mesh.items())]
         settings += [f"train_{name}.optimizer.muon_learning_rate=0.0" for name in ("autoencoder", "diffusion")]
-        settings += ["train_autoencoder.adversarial.start_step=1", "unet.model_channels=64"]
+        settings += ["train_autoencoder.adversarial.start_step=1", "denoiser.model_channels=64"]
         command = [sys.executable, "-m", "pvdm_jax.cli", "plan", "--config=demo", f"--stage={stage}"]
         command += [f"--output={tmp_path}", *(f"--config.{setting}" for setting in settings)]
         environment = tiny.environment(JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=8")

@@ -148,7 +148,7 @@ from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.weights import run_autoencoder
 
 model = AutoencoderConfig(frames=4, height=16, width=16, patch_size=4, channels=16, depth=1, plane_depth=1)
-config = Config(autoencoder=model, unet=UNetConfig(channel_mult=(1,)))
+config = Config(autoencoder=model, denoiser=UNetConfig(channel_mult=(1,)))
 here, there = (str(pathlib.Path(sys.argv[1]) / name) for name in ("here", "there"))
 params = [functional.split(Autoencoder(model, rngs=nnx.Rngs(seed)))[1] for seed in (0, 1)]
 one, other = (model_folder.write_model(f"{sys.argv[1]}/{i}", config, params[i], None, {}) for i in (0, 1))

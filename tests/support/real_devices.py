@@ -41,7 +41,7 @@ CLIP = AutoencoderConfig(
 )  # fmt: skip
 CONFIG = Config(
     autoencoder=CLIP,
-    unet=UNetConfig(
+    denoiser=UNetConfig(
         model_channels=64, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=2, num_classes=3
     ),
     train_autoencoder=AutoencoderTrainingConfig(

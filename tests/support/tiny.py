@@ -14,7 +14,12 @@ STAGE = {"batch_size": 8, "log_every": 1, "eval_every": 4, "eval_clips": 4, "che
 SETTINGS = (
     *("data.synthetic_videos=8", "data.synthetic_frames=8", "autoencoder.frames=4", "autoencoder.height=16"),
     *("autoencoder.width=16", "autoencoder.channels=128", "autoencoder.depth=1", "encode.batch_size=4"),
-    *("unet.model_channels=32", "unet.channel_mult=1,", "unet.attention_resolutions=1,", "encode.windows=1"),
+    *(
+        "denoiser.model_channels=32",
+        "denoiser.channel_mult=1,",
+        "denoiser.attention_resolutions=1,",
+        "encode.windows=1",
+    ),
     *("sample.steps=2", "sample.later_steps=2"),
     *(f"train_{stage}.{name}={value}" for stage in ("autoencoder", "diffusion") for name, value in STAGE.items()),
 )

@@ -19,7 +19,7 @@ STAGE = dict(batch_size=4, log_every=1, eval_every=9, eval_clips=4, checkpoint_e
 CONFIG = Config(
     data=DataConfig(synthetic_videos=5, synthetic_frames=14, flip=True, crop_scale=0.8),
     autoencoder=AutoencoderConfig(frames=4, height=16, width=24, patch_size=4, **SIZES, **PLANES),
-    unet=UNetConfig(
+    denoiser=UNetConfig(
         model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=2, num_classes=3
     ),
     train_autoencoder=AutoencoderTrainingConfig(steps=1, **STAGE),

@@ -12,11 +12,11 @@ import numpy as np
 from flax import nnx
 
 from pvdm_jax.config import AutoencoderConfig, Config, SampleConfig, UNetConfig
+from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.inference.pipeline import PVDM
-from pvdm_jax.inference.sampler import SamplingProgram
 from pvdm_jax.models import functional
-from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
-from pvdm_jax.models.unet import UNet
+from pvdm_jax.models.autoencoder import Autoencoder, latent_spec
+from pvdm_jax.models.denoiser import make_denoiser
 
 FRAMES, SIDE = 4, 16
 NAMES = ("bounce", "orbit", "spin")
@@ -47,47 +47,47 @@ def toy_config(**unet) -> Config:
     )
     sizes = dict(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=2)
     sample = SampleConfig(steps=3, later_steps=2, plane_order="keep")
-    return Config(autoencoder=clip, unet=UNetConfig(**(sizes | {"num_classes": 3} | unet)), sample=sample)
+    return Config(autoencoder=clip, denoiser=UNetConfig(**(sizes | {"num_classes": 3} | unet)), sample=sample)
 
 
 def toy_model(mesh=None, seed: int = 0, **unet) -> PVDM:
     config = toy_config(**unet)
     autoencoder = random_weights(lambda: Autoencoder(config.autoencoder, rngs=nnx.Rngs(0)), seed)
-    denoiser = random_weights(lambda: UNet(config.unet, rngs=nnx.Rngs(0)), seed + 1)
+    spec = latent_spec(config.autoencoder)
+    denoiser = random_weights(lambda: make_denoiser(config.denoiser, spec, rngs=nnx.Rngs(0)), seed + 1)
     return PVDM(config, autoencoder, denoiser, NAMES, mesh)
 
 
-class ToyProgram(SamplingProgram):
-    """The program around the networks, with formulas in their places: it compiles within a second."""
+class ToyModel(LatentModel):
+    """Formulas in the places of the networks: a program around them compiles within a second."""
 
-    def encode(self, weights, video):
+    def encode(self, params, video):
         video = video.astype(jnp.float32) / 127.5 - 1 if video.dtype == jnp.uint8 else video
-        flat = video.reshape(video.shape[0], -1) @ weights["autoencoder"]["decode"].T
-        return jnp.tanh(flat.reshape(-1, *self.latent_shape) / 8)
+        flat = video.reshape(video.shape[0], -1) @ params["decode"].T
+        return jnp.tanh(flat.reshape(-1, *self.spec.shape) / 8)
 
-    def decode(self, weights, latents):
-        video = jnp.tanh(latents.reshape(latents.shape[0], -1) @ weights["autoencoder"]["decode"])
+    def decode(self, params, latents):
+        video = jnp.tanh(latents.reshape(latents.shape[0], -1) @ params["decode"])
         video = video.reshape(-1, FRAMES, SIDE, SIDE, 3)
         return jnp.round((video + 1) * 127.5).astype(jnp.uint8)
 
-    def denoise(self, weights, x, step, context, label):
-        parameters, channels = weights["denoiser"], x.shape[2]
-        mean = 0.2 * label[:, None, None] * parameters["class"][None, None]
-        for first, weight in ((0, 0.6), (channels, -0.4)):  # the clip before, the clip after
-            if context.shape[2] > first:
-                mean = mean + weight * context[..., first : first + channels]
-        mean = mean @ parameters["mix"]
-        return 0.9 * x - 0.5 * mean * (1 - step[:, None, None] / 1000)
+    def denoise(self, params, x, time, condition):
+        mean = 0.2 * condition.label[:, None, None] * params["class"][None, None]
+        for neighbour, weight in ((condition.previous, 0.6), (condition.next, -0.4)):
+            if neighbour is not None:
+                mean = mean + weight * neighbour.visible()
+        mean = mean @ params["mix"]
+        return 0.9 * x - 0.5 * mean * (1 - time[:, None, None] / 1000)
 
 
 class ToyPVDM(PVDM):
-    make_program = ToyProgram
+    make_model = ToyModel
 
 
 def fast_model(mesh=None, seed: int = 0, **unet) -> PVDM:
-    """A `toy_model` whose networks are the formulas of `ToyProgram`."""
+    """A `toy_model` whose networks are the formulas of `ToyModel`."""
     config, rng = toy_config(**unet), np.random.default_rng(seed)
-    channels, positions = config.unet.latent_channels, plane_shape(config.autoencoder).positions
+    channels, positions = config.denoiser.latent_channels, latent_spec(config.autoencoder).positions
     decode = rng.standard_normal((positions * channels, FRAMES * SIDE * SIDE * 3)) / 12
     mix, shift = 0.5 * rng.standard_normal((channels, channels)), rng.standard_normal(channels)
     denoiser = {"mix": mix.astype(np.float32), "class": shift.astype(np.float32)}

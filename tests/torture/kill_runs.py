@@ -28,8 +28,8 @@ SHARE = {"train-autoencoder": 0.45, "encode": 0.1, "train-diffusion": 0.45}  # o
 STEPS = 240  # of each stage
 # The demo, but with smaller networks, shorter, and with more saves.
 SETTINGS = (
-    *("autoencoder.channels=32", "autoencoder.depth=1", "unet.model_channels=32", "unet.channel_mult=1,"),
-    *("unet.attention_resolutions=1,", "data.synthetic_videos=96", "encode.windows=12", "encode.batch_size=8"),
+    *("autoencoder.channels=32", "autoencoder.depth=1", "denoiser.model_channels=32", "denoiser.channel_mult=1,"),
+    *("denoiser.attention_resolutions=1,", "data.synthetic_videos=96", "encode.windows=12", "encode.batch_size=8"),
     *(f"train_autoencoder.steps={STEPS}", "train_autoencoder.log_every=10", "train_autoencoder.checkpoint_every=10"),
     *("train_autoencoder.eval_every=80", "train_autoencoder.eval_clips=8", f"train_diffusion.steps={STEPS}"),
     *("train_diffusion.log_every=10", "train_diffusion.checkpoint_every=10", "train_diffusion.eval_every=80"),

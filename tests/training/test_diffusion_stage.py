@@ -77,7 +77,7 @@ def test_the_default_recipe_knows_no_common_coin(monkeypatch):
 def test_both_neighbours():
     """Of the clips that are shown any: half both, a quarter each only one of them."""
     batch = windows(missing=0.0)
-    given = stage(context_prob=0.8, cond_next=True).given_neighbours(batch, jax.random.key(0))
+    given = stage(context_prob=0.8, next_clip=True).given_neighbours(batch, jax.random.key(0))
     both = np.asarray(given["previous"] & given["next"])
     assert abs(both.mean() - 0.4) < 0.03
     assert abs(float((given["previous"] & ~given["next"]).mean()) - 0.2) < 0.03
@@ -93,7 +93,7 @@ def test_alone_any_clip_of_the_window_is_learnt():
     known = np.asarray(batch["has_previous"])
     assert np.all(clip[~known] == 0)
     assert abs((clip[0::2][known[0::2]] == -1).mean() - 0.5) < 0.05
-    thirds = np.asarray(stage(cond_next=True).lone_clip(windows(0.0), jnp.ones(COUNT, bool), jax.random.key(0)))
+    thirds = np.asarray(stage(next_clip=True).lone_clip(windows(0.0), jnp.ones(COUNT, bool), jax.random.key(0)))
     for value in (-1, 0, 1):
         assert abs((thirds == value).mean() - 1 / 3) < 0.03
 
@@ -106,9 +106,9 @@ def test_alone_the_clip_at_a_random_place_is_learnt():
     assert np.all(clip[0::2] == 0.5) and np.all(clip[1::2] == 0)
 
 
-@pytest.mark.parametrize("cond_next", [False, True])
-def test_the_network_sees_what_is_given_and_zeros_for_the_rest(monkeypatch, cond_next):
-    model, seen = stage(context_prob=0.5, cond_next=cond_next), {}
+@pytest.mark.parametrize("next_clip", [False, True])
+def test_the_network_sees_what_is_given_and_zeros_for_the_rest(monkeypatch, next_clip):
+    model, seen = stage(context_prob=0.5, next_clip=next_clip), {}
 
     def errors(params, clip, context, label, key):
         seen.update(clip=np.asarray(clip)[:, 0, 0], context=np.asarray(context)[:, 0])
@@ -116,19 +116,19 @@ def test_the_network_sees_what_is_given_and_zeros_for_the_rest(monkeypatch, cond
 
     monkeypatch.setattr(model, "errors", errors)
     batch = windows()
-    batch = batch if cond_next else {name: value for name, value in batch.items() if "next" not in name}
+    batch = batch if next_clip else {name: value for name, value in batch.items() if "next" not in name}
     loss, _ = model.loss({}, batch, jax.random.key(0))
     assert float(loss) == 2.0  # errors times the weights of their steps
-    assert seen["context"].shape == (COUNT, 2 if cond_next else 1)
+    assert seen["context"].shape == (COUNT, 2 if next_clip else 1)
     shown = np.any(seen["context"] != 0, axis=1)
     assert np.all(seen["clip"][shown] == 0)
     assert set(np.unique(seen["context"][:, 0])) == {-1.0, 0.0}
-    if cond_next:
+    if next_clip:
         assert set(np.unique(seen["context"][:, 1])) == {0.0, 1.0}
 
 
 def test_a_network_without_neighbours_is_shown_none():
-    given = stage(cond_model=False).given_neighbours(windows(), jax.random.key(0))
+    given = stage(previous_clip=False).given_neighbours(windows(), jax.random.key(0))
     assert not np.any(given["previous"])
 
 
@@ -140,15 +140,15 @@ def test_the_next_clip_is_further_channels_of_the_input():
     from pvdm_jax.models.unet import UNet
 
     def shapes(**unet):
-        config = toy_config(**unet).unet
+        config = toy_config(**unet).denoiser
         return functional.abstract(lambda: UNet(config, rngs=nnx.Rngs(0)))[1]
 
-    plain, extended = shapes(), shapes(cond_next=True)
+    plain, extended = shapes(), shapes(next_clip=True)
     assert jax.tree.structure(plain) == jax.tree.structure(extended)
     leaves = zip(jax.tree_util.tree_leaves_with_path(plain), jax.tree.leaves(extended), strict=True)
     different = {jax.tree_util.keystr(path): (a.shape, b.shape) for (path, a), b in leaves if a.shape != b.shape}
     assert different == {"['conv_in']['kernel']": ((3, 3, 8, 32), (3, 3, 12, 32))}
-    config = UNetConfig(cond_next=True)
+    config = UNetConfig(next_clip=True)
     assert (UNetConfig().context_channels, config.context_channels) == (4, 8)
 
 
@@ -178,7 +178,7 @@ def test_constants_of_the_official_runs(name, context_prob, size):
     assert training.steps == (850_000 if size == "l" else 400_000)
     assert (process.num_steps, process.beta_start, process.beta_end) == (1000, 0.0015, 0.0195)
     assert (process.prediction, process.loss_weight) == ("eps", "uniform")
-    assert not config.unet.position_embedding
+    assert not config.denoiser.position_embedding
 
 
 def test_impossible_settings_are_refused():

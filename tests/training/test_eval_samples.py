@@ -33,7 +33,9 @@ CONFIG = Config(
         **dict(frames=8, height=24, width=24, patch_size=4, channels=16, depth=1, num_heads=1, head_dim=16),
         **dict(plane_depth=1, plane_num_heads=1, plane_head_dim=16, plane_mlp_dim=16),
     ),
-    unet=UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=1),
+    denoiser=UNetConfig(
+        model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=1
+    ),
     train_diffusion=DiffusionTrainingConfig(batch_size=4, eval_samples=SAMPLES),
     sample=SampleConfig(steps=2, later_steps=2),
 )

@@ -181,7 +181,7 @@ def test_a_cache_of_nothing_is_refused(workdir):
 
 
 def test_windows_of_three_clips_for_a_denoiser_that_takes_the_next_one(workdir):
-    config = changed(data={"synthetic_frames": 14, "crop_scale": 1.0, "flip": False}, unet={"cond_next": True})
+    config = changed(data={"synthetic_frames": 14, "crop_scale": 1.0, "flip": False}, denoiser={"next_clip": True})
     latents.encode(config, workdir)
     cache = latents.open_latents(config, workdir, "train")
     item = cache[3]
@@ -193,22 +193,22 @@ def test_windows_of_three_clips_for_a_denoiser_that_takes_the_next_one(workdir):
     found = np.stack([item["previous"], item["clip"], item["next"]])
     np.testing.assert_allclose(found, expected, atol=1e-5)
     with pytest.raises(ConfigError, match="clips is 2"):
-        latents.open_latents(changed(config, unet={"cond_next": False}), workdir, "train")
+        latents.open_latents(changed(config, denoiser={"next_clip": False}), workdir, "train")
 
 
-@pytest.mark.parametrize("cond_next", [False, True])
-def test_lone_clips_are_stored_beside_their_windows(workdir, cond_next):
+@pytest.mark.parametrize("next_clip", [False, True])
+def test_lone_clips_are_stored_beside_their_windows(workdir, next_clip):
     """From the cache and from pixels: the clip that the window's own frames hold, encoded."""
-    config = changed(encode={"lone_clips": True}, unet={"cond_next": cond_next})
+    config = changed(encode={"lone_clips": True}, denoiser={"next_clip": next_clip})
     latents.encode(config, workdir)
     cache = latents.open_latents(config, workdir, "train")
     source = open_source(config.data, config.autoencoder, "train", config.seed)
     settings = (config.autoencoder, config.data, config.encode.windows, config.seed)
-    pair = clip_pairs(source, *settings, clips=2 + cond_next, lone=True)[3]
-    clips = pair["video"].reshape(3 + cond_next, 4, 16, 24, 3)
+    pair = clip_pairs(source, *settings, clips=2 + next_clip, lone=True)[3]
+    clips = pair["video"].reshape(3 + next_clip, 4, 16, 24, 3)
     graphdef, params = load_autoencoder(config.autoencoder, workdir)
     expected = functional.merge(graphdef, params).encode(autoencoder.to_float(clips)).pack()
-    item, names = cache[3], ["previous", "clip", *(["next"] if cond_next else []), "lone"]
+    item, names = cache[3], ["previous", "clip", *(["next"] if next_clip else []), "lone"]
     np.testing.assert_allclose(np.stack([item[name] for name in names]), expected, atol=1e-5)
     fly = changed(config, encode={"cache": False})
     pixels, _ = latents.training_latents(fly, workdir, make_mesh(MeshConfig()))

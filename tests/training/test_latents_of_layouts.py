@@ -89,7 +89,7 @@ def config(request, tmp_path):
     data = DataConfig(source="tfds", path=str(tmp_path / "data"), eval_split="test", resize="bilinear", flip=True)
     unet = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=2)
     encode = EncodeConfig(windows=2, batch_size=4)
-    return Config(data=data, autoencoder=CLIP, unet=unet, train_autoencoder=STAGE, encode=encode)
+    return Config(data=data, autoencoder=CLIP, denoiser=unet, train_autoencoder=STAGE, encode=encode)
 
 
 def test_batches_and_their_resumption(config):

@@ -125,7 +125,7 @@ def test_a_configuration_trains_and_exports(tmp_path):
     config = Config(
         data=DataConfig(synthetic_videos=4, synthetic_frames=8),
         autoencoder=MODEL,
-        unet=UNetConfig(model_channels=32, channel_mult=(1,), num_heads=1),
+        denoiser=UNetConfig(model_channels=32, channel_mult=(1,), num_heads=1),
         train_autoencoder=stage,
     )
     state = autoencoder.train(config, tmp_path)

@@ -41,7 +41,7 @@ CONFIG = Config(
         plane_head_dim=16,
         plane_mlp_dim=32,
     ),
-    unet=UNetConfig(
+    denoiser=UNetConfig(
         model_channels=32,
         channel_mult=(1,),
         num_res_blocks=1,
@@ -153,9 +153,9 @@ def test_stage_two_needs_latents(tmp_path):
 
 
 def test_wrong_number_of_classes_is_refused(run):
-    unet = dataclasses.replace(CONFIG.unet, num_classes=5)
-    with pytest.raises(ConfigError, match="unet.num_classes is 5; the data has 3 classes"):
-        diffusion.train(dataclasses.replace(CONFIG, unet=unet), run[0])
+    unet = dataclasses.replace(CONFIG.denoiser, num_classes=5)
+    with pytest.raises(ConfigError, match="denoiser.num_classes is 5; the data has 3 classes"):
+        diffusion.train(dataclasses.replace(CONFIG, denoiser=unet), run[0])
 
 
 def test_samples_depend_on_key_and_index_alone(model):

@@ -32,7 +32,7 @@ UNET = UNetConfig(
     attention_resolutions=(1,),
     num_heads=2,
 )
-CONFIG = Config(autoencoder=AUTOENCODER, unet=UNET, sample=SampleConfig(steps=2, later_steps=2))
+CONFIG = Config(autoencoder=AUTOENCODER, denoiser=UNET, sample=SampleConfig(steps=2, later_steps=2))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_what_is_written_is_read(folder, params):
 def test_a_denoiser_with_positions_has_no_note_on_planes(params, tmp_path):
     unet = dataclasses.replace(UNET, position_embedding=True)
     denoiser = functional.split(UNet(unet, rngs=nnx.Rngs(0)))[1]
-    config = dataclasses.replace(CONFIG, unet=unet)
+    config = dataclasses.replace(CONFIG, denoiser=unet)
     model_folder.write_model(tmp_path / "m", config, params[0], denoiser, {})
     assert model_folder.read_model(tmp_path / "m").card["notes"] == []
 
@@ -133,7 +133,7 @@ def test_an_autoencoder_alone(params, tmp_path):
 
 def test_a_denoiser_alone(params, tmp_path):
     folder = model_folder.write_model(tmp_path / "m", CONFIG, None, params[1], {})
-    assert model_folder.read_model(folder).config.unet == UNET
+    assert model_folder.read_model(folder).config.denoiser == UNET
     with pytest.raises(ConfigError, match="holds no autoencoder"):
         model_folder.read_autoencoder(folder)
     with pytest.raises(FileNotFoundError, match="pvdm convert --autoencoder"):
@@ -181,8 +181,8 @@ def test_weights_that_do_not_fit(folder):
 def test_settings_that_do_not_work(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="not a model folder"):
         model_folder.read_model(tmp_path)
-    edit(folder, lambda settings: settings["unet"].update(depth=3))
-    with pytest.raises(ConfigError, match="config.json: unet.depth is 3; there is no such field"):
+    edit(folder, lambda settings: settings["denoiser"].update(depth=3))
+    with pytest.raises(ConfigError, match="config.json: denoiser.depth is 3; there is no such field"):
         model_folder.read_model(folder)
     edit(folder, lambda settings: settings.update(model_folder=2))
     with pytest.raises(ConfigError, match="model_folder is 2; this version of pvdm_jax reads 1"):
@@ -202,7 +202,7 @@ def test_convert(official_files, params, tmp_path, capsys):
     assert cli.main(argv + HEADS) == 0
     assert "two motion planes" in capsys.readouterr().out
     model = model_folder.read_model(tmp_path / "m")
-    assert (model.config.autoencoder, model.config.unet) == (AUTOENCODER, UNET)
+    assert (model.config.autoencoder, model.config.denoiser) == (AUTOENCODER, UNET)
     same([model.autoencoder, model.denoiser], params)
     source = model.card["source"]["denoiser"]
     assert source["weights of the official PyTorch code"] == "ema_model_10.npz" and len(source["SHA-256"]) == 64
@@ -252,7 +252,7 @@ def test_networks_that_do_not_fit_each_other(official_files, tmp_path, capsys):
     np.savez(tmp_path / "three.npz", **official.to_torch(unet))
     argv = [f"--autoencoder={official_files[0]}", f"--denoiser={tmp_path / 'three.npz'}", f"--output={tmp_path / 'x'}"]
     assert cli.main(["convert", *argv, *HEADS]) == 2
-    assert "unet.latent_channels is 3; it must equal autoencoder.latent_channels (2)" in capsys.readouterr().err
+    assert "denoiser.latent_channels is 3; it must equal autoencoder.latent_channels (2)" in capsys.readouterr().err
 
 
 class Crafted:

@@ -108,5 +108,5 @@ def test_the_wrong_model_is_named(reference, recipe, weights):
 
 def test_a_model_that_the_official_code_has_no_place_for():
     config = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, position_embedding=True)
-    with pytest.raises(ValueError, match="unet.position_embedding is True"):
+    with pytest.raises(ValueError, match="denoiser.position_embedding is True"):
         official.to_torch(UNet(config, rngs=nnx.Rngs(0)))

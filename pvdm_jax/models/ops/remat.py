@@ -4,7 +4,7 @@
     dots    products with weights (linear layers, convolutions) are kept; norms, activations, attention are made again
     blocks  only the inputs of blocks are kept; a step costs about a third more, and memory hardly grows with depth
 
-All give equal results up to rounding. The settings are `autoencoder.remat` and `unet.remat`.
+All give equal results up to rounding. The settings are `autoencoder.remat` and `denoiser.remat`.
 """
 
 from collections.abc import Callable

@@ -89,6 +89,6 @@ def _from_folder(name: str, path: pathlib.Path, overrides: dict[str, Any]) -> _N
     params = {AUTOENCODER: model.autoencoder, DENOISER: model.denoiser}[name]
     if params is None:
         raise ConfigError(f"the model folder {path} holds no {name}")
-    network = {AUTOENCODER: model.config.autoencoder, DENOISER: model.config.unet}[name]
+    network = {AUTOENCODER: model.config.autoencoder, DENOISER: model.config.denoiser}[name]
     source, training = (model.card.get(key, {}).get(name, "not known") for key in ("source", "training"))
     return _Network(network, params, source, training, model.config.process, model.config.sample, model.class_names)

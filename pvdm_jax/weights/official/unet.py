@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 
 from pvdm_jax.config import UNetConfig
+from pvdm_jax.models.triplane import PlaneShape
 from pvdm_jax.models.unet import AttentionBlock, Downsample, ResBlock, UNet, Upsample
 from pvdm_jax.weights.official.layouts import (
     Weight,
@@ -22,24 +23,25 @@ from pvdm_jax.weights.official.layouts import (
     vector,
 )
 
-OFFICIAL_POSITIONS = 2048  # of the buffer that the official U-Net uses as the missing condition
+OFFICIAL_GRID = PlaneShape(16, 32, 32)  # the only one that the official U-Net knows
 
 
-def unet_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -> UNet:
+def unet_from_torch(state_dict: Mapping[str, Any], grid: PlaneShape = OFFICIAL_GRID, **overrides: Any) -> UNet:
     """The official denoiser's weights as a `UNet`. Sizes are read off the shapes.
 
-    overrides: fields of UNetConfig, for what shapes don't tell (num_heads or num_head_channels, dtype).
+    grid: of the latents that the network will see; the weights don't depend on it. overrides: fields of UNetConfig, for
+    what shapes don't tell (num_heads or num_head_channels, dtype).
     Raises ValueError naming each missing, surplus or misshapen weight.
     """
     weights = clean(state_dict)
     config = _config(weights, names(overrides))
-    return build(lambda rngs: UNet(config, rngs=rngs), _weights, weights)
+    return build(lambda rngs: UNet(config, grid.latent_spec(config.latent_channels), rngs=rngs), _weights, weights)
 
 
 def unet_to_torch(model: UNet) -> dict[str, np.ndarray]:
-    for name in ("position_embedding", "cond_next"):
+    for name in ("position_embedding", "next_clip"):
         if getattr(model.config, name):
-            raise ValueError(f"unet.{name} is True; the official code has no such weights")
+            raise ValueError(f"denoiser.{name} is True; the official code has no such weights")
     return official_weights(_weights(model), model) | _buffers(model.config)
 
 
@@ -60,7 +62,7 @@ def _config(weights: dict[str, np.ndarray], overrides: dict[str, Any]) -> UNetCo
             2**level for level, i in enumerate(first) if f"input_blocks.{i}.1.qkv.weight" in weights
         ),
         use_scale_shift_norm=shape("input_blocks.1.0.emb_layers.1.weight")[0] == 2 * features[0],
-        cond_model=shape("input_blocks.0.0.weight")[1] == 2 * latent_channels,
+        previous_clip=shape("input_blocks.0.0.weight")[1] == 2 * latent_channels,
         num_classes=weights["label_emb.weight"].shape[0] if "label_emb.weight" in weights else 0,
     )
     return UNetConfig(**(read | resampling | overrides))
@@ -145,6 +147,6 @@ def _attention(module: AttentionBlock, name: str, path: str) -> Iterator[Weight]
 
 
 def _buffers(config: UNetConfig) -> dict[str, np.ndarray]:
-    if not config.cond_model:
+    if not config.previous_clip:
         return {}
-    return {"zeros": np.zeros((1, config.latent_channels, OFFICIAL_POSITIONS), np.float32)}
+    return {"zeros": np.zeros((1, config.latent_channels, OFFICIAL_GRID.positions), np.float32)}

@@ -1,0 +1,37 @@
+"""What a denoiser is, and the table of them.
+
+A new denoiser is a module in a file of its own, a configuration class (`config/denoisers.py`) and one row here. One
+from outside of this package adds its row by itself:
+
+    DENOISERS["mine"] = (MyConfig, MyDenoiser)
+"""
+
+from typing import Protocol
+
+import jax
+from flax import nnx
+
+from pvdm_jax.config import DenoiserConfig, DiTConfig, UNetConfig
+from pvdm_jax.models.condition import Condition
+from pvdm_jax.models.dit import DiT
+from pvdm_jax.models.latent import LatentSpec, Tokens
+from pvdm_jax.models.unet import UNet
+
+
+class Denoiser(Protocol):
+    """A network that predicts the noise (or x_0, v, the flow) in noisy latents: an `nnx.Module` made from its
+    configuration, a `LatentSpec` and `rngs`."""
+
+    def __call__(self, x: Tokens, time: jax.Array, condition: Condition) -> Tokens:
+        """x: noisy latents (b, positions, channels), float32. time: (b,), 0 to num_steps - 1. Returns what is
+        predicted, of the shape of x, float32."""
+
+
+DENOISERS = {"unet": (UNetConfig, UNet), "dit": (DiTConfig, DiT)}
+
+
+def make_denoiser(config: DenoiserConfig, spec: LatentSpec, *, rngs: nnx.Rngs) -> nnx.Module:
+    """The network of a configuration. Raises ValueError if the table has no row for its kind."""
+    if config.name not in DENOISERS:
+        raise ValueError(f"there is no denoiser {config.name!r}; models.denoiser.DENOISERS has {', '.join(DENOISERS)}")
+    return DENOISERS[config.name][1](config, spec, rngs=rngs)

@@ -2,16 +2,14 @@
 beside them (paper section 3.2, equation 8).
 
 It trains from the cache that `training.latents` wrote: windows of consecutive clips, of which the last may have a
-next one. With probability `context_prob` a sample is a clip given the one before, else a clip alone: any
-of the window, or with encode.lone_clips one that begins anywhere in it, as in the official code. The `default` recipe
-decides that for each clip, `official` for the whole batch. A clip without a previous one says so in the cache: it is
-never told by black pixels.
+next one. With probability `context_prob` a sample is a clip given the one before, else a clip alone: any of the
+window, or with encode.unconditional_anywhere one that begins anywhere in it, as in the official code. The `default`
+recipe decides that for each clip, `official` for the whole batch. A clip without a previous one says so in the cache:
+it is never told by black pixels.
 """
 
 import functools
 import pathlib
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +18,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pvdm_jax.config import Config, config_to_dict, require
+from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.diffusion.guidance import guide
 from pvdm_jax.diffusion.predictions import draw_exercise, squared_error
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.sampling import sample_clip
 from pvdm_jax.models import functional
+from pvdm_jax.models.autoencoder import plane_shape
 from pvdm_jax.models.pixels import to_uint8
 from pvdm_jax.models.triplane import PlaneShape, unpack
 from pvdm_jax.models.unet import UNet
@@ -39,15 +39,12 @@ from pvdm_jax.weights.run_autoencoder import load_autoencoder, take_over
 UNRELATED = ("train_autoencoder.*",)
 PICTURED = 4  # clips sampled at each evaluation, rounded up to the number of devices
 
-Batch = dict[str, jax.Array]
-
 
 class DiffusionStage:
     """State, step and evaluation of stage 2, for the training loop.
 
     autoencoder: graph definition and weights of stage 1, which decodes the samples of the evaluation.
-    held_out: {"previous", "clip": (n, positions, channels), "has_previous", "label": (n,)} that training never sees;
-    with unet.cond_next also "next" and "has_next", with encode.lone_clips "lone".
+    held_out: windows that training never sees; None: there is no evaluation.
     real: uint8 (n, frames, height, width, 3), held-out clips that as many sampled ones are compared with; None: none.
     """
 
@@ -58,7 +55,7 @@ class DiffusionStage:
         config: Config,
         autoencoder: tuple[nnx.GraphDef, functional.Params],
         shape: PlaneShape,
-        held_out: dict[str, Any],
+        held_out: LatentBatch | None,
         mesh: Mesh,
         real: np.ndarray | None = None,
     ):
@@ -94,74 +91,78 @@ class DiffusionStage:
         )
         return planes.pack()
 
-    def loss(self, params: functional.Params, batch: Batch, key: jax.Array):
-        """Mean squared error over the batch: a share of it given the clips beside it, the rest without."""
+    def loss(self, params: functional.Params, batch: LatentBatch, key: jax.Array, coin: jax.Array | None = None):
+        """Mean squared error over the batch: a share of it given the clips beside it, the rest without.
+
+        coin: whether all clips are shown their neighbours; None: decided for each.
+        """
         context_key, which_key, label_key, noise_key = jax.random.split(key, 4)
-        given = self.given_neighbours(batch, context_key)
+        given = self.given_neighbours(batch, context_key, coin)
         alone = ~jnp.any(jnp.stack(list(given.values())), axis=0)
-        clip = self.lone_clip(batch, alone, which_key)
+        clip = self.unconditional_clip(batch, alone, which_key)
         context = _pack_context(batch, given) if self.model.cond_model else _nothing(clip, self.model.latent_channels)
-        shown = jax.random.bernoulli(label_key, self.config.label_prob, batch["label"].shape)
-        errors, weights = self.errors(params, clip, context, jnp.where(shown, batch["label"], -1), noise_key)
+        shown = jax.random.bernoulli(label_key, self.config.label_prob, batch.label.shape)
+        errors, weights = self.errors(params, clip, context, jnp.where(shown, batch.label, -1), noise_key)
         loss = jnp.mean(weights * errors)
         return loss, {"loss": loss}
 
-    def given_neighbours(self, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+    def given_neighbours(
+        self, batch: LatentBatch, key: jax.Array, coin: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
         """Which clips are shown their neighbours: "previous" and, with cond_next, "next", each bool (b,).
 
         With cond_next half of those that are shown any are shown both, a quarter only the previous and a quarter only
         the next. A neighbour that the data lack is never shown.
         """
         coin_key, which_key = jax.random.split(key)
-        count = batch["label"].shape
-        if "coin" in batch:  # one for the whole batch
-            coin = batch["coin"]
-        else:
+        count = batch.label.shape
+        if coin is None:
             coin = jax.random.bernoulli(coin_key, self.config.context_prob, count)
         coin = coin & self.model.cond_model
         if not self.model.cond_next:
-            return {"previous": coin & batch["has_previous"]}
+            return {"previous": coin & batch.has_previous}
         quarter = jax.random.randint(which_key, count, 0, 4)
         shown = {"previous": quarter != 0, "next": quarter != 1}
-        return {name: coin & chosen & batch[f"has_{name}"] for name, chosen in shown.items()}
+        return {name: coin & chosen & getattr(batch, f"has_{name}") for name, chosen in shown.items()}
 
-    def lone_clip(self, batch: Batch, alone: jax.Array, key: jax.Array) -> jax.Array:
+    def unconditional_clip(self, batch: LatentBatch, alone: jax.Array, key: jax.Array) -> jax.Array:
         """The clips to learn (b, positions, c): the window's own, but where none is given the one at a random place in
-        the window ("lone"), or without such a one any of its clips."""
-        clip = batch["clip"]
-        if "lone" in batch:
-            return jnp.where(alone[:, None, None], batch["lone"], clip)
-        names = [name for name in ("previous", "next") if name in batch]
+        the window, or without such a one any of its clips."""
+        clip = batch.clip
+        if batch.unconditional is not None:
+            return jnp.where(alone[:, None, None], batch.unconditional, clip)
+        names = [name for name in ("previous", "next") if getattr(batch, name) is not None]
         which = jax.random.randint(key, alone.shape, 0, 1 + len(names))
         for number, name in enumerate(names, 1):
-            chosen = alone & batch[f"has_{name}"] & (which == number)
-            clip = jnp.where(chosen[:, None, None], batch[name], clip)
+            chosen = alone & getattr(batch, f"has_{name}") & (which == number)
+            clip = jnp.where(chosen[:, None, None], getattr(batch, name), clip)
         return clip
 
-    def step(self, state: TrainState, batch: Batch, key: jax.Array):
-        """One update; `batch` has the cache's fields."""
+    def step(self, state: TrainState, batch: LatentBatch, key: jax.Array):
+        """One update."""
+        loss = self.loss
         if self.config.recipe == "official":
             coin = jax.random.bernoulli(jax.random.fold_in(key, 1), self.config.context_prob)
-            batch = batch | {"coin": jnp.broadcast_to(coin, batch["label"].shape)}
-        grads, metrics = accumulate_gradients(self.loss, state.params, batch, key, self.config.accumulate)
+            loss = functools.partial(self.loss, coin=coin)
+        grads, metrics = accumulate_gradients(loss, state.params, batch, key, self.config.accumulate)
         return update(state, grads, self.optimizer, self.config.ema_decay, self.config.ema_every), metrics
 
-    def _held_out_errors(self, params: functional.Params, batch: Batch) -> dict[str, jax.Array]:
+    def _held_out_errors(self, params: functional.Params, batch: LatentBatch) -> dict[str, jax.Array]:
         key = jax.random.key(0)  # the same noise at every evaluation
-        clip, channels = batch["clip"], self.model.context_channels or self.model.latent_channels
-        errors = {"alone": self.errors(params, clip, _nothing(clip, channels), batch["label"], key)[0]}
+        clip, channels = batch.clip, self.model.context_channels or self.model.latent_channels
+        errors = {"alone": self.errors(params, clip, _nothing(clip, channels), batch.label, key)[0]}
         kinds = {"given_previous": ("previous",)} if self.model.cond_model else {}
         if self.model.cond_next:
             kinds["given_both"] = ("previous", "next")
         for kind, names in kinds.items():
             given = {name: jnp.full(len(clip), name in names) for name in self._neighbours()}
-            errors[kind] = self.errors(params, clip, _pack_context(batch, given), batch["label"], key)[0]
+            errors[kind] = self.errors(params, clip, _pack_context(batch, given), batch.label, key)[0]
         return errors
 
     def _neighbours(self) -> tuple[str, ...]:
         return ("previous", "next") if self.model.cond_next else ("previous",)
 
-    def _draw(self, params: functional.Params, decoder: functional.Params, batch: Batch) -> jax.Array:
+    def _draw(self, params: functional.Params, decoder: functional.Params, batch: dict[str, jax.Array]) -> jax.Array:
         """One clip for each key, uint8 (b, frames, height, width, 3)."""
         options, count = self.sampling, len(batch["label"])
         shape = (self.shape.positions, self.model.latent_channels)
@@ -196,9 +197,9 @@ class DiffusionStage:
             self.held_out,
             self.config.batch_size,
         )
-        known = {"alone": np.ones(len(self.held_out["label"]), bool), "given_previous": self.held_out["has_previous"]}
+        known = {"alone": np.ones(len(self.held_out), bool), "given_previous": self.held_out.has_previous}
         if self.model.cond_next:
-            known["given_both"] = known["given_previous"] & self.held_out["has_next"]
+            known["given_both"] = known["given_previous"] & self.held_out.has_next
         values = {f"loss_{kind}": float(np.mean(errors[kind][known[kind]])) for kind in errors if known[kind].any()}
 
         compared = 0 if self.real is None else self.config.eval_samples
@@ -237,9 +238,8 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
         return latents.batches(config, stage_config.batch_size, start)
 
     decoder = load_autoencoder(config.autoencoder, workdir, mesh)
-    held_out_clips = _stack(held_out, stage_config.eval_clips)
     real = _held_out_videos(config)
-    stage = DiffusionStage(config, decoder, latents.shape, held_out_clips, mesh, real)
+    stage = DiffusionStage(config, decoder, plane_shape(config.autoencoder), held_out, mesh, real)
     settings = config_to_dict(config) | {"latents": latents.identity, "class_names": list(latents.class_names)}
     watch = Watch(stage_config.best_metric) if stage_config.best_metric else None
     return run(
@@ -247,9 +247,10 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     )
 
 
-def _pack_context(batch: Batch, given: dict[str, jax.Array]) -> jax.Array:
+def _pack_context(batch: LatentBatch, given: dict[str, jax.Array]) -> jax.Array:
     """The neighbours' latents (b, positions, c or 2c), zeros where one isn't given."""
-    return jnp.concatenate([jnp.where(mask[:, None, None], batch[name], 0.0) for name, mask in given.items()], axis=-1)
+    shown = [jnp.where(mask[:, None, None], getattr(batch, name), 0.0) for name, mask in given.items()]
+    return jnp.concatenate(shown, axis=-1)
 
 
 def _held_out_videos(config: Config) -> np.ndarray | None:
@@ -270,9 +271,3 @@ def _held_out_videos(config: Config) -> np.ndarray | None:
 
 def _nothing(clip: jax.Array, channels: int) -> jax.Array:
     return jnp.zeros((*clip.shape[:-1], channels), clip.dtype)
-
-
-def _stack(latents: Sequence[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
-    """`count` items, evenly spread, as one batch."""
-    index = np.linspace(0, len(latents) - 1, min(count, len(latents))).astype(int)
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *(latents[int(i)] for i in index))

@@ -10,6 +10,7 @@ from toy_model import toy_config
 
 from pvdm_jax.config import Config, ConfigError, DiffusionTrainingConfig, MeshConfig, UNetConfig
 from pvdm_jax.config.loading import load_settings
+from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.models.autoencoder import plane_shape
 from pvdm_jax.runtime import sharding
 from pvdm_jax.training.diffusion import DiffusionStage
@@ -23,23 +24,24 @@ def stage(recipe="default", context_prob=0.3, **unet):
     training = DiffusionTrainingConfig(recipe=recipe, context_prob=context_prob)
     config = dataclasses.replace(config, train_diffusion=training)
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    return DiffusionStage(config, (None, {}), plane_shape(config.autoencoder), {}, mesh)
+    return DiffusionStage(config, (None, {}), plane_shape(config.autoencoder), None, mesh)
 
 
-def windows(missing=0.25, count=COUNT, **extra):
+def windows(missing=0.25, count=COUNT, with_next=True, **extra):
     """A batch whose latents say which clip of their window they are: -1, 0 and 1."""
     shape, rng = (count, 1, 1), np.random.default_rng(0)
-    batch = {"previous": np.full(shape, -1.0), "clip": np.zeros(shape), "next": np.full(shape, 1.0)}
-    batch |= {f"has_{name}": rng.random(count) >= missing for name in ("previous", "next")}
-    batch |= {"label": np.zeros(count, np.int32), **extra}
-    return {name: jnp.asarray(value) for name, value in batch.items()}
+    batch = {"previous": np.full(shape, -1.0), "clip": np.zeros(shape), "label": np.zeros(count, np.int32), **extra}
+    batch["has_previous"] = rng.random(count) >= missing
+    if with_next:
+        batch |= {"next": np.full(shape, 1.0), "has_next": rng.random(count) >= missing}
+    return LatentBatch(**{name: jnp.asarray(value) for name, value in batch.items()})
 
 
 def test_default_drops_the_previous_clip_of_each_clip():
     batch = windows()
     given = stage().given_neighbours(batch, jax.random.key(0))["previous"]
-    assert not np.any(given & ~batch["has_previous"])  # a missing one is never shown
-    assert abs(float(given[batch["has_previous"]].mean()) - 0.3) < 0.03
+    assert not np.any(given & ~batch.has_previous)  # a missing one is never shown
+    assert abs(float(given[batch.has_previous].mean()) - 0.3) < 0.03
     assert set(stage(context_prob=0.0).given_neighbours(batch, jax.random.key(0))) == {"previous"}
 
 
@@ -48,30 +50,30 @@ def test_official_flips_one_coin_for_a_batch(monkeypatch):
     from pvdm_jax.training import diffusion
 
     seen = []
-    monkeypatch.setattr(diffusion, "accumulate_gradients", lambda loss, params, batch, *_: (seen.append(batch), {}))
+    monkeypatch.setattr(diffusion, "accumulate_gradients", lambda loss, *_: (seen.append(loss), {}))
     monkeypatch.setattr(diffusion, "update", lambda *_: None)
     official = stage("official")
     state = type("State", (), {"params": None})()
     for step in range(300):
         official.step(state, windows(count=5), jax.random.key(step))
-    coins = np.stack([np.asarray(batch["coin"]) for batch in seen])
-    assert coins.shape == (300, 5)
-    assert np.all(coins == coins[:, :1])
-    assert abs(coins[:, 0].mean() - 0.3) < 0.08
+    coins = np.stack([loss.keywords["coin"] for loss in seen])
+    assert coins.shape == (300,)  # the loss of every micro-batch gets it
+    assert abs(coins.mean() - 0.3) < 0.08
     for coin in (True, False):
-        batch = windows(coin=jnp.full(COUNT, coin))
-        given = official.given_neighbours(batch, jax.random.key(0))["previous"]
-        np.testing.assert_array_equal(given, batch["has_previous"] & coin)
+        batch = windows()
+        given = official.given_neighbours(batch, jax.random.key(0), jnp.asarray(coin))["previous"]
+        np.testing.assert_array_equal(given, batch.has_previous & coin)
 
 
 def test_the_default_recipe_knows_no_common_coin(monkeypatch):
     from pvdm_jax.training import diffusion
 
     seen = []
-    monkeypatch.setattr(diffusion, "accumulate_gradients", lambda loss, params, batch, *_: (seen.append(batch), {}))
+    monkeypatch.setattr(diffusion, "accumulate_gradients", lambda loss, *_: (seen.append(loss), {}))
     monkeypatch.setattr(diffusion, "update", lambda *_: None)
-    stage().step(type("State", (), {"params": None})(), windows(count=5), jax.random.key(0))
-    assert "coin" not in seen[0]
+    model = stage()
+    model.step(type("State", (), {"params": None})(), windows(count=5), jax.random.key(0))
+    assert seen == [model.loss]
 
 
 def test_both_neighbours():
@@ -85,24 +87,24 @@ def test_both_neighbours():
 
 
 def test_alone_any_clip_of_the_window_is_learnt():
-    model, batch = stage(), windows(missing=0.5)
-    pairs = {name: value for name, value in batch.items() if "next" not in name}
+    model, pairs = stage(), windows(missing=0.5, with_next=False)
     alone = jnp.arange(COUNT) % 2 == 0
-    clip = np.asarray(model.lone_clip(pairs, alone, jax.random.key(0)))[:, 0, 0]
+    clip = np.asarray(model.unconditional_clip(pairs, alone, jax.random.key(0)))[:, 0, 0]
     assert np.all(clip[1::2] == 0)  # what is given a neighbour is the clip beside it
-    known = np.asarray(batch["has_previous"])
+    known = np.asarray(pairs.has_previous)
     assert np.all(clip[~known] == 0)
     assert abs((clip[0::2][known[0::2]] == -1).mean() - 0.5) < 0.05
-    thirds = np.asarray(stage(cond_next=True).lone_clip(windows(0.0), jnp.ones(COUNT, bool), jax.random.key(0)))
+    everywhere = jnp.ones(COUNT, bool)
+    thirds = np.asarray(stage(cond_next=True).unconditional_clip(windows(0.0), everywhere, jax.random.key(0)))
     for value in (-1, 0, 1):
         assert abs((thirds == value).mean() - 1 / 3) < 0.03
 
 
 def test_alone_the_clip_at_a_random_place_is_learnt():
     """Where the data have one; what is given a neighbour is the clip beside it."""
-    batch = windows(lone=np.full((COUNT, 1, 1), 0.5))
+    batch = windows(unconditional=np.full((COUNT, 1, 1), 0.5))
     alone = jnp.arange(COUNT) % 2 == 0
-    clip = np.asarray(stage().lone_clip(batch, alone, jax.random.key(0)))[:, 0, 0]
+    clip = np.asarray(stage().unconditional_clip(batch, alone, jax.random.key(0)))[:, 0, 0]
     assert np.all(clip[0::2] == 0.5) and np.all(clip[1::2] == 0)
 
 
@@ -115,8 +117,7 @@ def test_the_network_sees_what_is_given_and_zeros_for_the_rest(monkeypatch, cond
         return jnp.ones(len(clip)), jnp.full(len(clip), 2.0)
 
     monkeypatch.setattr(model, "errors", errors)
-    batch = windows()
-    batch = batch if cond_next else {name: value for name, value in batch.items() if "next" not in name}
+    batch = windows(with_next=cond_next)
     loss, _ = model.loss({}, batch, jax.random.key(0))
     assert float(loss) == 2.0  # errors times the weights of their steps
     assert seen["context"].shape == (COUNT, 2 if cond_next else 1)

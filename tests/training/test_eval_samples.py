@@ -18,6 +18,7 @@ from pvdm_jax.config import (
     SampleConfig,
     UNetConfig,
 )
+from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.evaluation.features import video_features
 from pvdm_jax.evaluation.frechet import frechet_distance
@@ -44,8 +45,7 @@ def stage():
     """A stage whose samples are training clips, by their keys, and whose losses are zero."""
     decoder = functional.abstract(lambda: Autoencoder(CONFIG.autoencoder, rngs=nnx.Rngs(0)))
     latents = np.zeros((2, plane_shape(CONFIG.autoencoder).positions, 4), np.float32)
-    held_out = {"previous": latents, "clip": latents}
-    held_out |= {"has_previous": np.ones(2, bool), "label": np.zeros(2, np.int32)}
+    held_out = LatentBatch(clip=latents, previous=latents, has_previous=np.ones(2, bool), label=np.zeros(2, np.int32))
     mesh = sharding.make_mesh(MeshConfig())
     real = diffusion._held_out_videos(CONFIG)
     made = diffusion.DiffusionStage(CONFIG, decoder, plane_shape(CONFIG.autoencoder), held_out, mesh, real)
@@ -58,7 +58,7 @@ def stage():
         return jnp.stack([clips[key.tobytes()] for key in np.asarray(batch["key"])])
 
     made.draw, made.drawn = draw, clips
-    made.held_out_errors = lambda params, batch: {"alone": jnp.zeros(len(batch["label"]))}
+    made.held_out_errors = lambda params, batch: {"alone": jnp.zeros(len(batch))}
     return made
 
 

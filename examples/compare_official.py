@@ -153,6 +153,7 @@ def ours(only: list[str], repeats: int):
     import jax.numpy as jnp
 
     from pvdm_jax.config import AutoencoderConfig, AutoencoderTrainingConfig, Config, MeshConfig, OptimizerConfig
+    from pvdm_jax.data.latent_batch import LatentBatch
     from pvdm_jax.diffusion.process import Process
     from pvdm_jax.diffusion.sampling import sample_clip
     from pvdm_jax.models import functional
@@ -227,9 +228,13 @@ def ours(only: list[str], repeats: int):
         del params
         gc.collect()
         config = dataclasses.replace(Config())
-        stage = DiffusionStage(config, (None, None), shape, {}, mesh)
-        batch = {"previous": packed["cond"], "clip": packed["x"]}
-        batch |= {"has_previous": jnp.ones(1, bool), "label": jnp.zeros(1, jnp.int32)}
+        stage = DiffusionStage(config, (None, None), shape, None, mesh)
+        batch = LatentBatch(
+            clip=packed["x"],
+            previous=packed["cond"],
+            has_previous=jnp.ones(1, bool),
+            label=jnp.zeros(1, jnp.int32),
+        )
         yield "denoiser_train", timed(train(stage, batch), max(1, repeats - 1))
 
 

@@ -8,20 +8,24 @@ from pvdm_jax.cli.arguments import AddCommand, add_settings, load_config, positi
 
 def _prepare(args: argparse.Namespace) -> None:
     from pvdm_jax.data.prepare import folder
+    from pvdm_jax.data.prepare.options import PrepareOptions
 
-    summary = folder.prepare(
-        args.source,
-        args.output,
-        args.min_frames,
-        layout=args.layout,
-        split=args.split,
-        list_number=args.list,
+    options = PrepareOptions(
+        min_frames=args.min_frames,
         storage=args.storage,
         height=args.height or 0,
         width=args.width or 0,
         resize=args.resize,
         quality=args.quality,
         fps=args.fps or 0.0,
+    )
+    summary = folder.prepare(
+        args.source,
+        args.output,
+        options,
+        layout=args.layout,
+        split=args.split,
+        list_number=args.list,
         workers=args.workers or 0,
     )
     print(summary)
@@ -46,9 +50,8 @@ def add_commands(add: AddCommand) -> None:
     help = "folder of videos, or a data set that TFDS built (its folder or name)"
     command.add_argument("--source", type=Path, required=True, help=help)
     command.add_argument("--output", type=Path, required=True, help="folder of the data set, new or empty")
-    layouts = ("auto", "videos", "ucf101", "sky_timelapse", "frames", "arrays", "tfds")
-    help = "how the folder is laid out, see docs/data.md (default: auto)"
-    command.add_argument("--layout", choices=layouts, default="auto", help=help)
+    help = "how the folder is laid out: a layout of docs/data.md, or auto to find out (default: auto)"
+    command.add_argument("--layout", metavar="NAME", default="auto", help=help)
     help = "which of the folder's videos to take (default: all; they stay apart)"
     command.add_argument("--split", choices=("train", "test", "all"), default="all", help=help)
     help = "which of UCF-101's official lists tells training and test videos apart (default: 1)"

@@ -1,4 +1,4 @@
-"""Where clips come from, and the cache of their latents."""
+"""Where clips come from, and how they are encoded for stage 2."""
 
 import dataclasses
 
@@ -9,22 +9,24 @@ from pvdm_jax.config.checks import at_least_zero, one_of, positive, require
 class DataConfig:
     """Where clips come from. Their size is the autoencoder's."""
 
-    source: str = "synthetic"  # synthetic: moving shapes made on the fly; tfds: a stored dataset
-    path: str = ""  # tfds: the folder that `pvdm prepare` wrote or TFDS built, or the name of one in TFDS's own folder
-    split: str = "train"  # tfds: the videos to train from: train, test, all, or another of the dataset's splits
-    eval_split: str = ""  # tfds: a split whose videos are evaluated on instead of the end of each training video
-    stride: int = 1  # take every stride-th frame
-    fps: float = 0.0  # tfds: show videos at this many frames per second, before the stride; 0: at their own rate
-    short_videos: str = "skip"  # tfds: those shorter than a clip: skip, loop (repeat), pad (hold the last frame)
-    resize: str = "antialias"  # antialias, or bilinear (without antialiasing, as the official code)
+    source: str = "synthetic"  # synthetic: moving shapes, drawn on the fly; tfds: a stored dataset
+    path: str = ""  # tfds: the folder that `pvdm prepare` wrote or TFDS built, or a dataset's name in TFDS's own folder
+    split: str = "train"  # tfds: the videos to train on: train, test, all, or another split of the dataset
+    eval_split: str = ""  # tfds: a split to evaluate on, instead of the end of each training video
+    stride: int = 1  # use every stride-th frame
+    fps: float = 0.0  # tfds: resample videos to this frame rate, before the stride; 0: keep their own
+    short_videos: str = "skip"  # tfds: what to do with those shorter than a clip: skip, loop, pad (with the last frame)
+    resize: str = "antialias"  # antialias, or bilinear (without antialiasing, as in the official code)
     flip: bool = False  # mirror half of the training clips
-    crop_scale: float = 1.0  # training clips are random windows of at least this part of the largest one's side; 1: off
-    holdout: float = 0.15  # tfds: this last part of each video is kept out of training
+    crop_scale: float = (
+        1.0  # crop training clips at random, at least this fraction of the largest window's side; 1: off
+    )
+    holdout: float = 0.15  # tfds: the last part of each video, as a fraction, that is held out from training
     synthetic_videos: int = 1024  # training videos of the synthetic source
     synthetic_frames: int = 48  # frames of each
-    workers: int = 0  # processes that read and decode ahead; 0: threads of this one
-    threads: int = 2  # that read and decode ahead, in each process
-    prefetch: int = 4  # batches made ahead
+    workers: int = 0  # processes that read and decode ahead; 0: only threads of this process
+    threads: int = 2  # threads that read and decode ahead, in each process
+    prefetch: int = 4  # batches to read ahead
 
     def __post_init__(self):
         one_of("data", self, "source", ("synthetic", "tfds"))
@@ -33,7 +35,7 @@ class DataConfig:
         at_least_zero("data", self, "fps", "workers")
         positive("data", self, "stride", "synthetic_videos", "synthetic_frames", "threads", "prefetch")
         require(0 <= self.holdout < 1, "data.holdout", self.holdout, "a fraction of each video, at least 0 and below 1")
-        allowed = "a part of the largest window's side, above 0 and at most 1 (no random crops)"
+        allowed = "a fraction of the largest window's side, above 0 and at most 1 (no random crops)"
         require(0 < self.crop_scale <= 1, "data.crop_scale", self.crop_scale, allowed)
         require(
             self.source != "tfds" or self.path != "",
@@ -41,7 +43,7 @@ class DataConfig:
             self.path,
             "data.source=tfds needs the folder that `pvdm prepare` wrote, or TFDS's name of a dataset",
         )
-        require(self.split != "", "data.split", self.split, "name the videos to train from: train, test or all")
+        require(self.split != "", "data.split", self.split, "name the videos to train on: train, test or all")
         if self.source == "synthetic":
             for name, default in (("split", "train"), ("eval_split", ""), ("fps", 0.0), ("short_videos", "skip")):
                 value = getattr(self, name)
@@ -50,13 +52,13 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EncodeConfig:
-    """The latents that stage 2 trains from."""
+    """The latents that stage 2 trains on."""
 
-    cache: bool = True  # made once by `pvdm encode`; False: in every step of stage 2, from pixels
-    windows: int = 4  # random windows of two consecutive clips, per training video; without a cache, 0: always new ones
-    flips: bool = False  # take every window mirrored as well (data.flip: mirrored by chance)
-    lone_clips: bool = False  # a clip at a random place in each window too, learnt where no previous clip is given
-    batch_size: int = 32  # pairs of clips encoded at once
+    cache: bool = True  # `pvdm encode` computes them once; False: every step of stage 2 encodes pixels
+    windows: int = 4  # random windows of two consecutive clips for each training video; 0, without a cache: always new
+    flips: bool = False  # use every window mirrored too (data.flip: mirrored by chance)
+    unconditional_anywhere: bool = False  # unconditional clips begin anywhere in a window, as in the official code
+    batch_size: int = 32  # windows to encode at once
 
     def __post_init__(self):
         positive("encode", self, "batch_size")

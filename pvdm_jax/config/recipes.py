@@ -36,7 +36,7 @@ def paper_config(name: str, variant: str, context_prob: float) -> ConfigDict:
 
     stage = config.train_diffusion
     stage.recipe = "official" if official else "default"
-    config.encode.lone_clips = official
+    config.encode.unconditional_anywhere = official
     stage.steps = 850_000 if large else 400_000
     stage.batch_size = 64
     stage.optimizer.learning_rate = 1e-4

@@ -1,8 +1,8 @@
 """Which frames and which pixels of a video become a clip.
 
-Time: a clip of n frames, every stride-th, stands for a span of n * stride frames, so that the next clip starts just
-where it ends. The end of each video can be kept out of training. Space: the largest centred window with the clip's
-aspect ratio, resized; or, to make much of few videos, a random smaller one.
+Time: a clip of n frames, taken every `stride` frames, spans n * stride frames, and the next clip starts where it ends.
+The end of each video can be held out from training. Space: a clip is the largest centred window of its aspect ratio,
+resized; or a random smaller window, to get more clips out of few videos.
 """
 
 import dataclasses
@@ -16,28 +16,38 @@ METHODS = ("antialias", "bilinear")
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """A window that isn't the largest centred one, the same for all frames of a clip."""
+    """A window of the frame, the same for all frames of a clip."""
 
-    scale: float  # its side, as a part of the largest window's
-    row: float  # where it lies in the room that is left: 0 at the top, 1 at the bottom
+    scale: float  # its side, as a fraction of the largest window's
+    row: float  # its place in the remaining room: 0 at the top, 1 at the bottom
     column: float  # 0 at the left, 1 at the right
 
 
 def random_crop(rng: np.random.Generator, smallest: float) -> Crop | None:
-    """A crop of at least `smallest` of the largest window's side, anywhere in the frame; None where `smallest` is 1."""
-    return Crop(float(rng.uniform(smallest, 1)), *rng.random(2).tolist()) if smallest < 1 else None
+    """A crop of scale `smallest` to 1, anywhere in the frame; None (the largest centred window) if `smallest` is 1."""
+    if smallest >= 1:
+        return None
+    scale = float(rng.uniform(smallest, 1))
+    row, column = rng.random(2).tolist()
+    return Crop(scale, row, column)
 
 
 def clip_span(clip_frames: int, stride: int) -> int:
-    """Frames of the video that a clip stands for."""
+    """The number of a video's frames that a clip spans."""
     return clip_frames * stride
 
 
-def train_range(frames: int, span: int, holdout: float) -> int:
-    """How many of a video's `frames` are for training, counted from its start; the rest is held out.
+def check_frames(name: str, frames: int, start: int, count: int, stride: int) -> None:
+    """Raises ValueError unless a video of `frames` frames has `count` of them from `start` on, every `stride`."""
+    if count < 1 or stride < 1 or start < 0 or start + (count - 1) * stride >= frames:
+        raise ValueError(f"{name} has {frames} frames; {count} of them from {start} on, every {stride}, don't exist")
 
-    The held-out tail is the fraction `holdout`, at least one clip (`span` frames) and at most what leaves one clip for
-    training. There is none where `holdout` is 0 or the video is shorter than two clips.
+
+def train_range(frames: int, span: int, holdout: float) -> int:
+    """The number of a video's `frames`, counted from its start, that are for training; the rest is held out.
+
+    The held-out end is the fraction `holdout` of the video, but at least one clip (`span` frames), and it leaves at
+    least one clip for training. It is empty if `holdout` is 0 or the video is shorter than two clips.
     """
     if holdout == 0 or frames < 2 * span:
         return frames
@@ -45,9 +55,9 @@ def train_range(frames: int, span: int, holdout: float) -> int:
 
 
 def resample(frames: int, fps: float, target: float) -> Sequence[int]:
-    """The frame numbers, of a video of `frames` frames at `fps`, that show it at `target` frames per second.
+    """The numbers of the frames, of a video of `frames` frames at `fps`, that show it at `target` frames per second.
 
-    Frame k of the result is the frame nearest to the time k / target. Faster than the video plays, frames repeat.
+    Frame k of the result is the frame nearest to the time k / target. If `target` is above `fps`, frames repeat.
     """
     if fps == target:
         return range(frames)
@@ -56,10 +66,10 @@ def resample(frames: int, fps: float, target: float) -> Sequence[int]:
 
 
 def lengthen(places: Sequence[int], clip_frames: int, stride: int, policy: str) -> Sequence[int]:
-    """What to do with a video that is shorter than a clip: frame numbers that are enough for one, or none.
+    """The frame numbers `places` of a video, extended to a clip if they are fewer.
 
-    "skip" leaves it out. "loop" repeats it from its start, up to two clips, so that one follows the other. "pad" holds
-    its last frame, up to one clip, which has none before it. Longer videos stay as they are.
+    policy: "skip" returns none. "loop" repeats the video from its start to the length of two clips, so that one has a
+    previous clip. "pad" repeats the last frame to the length of one clip. Longer videos are returned unchanged.
     """
     span = clip_span(clip_frames, stride)
     if len(places) >= span:
@@ -92,11 +102,10 @@ def crop_window(height: int, width: int, target_height: int, target_width: int, 
 def center_crop_resize(
     video: np.ndarray, height: int, width: int, method: str = "antialias", crop: Crop | None = None
 ) -> np.ndarray:
-    """Crops uint8 (t, h, w, 3) to the largest centred window of the target's aspect ratio and resizes it.
+    """Crops uint8 (t, h, w, 3) to `crop`, or the largest centred window of the target's aspect ratio, and resizes it.
 
-    "antialias" averages over the area that a target pixel covers (Pillow's bilinear filter), "bilinear" takes the four
-    nearest pixels whatever the scale, as the official code does. With `crop` the window is that one. Returns uint8
-    (t, height, width, 3).
+    method: "antialias" averages over the area of each target pixel (Pillow's bilinear filter); "bilinear" interpolates
+    between the four nearest pixels at every scale, as the official code does. Returns uint8 (t, height, width, 3).
     """
     size = video.shape[1:3]
     window = crop_window(*size, height, width, crop) if crop else center_window(*size, height, width)
@@ -104,14 +113,14 @@ def center_crop_resize(
 
 
 def shrunk_size(height: int, width: int, target_height: int, target_width: int, smallest: float) -> tuple[int, int]:
-    """The size of whole frames in which a crop of scale `smallest` just has the target's size; never a larger one."""
+    """The size of whole frames in which a crop of scale `smallest` has the target's size; at most their own size."""
     rows, columns = center_window(height, width, target_height, target_width)
     factor = max(target_height / (rows.stop - rows.start), target_width / (columns.stop - columns.start)) / smallest
     return (height, width) if factor >= 1 else (math.ceil(factor * height), math.ceil(factor * width))
 
 
 def resize(video: np.ndarray, height: int, width: int, method: str = "antialias") -> np.ndarray:
-    """uint8 (t, h, w, 3) to (t, height, width, 3); the methods are those of `center_crop_resize`."""
+    """Resizes uint8 (t, h, w, 3) to (t, height, width, 3); `method` as in `center_crop_resize`."""
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
     if video.shape[1:3] == (height, width):
@@ -128,7 +137,7 @@ def resize(video: np.ndarray, height: int, width: int, method: str = "antialias"
 def resize_bilinear(video: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bilinear interpolation of float (t, h, w, c) to (t, height, width, c), without antialiasing.
 
-    Pixel centres lie at halves and the edge is repeated: PyTorch's interpolate(align_corners=False).
+    Pixel centres lie at half-integers and the edges repeat, as in PyTorch's interpolate(align_corners=False).
     """
     low, high, weight = _neighbours(video.shape[1], height)
     weight = weight[:, None, None].astype(video.dtype)

@@ -1,202 +1,183 @@
-"""What lies in a folder of videos: the layouts that `pvdm prepare` knows, found or named.
+"""The layouts of folders that `pvdm prepare` reads: one table, LAYOUTS, with a row for each.
 
-    videos         DIR/[SPLIT/][CLASS/...]NAME.avi          video files; the first level of subfolders is the class
+    tfds           the folder of a dataset that TFDS built, or its name in TFDS's own folder (see tfds_dataset.py)
     ucf101         DIR/CLASS/v_*.avi and trainlist01.txt, testlist01.txt, ... (inside, beside or above the videos)
+    videos         DIR/[SPLIT/][CLASS/...]NAME.avi          video files; the first level of subfolders is the class
     sky_timelapse  DIR/SPLIT/[VIDEO/]CLIP/FRAME.jpg         clips as folders of frames; SPLIT: train, sky_train, ...
-    frames         DIR/[SPLIT/][CLASS/]CLIP/FRAME.png       the same for anyone's clips
+    frames         DIR/[SPLIT/][CLASS/]CLIP/FRAME.png       any other folders of frames
     arrays         DIR/[SPLIT/][CLASS/...]NAME.npy or .npz  uint8 (t, h, w, 3) or (n, t, h, w, 3)
-    tfds           the folder of a dataset that TFDS built, or its name in TFDS's own folder (see catalogue.py)
 
-SPLIT is a folder named train, test or the like; without one, everything is for training. Frames are taken in natural
-order: 2 before 10. Names that begin with a dot are ignored.
+SPLIT is a folder named train, test or similar (folders.SPLIT_FOLDERS); without one, all videos are for training. To add
+a layout, write a function that finds its videos and one that recognises it, and add a row to LAYOUTS.
 """
 
 import dataclasses
-import os
 import pathlib
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from pvdm_jax.data.catalogue import Catalogue, catalogue_folder
-from pvdm_jax.video.media import IMAGE_SUFFIXES, SUFFIXES, VideoError
-
-LAYOUTS = ("videos", "ucf101", "sky_timelapse", "frames", "arrays", "tfds")
-SPLITS = ("train", "test")
-ARRAY_SUFFIXES = (".npy", ".npz")
-SPLIT_FOLDERS = {
-    **{name: "train" for name in ("train", "training", "sky_train")},
-    **{name: "test" for name in ("test", "testing", "val", "valid", "validation", "sky_test")},
-}
-LIST_FOLDER = "ucfTrainTestlist"  # of UCF-101's official lists
-EXPECTED = {
-    "videos": f"video files ({', '.join(SUFFIXES)}) in it, or in one subfolder for each class",
-    "ucf101": f"CLASS/v_CLASS_g01_c01.avi and the lists trainlist01.txt, testlist01.txt, ... in {LIST_FOLDER}/",
-    "sky_timelapse": "train/ and test/ (or sky_train/ and sky_test/) of CLIP/ or VIDEO/CLIP/ folders of frames",
-    "frames": f"folders of pictures ({', '.join(IMAGE_SUFFIXES)}), one for each clip, perhaps in class folders",
-    "arrays": ".npy or .npz files of uint8 (t, h, w, 3) or (n, t, h, w, 3)",
-    "tfds": "features.json and array_record files, as TFDS builds them",
-}
-
-
-class LayoutError(VideoError):
-    """A folder isn't laid out as was said: the message shows what was found and what was expected."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """One video of a folder, not yet looked into."""
-
-    name: str  # its path within the folder, for arrays with the key and number in the file
-    class_name: str  # "": none
-    split: str
-    kind: str  # file, pictures (a folder of them), array, or tfds (a record of what TFDS built)
-    path: str
-    key: str = ""  # of the array in an .npz file
-    index: int = -1  # of the video in an array of several, or of the record
+from pvdm_jax.config import require
+from pvdm_jax.data.folders import (
+    ARRAY_SUFFIXES,
+    FOLDER_SPLITS,
+    SPLIT_FOLDERS,
+    FolderContents,
+    LayoutError,
+    VideoEntry,
+    class_of,
+    data_folder,
+    describe_contents,
+    files_below,
+    find_video_files,
+    split_roots,
+    walk,
+)
+from pvdm_jax.data.tfds_dataset import TFDSDataset, find_tfds_dataset
+from pvdm_jax.data.ucf101 import EXPECTED as UCF101_EXPECTED
+from pvdm_jax.data.ucf101 import find_ucf101, is_ucf101
+from pvdm_jax.video.media import IMAGE_SUFFIXES, SUFFIXES
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What a folder holds: the videos in a fixed order, and what is left out already, with reasons."""
+    """The videos of a folder in a fixed order, and those that are skipped, {name: reason}."""
 
     layout: str
-    videos: list[Found]
+    videos: list[VideoEntry]
     skipped: dict[str, str]
 
 
-def find_videos(source, layout: str = "auto", split: str = "all", list_number: int = 1) -> Listing:
-    """The videos of the folder `source`, laid out as `layout` says; "auto" looks for one that fits.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One way in which videos lie in a folder.
 
-    `split` is "train", "test" or "all"; `list_number` says which of UCF-101's three official lists divides it. Raises
-    FileNotFoundError where there is no such folder, LayoutError where it isn't laid out so.
+    find(source, list_number) gives the entries in a fixed order; `list_number` says which official list divides
+    UCF-101, other layouts ignore it. It may raise LayoutError. detect(contents) recognises the layout.
     """
-    if layout not in ("auto", *LAYOUTS):
-        raise ValueError(f"layout is {layout!r}; choose one of auto, {', '.join(LAYOUTS)}")
-    if split not in (*SPLITS, "all"):
-        raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}, all")
-    built = catalogue_folder(str(source)) if layout in ("auto", "tfds") else None
+
+    name: str
+    expected: str  # what a folder of this layout holds, for error messages
+    find: Callable[[pathlib.Path, int], Iterable[VideoEntry]]
+    detect: Callable[[FolderContents], bool]
+
+
+def list_videos(source: str | pathlib.Path, layout: str = "auto", split: str = "all", list_number: int = 1) -> Listing:
+    """The videos of the folder (or TFDS dataset) `source`.
+
+    layout: a name of LAYOUTS, or "auto" for the first one that recognises the folder. split: "train", "test" or "all".
+    list_number: which of UCF-101's three official lists divides it. Raises ConfigError if one of these isn't
+    available, FileNotFoundError if there is no such folder, LayoutError if it has another layout.
+    """
+    require(layout in ("auto", *LAYOUTS), "layout", layout, f"choose one of auto, {', '.join(LAYOUTS)}")
+    require(split in (*FOLDER_SPLITS, "all"), "split", split, f"choose one of {', '.join(FOLDER_SPLITS)}, all")
     source = pathlib.Path(source)
-    if not source.is_dir() and not built:
+    row = _detect(source) if layout == "auto" else LAYOUTS[layout]
+    if not source.is_dir() and not row.detect(FolderContents(source)):
         raise FileNotFoundError(f"{source}: there is no such folder of videos")
-    if layout == "auto":
-        layout = "tfds" if built else detect_layout(source)
-    if layout == "ucf101":
-        listing = _find_ucf101(source, list_number)
-    elif layout == "tfds":
-        listing = Listing(layout, list(_find_built(built)) if built else [], {})
-    else:
-        listing = Listing(layout, list(_FINDERS[layout](source)), {})
-    if not listing.videos:
-        raise LayoutError(_mismatch(source, layout))
-    chosen = [video for video in listing.videos if split in ("all", video.split)]
+    entries = list(row.find(source, list_number))
+    videos = [entry for entry in entries if not entry.skipped]
+    if not videos:
+        raise LayoutError(_mismatch(source, row))
+    chosen = [video for video in videos if split in ("all", video.split)]
     if not chosen:
-        there = ", ".join(sorted({video.split for video in listing.videos}))
+        available = ", ".join(sorted({video.split for video in videos}))
         raise LayoutError(
-            f"{source}: it has no videos for split={split} (layout {layout}); those found are for {there}"
+            f"{source}: it has no videos for split={split} (layout {row.name}); those found are for {available}"
         )
-    return Listing(layout, chosen, listing.skipped)
+    return Listing(row.name, chosen, {entry.name: entry.skipped for entry in entries if entry.skipped})
 
 
-def detect_layout(source: pathlib.Path) -> str:
-    """The layout that `source` looks like, by the files in it and their folders. Raises LayoutError for none."""
-    depths: dict[str, int] = {}
-    for folder, _, names in _walk(source):
-        depth = len(folder.relative_to(source).parts)
-        for kind, suffixes in (("videos", SUFFIXES), ("frames", IMAGE_SUFFIXES), ("arrays", ARRAY_SUFFIXES)):
-            if any(name.lower().endswith(suffixes) for name in names):
-                depths.setdefault(kind, depth)
-        if "videos" in depths:
-            break
-    if "videos" in depths:
-        return "ucf101" if _list_folder(source) else "videos"
-    if depths.get("frames", 0) > 0:
-        root = _data_folder(source, "sky")
-        names = {path.name.lower() for path in root.iterdir() if path.is_dir()}
-        sky = names & {"sky_train", "sky_test"} or (root.name.lower().startswith("sky") and "train" in names)
-        return "sky_timelapse" if sky else "frames"
-    if "arrays" in depths:
-        return "arrays"
-    raise LayoutError(_mismatch(source, *LAYOUTS))
+def _detect(source: pathlib.Path) -> Layout:
+    """The first layout that recognises the source. Raises FileNotFoundError or LayoutError if there is none."""
+    contents = FolderContents(source)
+    for row in LAYOUTS.values():
+        if row.detect(contents):
+            return row
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source}: there is no such folder of videos")
+    raise LayoutError(_mismatch(source, *LAYOUTS.values()))
 
 
-def natural_key(name: str) -> list:
-    """Sorts frame2 before frame10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+def _mismatch(source: pathlib.Path, *layouts: Layout) -> str:
+    expected = "".join(f"\n  {layout.name}: {layout.expected}" for layout in layouts)
+    return f"{source}: no usable video. Found {describe_contents(source)}; expected{expected}"
 
 
-def pictures_of(folder) -> list[pathlib.Path]:
-    """The picture files directly in a folder, in natural order."""
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and e.name[0] != "."]
-    return [pathlib.Path(folder, name) for name in sorted(names, key=natural_key)]
+# Video files.
 
 
-def _find_files(source: pathlib.Path) -> Iterator[Found]:
-    for split, root in _split_roots(source):
-        for folder, _, names in _walk(root):
-            for name in sorted(names, key=natural_key):
-                if name.lower().endswith(SUFFIXES):
-                    path = folder / name
-                    class_name = folder.relative_to(root).parts[0] if folder != root else ""
-                    yield Found(path.relative_to(source).as_posix(), class_name, split, "file", str(path))
+def _find_videos(source: pathlib.Path, list_number: int) -> Iterator[VideoEntry]:
+    return find_video_files(source)
 
 
-def _find_frames(source: pathlib.Path) -> Iterator[Found]:
-    for split, root in _split_roots(source):
+def _has_videos(contents: FolderContents) -> bool:
+    return "videos" in contents.depths
+
+
+# Folders of frames.
+
+
+def _find_frames(source: pathlib.Path, list_number: int) -> Iterator[VideoEntry]:
+    for split, root in split_roots(source):
         yield from _find_clips(source, split, root, classes=True)
 
 
-def _find_sky(source: pathlib.Path) -> Iterator[Found]:
-    source = _data_folder(source, "sky")
-    for split, root in _split_roots(source, others=True):
+def _find_sky(source: pathlib.Path, list_number: int) -> Iterator[VideoEntry]:
+    source = data_folder(source, "sky")
+    for split, root in split_roots(source, allow_others=True):
         if root != source:
             # The folders between split and clip are YouTube's videos, not classes.
             yield from _find_clips(source, split, root, classes=False)
 
 
-def _find_clips(source: pathlib.Path, split: str, root: pathlib.Path, classes: bool) -> Iterator[Found]:
-    """The folders of pictures below `root`."""
-    for folder, _, names in _walk(root):
-        inside = folder.relative_to(root).parts
-        if inside and any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
-            class_name = inside[0] if classes and len(inside) > 1 else ""
-            yield Found(folder.relative_to(source).as_posix(), class_name, split, "pictures", str(folder))
+def _find_clips(source: pathlib.Path, split: str, root: pathlib.Path, classes: bool) -> Iterator[VideoEntry]:
+    """The folders of pictures below `root`; with `classes`, a folder around them is their class."""
+    for folder, names in walk(root):
+        if folder != root and any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
+            class_name = class_of(folder, root) if classes else ""
+            name = folder.relative_to(source).as_posix()
+            yield VideoEntry(name=name, class_name=class_name, split=split, kind="pictures", path=str(folder))
 
 
-def _find_arrays(source: pathlib.Path) -> Iterator[Found]:
-    for split, root in _split_roots(source):
-        for folder, _, names in _walk(root):
-            for name in sorted(names, key=natural_key):
-                if not name.lower().endswith(ARRAY_SUFFIXES):
-                    continue
-                path = folder / name
-                class_name = folder.relative_to(root).parts[0] if folder != root else ""
-                label = path.relative_to(source).as_posix()
-                for key, array in open_arrays(path).items():
-                    inner = f"{label}:{key}" if key else label
-                    shown = f"{array.dtype} {array.shape}"
-                    if array.dtype != np.uint8 or array.ndim not in (4, 5) or array.shape[-1] != 3:
-                        raise LayoutError(f"{inner}: found {shown}; expected uint8 (t, h, w, 3) or (n, t, h, w, 3)")
-                    if array.ndim == 4:
-                        yield Found(inner, class_name, split, "array", str(path), key)
-                        continue
+def _has_frames(contents: FolderContents) -> bool:
+    return contents.depths.get("frames", 0) > 0
+
+
+def _is_sky(contents: FolderContents) -> bool:
+    if not _has_frames(contents):
+        return False
+    root = data_folder(contents.source, "sky")
+    names = {path.name.lower() for path in root.iterdir() if path.is_dir()}
+    return bool(names & {"sky_train", "sky_test"}) or (root.name.lower().startswith("sky") and "train" in names)
+
+
+# Arrays.
+
+
+def _find_arrays(source: pathlib.Path, list_number: int) -> Iterator[VideoEntry]:
+    for split, root in split_roots(source):
+        for path in files_below(root, ARRAY_SUFFIXES):
+            file_name = path.relative_to(source).as_posix()
+            for key, array in open_arrays(path).items():
+                name = f"{file_name}:{key}" if key else file_name
+                if array.dtype != np.uint8 or array.ndim not in (4, 5) or array.shape[-1] != 3:
+                    raise LayoutError(
+                        f"{name}: found {array.dtype} {array.shape}; expected uint8 (t, h, w, 3) or (n, t, h, w, 3)"
+                    )
+                entry = VideoEntry(name, class_of(path, root), split, kind="array", path=str(path), key=key)
+                if array.ndim == 4:
+                    yield entry
+                else:
                     for index in range(len(array)):
-                        yield Found(f"{inner}[{index}]", class_name, split, "array", str(path), key, index)
+                        yield dataclasses.replace(entry, name=f"{name}[{index}]", index=index)
 
 
-def _find_built(folder: str) -> Iterator[Found]:
-    catalogue = Catalogue(folder)
-    for split, videos in catalogue.splits.items():
-        for facts in videos:
-            class_name = catalogue.class_names[facts["label"]] if facts["label"] >= 0 else ""
-            kept = SPLIT_FOLDERS.get(split, "train")
-            yield Found(facts["name"], class_name, kept, "tfds", folder, split, facts["record"])
+def open_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, or that of an .npy file as "" (mapped, not read).
 
-
-def open_arrays(path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name, or that of an .npy file as "" (mapped, not read). Raises LayoutError."""
+    Raises LayoutError for a file that isn't one of plain arrays.
+    """
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -207,91 +188,74 @@ def open_arrays(path) -> dict[str, np.ndarray]:
         raise LayoutError(f"{path}: it is not a numpy file of plain arrays ({error})") from error
 
 
-def _find_ucf101(source: pathlib.Path, list_number: int) -> Listing:
-    if list_number not in (1, 2, 3):
-        raise ValueError(f"list is {list_number}; UCF-101 has the lists 1, 2 and 3")
-    root, lists = _data_folder(source, "ucf"), _list_folder(source)
-    if lists is None:
-        raise LayoutError(
-            f"{source}: found {_contents(source)}; expected UCF-101's lists beside its videos ({EXPECTED['ucf101']}), "
-            "which tell training and test videos apart; without them, use layout=videos"
-        )
-    splits: dict[str, str] = {}
-    for split in SPLITS:
-        path = lists / f"{split}list{list_number:02d}.txt"
-        if not path.is_file():
-            raise LayoutError(f"{lists}: found {_contents(lists)}; expected {path.name}")
-        for line in path.read_text().splitlines():
-            if line.strip():
-                splits[line.split()[0]] = split
-    videos, skipped, there = [], {}, set()
-    for video in _find_files(root):
-        name = video.name
-        there.add(name)
-        if name in splits:
-            videos.append(dataclasses.replace(video, split=splits[name]))
-        else:
-            skipped[name] = f"it is in neither trainlist{list_number:02d} nor testlist{list_number:02d}"
-    if not videos:
-        example = next(iter(splits), "nothing")
-        raise LayoutError(
-            f"{source}: found {_contents(root)}; expected the videos that {lists} names, such as {root / example}"
-        )
-    for name, split in splits.items():
-        if name not in there:
-            skipped[name] = f"it is in {split}list{list_number:02d} but not there"
-    return Listing("ucf101", videos, skipped)
+def _has_arrays(contents: FolderContents) -> bool:
+    return "arrays" in contents.depths
 
 
-def _list_folder(source: pathlib.Path) -> pathlib.Path | None:
-    """Where UCF-101's lists are: in the folder, in its LIST_FOLDER, or in one beside it."""
-    root = _data_folder(source, "ucf")
-    for folder in (source / LIST_FOLDER, root / LIST_FOLDER, source, root, source.parent / LIST_FOLDER):
-        if any((folder / f"trainlist{number:02d}.txt").is_file() for number in (1, 2, 3)):
-            return folder
-    return None
+# Datasets that TFDS built.
 
 
-def _data_folder(source: pathlib.Path, start: str) -> pathlib.Path:
-    """The folder of the data itself: `source`, or the one in it whose name begins with `start` (UCF-101, SKY)."""
-    inside = [
-        path
-        for path in sorted(source.iterdir())
-        if path.is_dir() and path.name.lower().startswith(start) and path.name != LIST_FOLDER
-    ]
-    inside = [path for path in inside if path.name.lower() not in SPLIT_FOLDERS]
-    return inside[0] if len(inside) == 1 else source
+def _find_tfds(source: pathlib.Path, list_number: int) -> Iterator[VideoEntry]:
+    folder = find_tfds_dataset(str(source))
+    if folder is None:
+        return
+    dataset = TFDSDataset(folder)
+    for split, videos in dataset.splits.items():
+        for facts in videos:
+            yield VideoEntry(
+                name=facts["name"],
+                class_name=dataset.class_names[facts["label"]] if facts["label"] >= 0 else "",
+                split=SPLIT_FOLDERS.get(split, "train"),
+                kind="tfds",
+                path=folder,
+                key=split,
+                index=facts["record"],
+            )
 
 
-def _split_roots(source: pathlib.Path, others: bool = False) -> list[tuple[str, pathlib.Path]]:
-    """(split, folder) of the split folders in `source`; itself, for training, where there is no train folder.
-
-    Beside `others`, a folder named train is taken for a class (of trains), unless that is allowed.
-    """
-    folders = [path for path in sorted(source.iterdir()) if path.is_dir() and path.name[0] != "."]
-    roots = [(SPLIT_FOLDERS[path.name.lower()], path) for path in folders if path.name.lower() in SPLIT_FOLDERS]
-    if "train" not in {split for split, _ in roots} or (len(roots) < len(folders) and not others):
-        return [("train", source)]
-    return sorted(roots, key=lambda item: (SPLITS.index(item[0]), item[1]))
+def _is_tfds(contents: FolderContents) -> bool:
+    return find_tfds_dataset(str(contents.source)) is not None
 
 
-def _walk(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[str], list[str]]]:
-    """os.walk in natural order, without what is hidden, through links to folders too."""
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted((name for name in folders if name[0] != "."), key=natural_key)
-        yield pathlib.Path(folder), folders, [name for name in names if name[0] != "."]
-
-
-def _mismatch(source: pathlib.Path, *layouts: str) -> str:
-    expected = "".join(f"\n  {layout}: {EXPECTED[layout]}" for layout in layouts)
-    return f"{source}: no usable video. Found {_contents(source)}; expected{expected}"
-
-
-def _contents(folder: pathlib.Path, most: int = 6) -> str:
-    """The first names in a folder, for an error message."""
-    names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "an empty folder") + more
-
-
-_FINDERS = {"videos": _find_files, "frames": _find_frames, "sky_timelapse": _find_sky, "arrays": _find_arrays}
+# "auto" takes the first row that recognises the folder, so a special case stands before the general one.
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            name="tfds",
+            expected="features.json and array_record files, as TFDS builds them",
+            find=_find_tfds,
+            detect=_is_tfds,
+        ),
+        Layout(
+            name="ucf101",
+            expected=UCF101_EXPECTED,
+            find=find_ucf101,
+            detect=is_ucf101,
+        ),
+        Layout(
+            name="videos",
+            expected=f"video files ({', '.join(SUFFIXES)}) in it, or in one subfolder for each class",
+            find=_find_videos,
+            detect=_has_videos,
+        ),
+        Layout(
+            name="sky_timelapse",
+            expected="train/ and test/ (or sky_train/ and sky_test/) of CLIP/ or VIDEO/CLIP/ folders of frames",
+            find=_find_sky,
+            detect=_is_sky,
+        ),
+        Layout(
+            name="frames",
+            expected=f"folders of pictures ({', '.join(IMAGE_SUFFIXES)}), one for each clip, perhaps in class folders",
+            find=_find_frames,
+            detect=_has_frames,
+        ),
+        Layout(
+            name="arrays",
+            expected=".npy or .npz files of uint8 (t, h, w, 3) or (n, t, h, w, 3)",
+            find=_find_arrays,
+            detect=_has_arrays,
+        ),
+    )
+}

@@ -19,6 +19,7 @@ from pvdm_jax.config import AutoencoderConfig, DataConfig
 from pvdm_jax.data.clips import clip_span
 from pvdm_jax.data.loader import fixed_clips, train_batches
 from pvdm_jax.data.sources import VideoSource, open_source
+from pvdm_jax.data.streams import BatchSpec
 from pvdm_jax.video.media import encode_mp4, upscale, video_grid, write_video
 
 SIDE = 128  # pixels, at least, of a clip in the grid
@@ -51,7 +52,7 @@ def preview(data: DataConfig, clip: AutoencoderConfig, seed: int, output, count:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty; name a new folder")
     training, held_out = (open_source(data, clip, split, seed) for split in ("train", "holdout"))
-    batches = train_batches(training, clip, dataclasses.replace(data, workers=0), count, seed)
+    batches = train_batches(training, clip, dataclasses.replace(data, workers=0), BatchSpec(count, seed))
     batch = next(batches)
     batches.close()
     fixed = fixed_clips(held_out, clip, data, count) if len(held_out) else None

@@ -1,6 +1,6 @@
-"""The samples that batches are made of: random windows of videos, pairs of clips, stored items.
+"""The samples that batches consist of: random windows of videos, windows of consecutive clips, stored items.
 
-Each is a function of (seed, sample number) alone, and can be sent to another process.
+Each depends only on the seed and the sample's number, and can be sent to another process.
 """
 
 import dataclasses
@@ -16,14 +16,17 @@ from pvdm_jax.data.clips import Crop, clip_span, random_crop
 from pvdm_jax.data.sources import Video, VideoSource
 from pvdm_jax.video.media import VideoError
 
-# Replacements tried for a video that can't be decoded. Beyond that the data set is broken, not a file of it.
+# Replacements tried for a video that can't be decoded. If these fail too, the dataset is broken and not just a file.
 MAX_REPLACEMENTS = 20
-# What random numbers are for; the second part of their seeds.
-WINDOWS, PAIRS, ORDER, FRESH_PAIRS = range(4)
+# The second part of random seeds: what the random numbers are for.
+WINDOWS = 0
+PAIRS = 1
+ORDER = 2
+FRESH_PAIRS = 3
 
 
 class Replacing:
-    """Reads from a video of a source, or from a random other one where that fails, and reports each failure once."""
+    """Reads from a video of a source, or from a random other one if that fails; reports each failure once."""
 
     def __init__(self, source: VideoSource):
         self.source = source
@@ -31,7 +34,7 @@ class Replacing:
         self._lock = threading.Lock()
 
     def __call__(self, first: int, rng: np.random.Generator, read: Callable[[Video], Any]) -> tuple[int, Any]:
-        """(index, read(source[index])) for index = first, or a replacement drawn by `rng`."""
+        """(index, read(source[index])) for index = first, or for a replacement drawn from `rng`."""
         index = first
         for _ in range(1 + MAX_REPLACEMENTS):
             video = self.source[index]
@@ -66,7 +69,8 @@ class RandomWindow:
     seed: int
 
     def __call__(self, number: int, index: int) -> dict:
-        data, rng = self.data, np.random.default_rng([self.seed, WINDOWS, number])
+        data = self.data
+        rng = np.random.default_rng([self.seed, WINDOWS, number])
         span = clip_span(self.clip.frames, data.stride)
 
         def window(video: Video) -> np.ndarray:
@@ -84,73 +88,96 @@ class RandomWindow:
 
 
 @dataclasses.dataclass(frozen=True)
+class PairSpec:
+    """Which windows of consecutive clips are taken from a source."""
+
+    windows: int  # of each video; 0: every sample is a new window (in `pair_batches` only)
+    next_clip: bool = False  # windows of three clips: previous, clip, next; else of two
+    unconditional: bool = False  # one more clip, at a random place among the window's frames
+    flips: bool = False  # take every window mirrored too
+    augment: bool = True  # allow `flips`, and random mirroring and crops as the data's configuration says
+
+    @property
+    def clips(self) -> int:
+        """The number of consecutive clips of a window."""
+        return 3 if self.next_clip else 2
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether every window is taken twice, the second time mirrored."""
+        return self.flips and self.augment
+
+
+@dataclasses.dataclass(frozen=True)
 class ClipPairs:
-    """The items of `clip_pairs`."""
+    """The items of `loader.clip_pairs`."""
 
     read: Replacing
     clip: AutoencoderConfig
     data: DataConfig
-    windows: int
-    flips: bool
+    spec: PairSpec
     seed: int
-    augment: bool
-    clips: int  # of a window: 2 (previous, clip) or 3 (and next)
-    lone: bool = False  # one more after those of the window: at a random place in it
 
     def __post_init__(self):
         check_not_empty(len(self.read.source))
 
     def __len__(self) -> int:
-        return len(self.read.source) * self.windows * (2 if self.flips else 1)
+        return len(self.read.source) * self.spec.windows * (2 if self.spec.both_ways else 1)
 
     def __getitem__(self, index: int) -> dict:
-        window, mirrored = divmod(index, 2) if self.flips else (index, None)
+        window, mirrored = divmod(index, 2) if self.spec.both_ways else (index, None)
         rng = np.random.default_rng([self.seed, PAIRS, window])
-        return self.make(window // self.windows, rng, mirrored) | {"index": index}
+        return self.make(window // self.spec.windows, rng, mirrored) | {"index": index}
 
     def make(self, first: int, rng: np.random.Generator, mirrored: int | None) -> dict:
-        """A random window of the video `first`, or of a replacement. `mirrored` None: by chance, if that is allowed."""
-        data, span = self.data, clip_span(self.clip.frames, self.data.stride)
+        """A random window of the video `first`, or of a replacement. mirrored: None leaves it to chance, if allowed."""
+        index, item = self.read(first, rng, lambda video: self._window(video, rng, mirrored))
+        return item | {"source": np.int32(index)}
 
-        def window(video: Video) -> dict:
-            clips = min(self.clips, video.frames // span)
-            start = int(rng.integers(video.frames - clips * span + 1))
-            by_chance = mirrored is None and self.augment and data.flip
-            mirror = rng.random() < 0.5 if by_chance else bool(mirrored)
-            crop = random_crop(rng, data.crop_scale if self.augment else 1.0)
-            frames = video.read(start, clips * self.clip.frames, data.stride, crop)
-            frames = _mirror(frames) if mirror else frames
-            # Of three clips, two can be the first two or the last two.
-            has_previous = clips > 1 and (clips == self.clips or rng.random() < 0.5)
-            first = 0 if has_previous else self.clip.frames
-            whole = np.zeros((self.clips * self.clip.frames, *frames.shape[1:]), np.uint8)
-            whole[first : first + len(frames)] = frames
-            if self.lone:
-                offset = int(rng.integers(len(frames) - self.clip.frames + 1))
-                whole = np.concatenate([whole, frames[offset : offset + self.clip.frames]])
-            has_next = {} if self.clips == 2 else {"has_next": clips == 3 or (clips == 2 and not has_previous)}
-            return {
-                "video": whole,
-                "has_previous": has_previous,
-                **has_next,
-                "label": np.int32(video.label),
-                "start": np.int32(start),
-                "mirrored": mirror,
-                "crop": np.array(dataclasses.astuple(crop or Crop(1.0, 0.5, 0.5)), np.float32),
-            }
+    def _window(self, video: Video, rng: np.random.Generator, mirrored: int | None) -> dict:
+        data = self.data
+        spec = self.spec
+        length = self.clip.frames
+        span = clip_span(length, data.stride)
 
-        index, made = self.read(first, rng, window)
-        return made | {"source": np.int32(index)}
+        # Where the window lies. The order of random numbers decides the items, so it must stay.
+        clips = min(spec.clips, video.frames // span)
+        start = int(rng.integers(video.frames - clips * span + 1))
+        by_chance = mirrored is None and spec.augment and data.flip
+        mirror = rng.random() < 0.5 if by_chance else bool(mirrored)
+        crop = random_crop(rng, data.crop_scale if spec.augment else 1.0)
+        frames = video.read(start, clips * length, data.stride, crop)
+        frames = _mirror(frames) if mirror else frames
+
+        # Which of the window's clips the video has: two of three can be the first two or the last two.
+        has_previous = clips > 1 and (clips == spec.clips or rng.random() < 0.5)
+        has_next = clips == 3 or (clips == 2 and not has_previous)
+        first = 0 if has_previous else length
+        whole = np.zeros((spec.clips * length, *frames.shape[1:]), np.uint8)
+        whole[first : first + len(frames)] = frames
+        if spec.unconditional:
+            offset = int(rng.integers(len(frames) - length + 1))
+            whole = np.concatenate([whole, frames[offset : offset + length]])
+
+        item = {
+            "video": whole,
+            "has_previous": has_previous,
+            "label": np.int32(video.label),
+            "start": np.int32(start),
+            "mirrored": mirror,
+            "crop": np.array(dataclasses.astuple(crop or Crop(1.0, 0.5, 0.5)), np.float32),
+        }
+        return item | {"has_next": has_next} if spec.next_clip else item
 
     def video(self, index: int) -> str:
         """The name of the video that item `index` is a window of."""
-        window = index // 2 if self.flips else index
-        return self.read.source[window // self.windows].name
+        window = index // 2 if self.spec.both_ways else index
+        return self.read.source[window // self.spec.windows].name
 
 
 @dataclasses.dataclass(frozen=True)
 class FreshPair:
-    """Sample n: a pair of the video `index` that no other sample has."""
+    """Sample n: a window of the video `index` that no other sample has."""
 
     pairs: ClipPairs
 
@@ -160,7 +187,7 @@ class FreshPair:
 
     def __call__(self, number: int, index: int) -> dict:
         rng = np.random.default_rng([self.pairs.seed, FRESH_PAIRS, number])
-        mirrored = int(rng.random() < 0.5) if self.pairs.flips else None
+        mirrored = int(rng.random() < 0.5) if self.pairs.spec.both_ways else None
         return self.pairs.make(index, rng, mirrored) | {"index": number}
 
     def video(self, index: int) -> str:
@@ -170,27 +197,28 @@ class FreshPair:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """Sample n: the item `index` of a sequence, whose video(index) may tell the name of the video it is from."""
+    """Sample n: the item `index` of a sequence, which may have `read` and `video(index)` as `ClipPairs` does."""
 
     items: Sequence[dict]
 
     @property
-    def read(self) -> Any:
+    def read(self) -> Replacing | None:
         return getattr(self.items, "read", None)
 
     def __call__(self, number: int, index: int) -> dict:
         return self.items[index]
 
     def video(self, index: int) -> str:
-        """The name of the item's video, or of the item."""
+        """The name of the item's video; without one, the item's number."""
         return self.items.video(index) if hasattr(self.items, "video") else f"item {index}"
 
 
 def check_not_empty(size: int) -> None:
+    """Raises ValueError for a source of no videos."""
     if size == 0:
         raise ValueError("the source is empty: there is nothing to read")
 
 
 def _mirror(frames: np.ndarray) -> np.ndarray:
-    """Left and right exchanged."""
+    """Frames (t, h, w, 3) with left and right exchanged."""
     return np.ascontiguousarray(frames[:, :, ::-1])

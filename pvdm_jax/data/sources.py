@@ -1,7 +1,7 @@
-"""Where videos come from: one interface over the synthetic source, what `pvdm prepare` writes and what TFDS builds.
+"""Where videos come from: one interface for the synthetic source and for datasets by `pvdm prepare` or TFDS.
 
-A source is a sequence of videos; a video knows its length and hands out frames that are already cropped and resized
-to the model's clips. Every source has two parts without a common frame: "train" and "holdout".
+A source is a sequence of videos; a video knows its length and returns frames that are already cropped and resized to
+the model's clips. Every source has two parts without a common frame: "train" and "holdout".
 """
 
 import logging
@@ -42,11 +42,11 @@ class VideoSource(Protocol):
 def open_source(data: DataConfig, clip: AutoencoderConfig, split: str, seed: int) -> VideoSource:
     """Opens the `split` ("train" or "holdout") of the source that `data` names, for clips of `clip`'s size.
 
-    Videos shorter than a clip are left out, unless `data.short_videos` says what to do with them. The held-out part of
-    a dataset is the videos of `data.eval_split`, or without one the end of each video of at least two clips; then it
-    can be empty (length 0), where all videos are short or `data.holdout` is 0. Of the synthetic source it is as many
-    other videos. `seed` only matters to the synthetic source. Raises ConfigError where the
-    dataset is missing or has no video long enough for a clip.
+    Videos shorter than a clip are skipped, unless `data.short_videos` says how to lengthen them. The held-out part of
+    a dataset is the videos of `data.eval_split`; without one, it is the end of each video of at least two clips, and is
+    empty (length 0) if all videos are shorter or `data.holdout` is 0. The synthetic source holds out as many other
+    videos. Only the synthetic source depends on `seed`. Raises ConfigError if the dataset is missing or has no video
+    long enough for a clip.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
@@ -56,20 +56,20 @@ def open_source(data: DataConfig, clip: AutoencoderConfig, split: str, seed: int
         require(data.synthetic_frames >= span, "data.synthetic_frames", data.synthetic_frames, allowed)
         first = 0 if split == "train" else FIRST_HELD_OUT_INDEX
         return SyntheticVideos(data.synthetic_videos, data.synthetic_frames, clip.height, clip.width, seed, first)
-    # TFDS takes seconds to import: only those who read a prepared dataset pay for it.
-    from pvdm_jax.data.prepared import PreparedVideos
+    # TFDS takes seconds to import, so only reading a stored dataset imports it.
+    from pvdm_jax.data.stored_videos import StoredVideos
 
-    return PreparedVideos(data, clip, held_out=split == "holdout")
+    return StoredVideos(data, clip, held_out=split == "holdout")
 
 
 def open_held_out(data: DataConfig, clip: AutoencoderConfig, seed: int) -> VideoSource:
-    """The held-out part of the source; its training part, with a warning, where nothing is held out."""
+    """The held-out part of the source; its training part, with a warning, if nothing is held out."""
     source = open_source(data, clip, "holdout", seed)
     if len(source):
         return source
     logging.warning(
         "nothing is held out from training (data.holdout is %s, or no video has two clips): "
-        "evaluation uses training clips, and its numbers say nothing of new videos",
+        "evaluation uses training clips, and its numbers say nothing about new videos",
         data.holdout,
     )
     return open_source(data, clip, "train", seed)

@@ -1,27 +1,27 @@
-"""Moving shapes, drawn on the fly: a data set that needs no files and whose truth is known.
+"""Moving shapes, drawn on the fly: a dataset without files, with known ground truth.
 
 Each video shows two or three shapes of different saturated colours on a plain dark background, and its class is the
 kind of motion:
 
-- bounce: constant velocity, reflected at the walls, turning slowly;
-- orbit: evenly spaced around the frame's centre at one constant angular speed;
-- spin: squares and triangles that turn quickly in place while they drift slowly.
+- bounce: shapes move at constant velocity, turn slowly and are reflected at the walls;
+- orbit: evenly spaced shapes circle the frame's centre at one constant angular speed;
+- spin: squares and triangles turn quickly while they drift slowly.
 
-A video is a function of (seed, index) alone, and any of its frames can be drawn without the others. Lengths are
-fractions of the frame's shorter side, so a video looks the same at every resolution. Positions are (row, column) in
-pixels, with pixel centres at whole numbers.
+A video depends only on (seed, index), and any of its frames can be drawn without the others. Lengths are fractions of
+the frame's shorter side, so a video looks the same at every resolution. Positions are (row, column) in pixels, with
+pixel centres at integers.
 """
 
 import dataclasses
 
 import numpy as np
 
-from pvdm_jax.data.clips import Crop
+from pvdm_jax.data.clips import Crop, check_frames
 
 MOTIONS = ("bounce", "orbit", "spin")
 PALETTE = np.array([(235, 55, 50), (60, 205, 75), (75, 95, 250)], np.float32)  # red, green, blue
 BACKGROUNDS = np.array([(14, 16, 26), (28, 16, 30), (12, 28, 28)], np.float32)
-# Farthest point of a shape from its centre, in units of its radius: none of them reaches over a wall.
+# The farthest point of a shape from its centre, in units of its radius. No shape crosses a wall.
 OUTER_RADIUS = {"circle": 1.0, "square": 1.2, "triangle": 1.3}
 
 
@@ -38,7 +38,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticVideo:
-    """One video of `SyntheticVideos`; see there."""
+    """One video of `SyntheticVideos`."""
 
     name: str
     label: int
@@ -49,14 +49,14 @@ class SyntheticVideo:
     index: int
 
     def shapes(self, times: np.ndarray) -> list[Shape]:
-        """The shapes, first drawn first, at the frame numbers `times`."""
+        """The shapes at the frame numbers `times`, in the order in which they are drawn."""
         rng = np.random.default_rng([self.seed, self.index])
         times = np.asarray(times, np.float64)
         side = min(self.height, self.width)
         count = int(rng.integers(2, 4))
         colours = rng.permutation(len(PALETTE))[:count]
         motion = MOTIONS[self.label]
-        # A circle that spins looks still, so the class "spin" has none.
+        # A spinning circle looks still, so the class "spin" has none.
         kinds = rng.permutation(["square", "triangle"] * 2 if motion == "spin" else list(OUTER_RADIUS))[:count]
         radii = rng.uniform(0.14, 0.18, count)
         if motion == "orbit":
@@ -84,12 +84,9 @@ class SyntheticVideo:
     def read(self, start: int, count: int, stride: int = 1, crop: Crop | None = None) -> np.ndarray:
         """Frames start, start + stride, ... as uint8 (count, height, width, 3). Raises ValueError beyond the end.
 
-        A crop is drawn in its own size, as a window of a larger picture.
+        With `crop`, the shapes are drawn larger and only that window of them is returned.
         """
-        if count < 1 or stride < 1 or start < 0 or start + (count - 1) * stride >= self.frames:
-            raise ValueError(
-                f"{self.name} has {self.frames} frames; {count} of them from {start} on, every {stride}, aren't there"
-            )
+        check_frames(self.name, self.frames, start, count, stride)
         if crop is not None:
             size = round(self.height / crop.scale), round(self.width / crop.scale)
             top, left = round(crop.row * (size[0] - self.height)), round(crop.column * (size[1] - self.width))
@@ -102,10 +99,10 @@ class SyntheticVideo:
 
 
 class SyntheticVideos:
-    """`num_videos` videos of moving shapes, numbered from `first_index` on in the endless row that `seed` names.
+    """`num_videos` videos of moving shapes: those from number `first_index` on of the endless sequence for `seed`.
 
-    Each has `frames` frames of (height, width) and a label, an index into `class_names`. Labels are balanced: of
-    every three videos one shows each motion, in random order.
+    Each has `frames` frames of (height, width) and a label, an index into `class_names`. Labels are balanced: every
+    three videos show each motion once, in random order.
     """
 
     class_names = MOTIONS
@@ -131,13 +128,13 @@ class SyntheticVideos:
         return SyntheticVideo(name, label, self.frames, self.height, self.width, self.seed, index)
 
     def truth(self, i: int) -> list[Shape]:
-        """The two or three shapes of video `i` at all of its frames, in the order in which they are drawn."""
+        """The two or three shapes of video `i` in all of its frames, in the order in which they are drawn."""
         video = self[i]
         return video.shapes(np.arange(video.frames))
 
 
 def _orbit(rng: np.random.Generator, times: np.ndarray, count: int) -> tuple[list, list]:
-    """Paths around the middle, evenly spaced; each shape keeps the same side turned to the middle."""
+    """Centres and angles of evenly spaced shapes that circle the middle, with the same side towards it."""
     distance = rng.uniform(0.24, 0.27)
     speed = rng.choice([-1, 1]) * rng.uniform(0.05, 0.09)
     first = rng.uniform(0, 2 * np.pi)
@@ -146,7 +143,7 @@ def _orbit(rng: np.random.Generator, times: np.ndarray, count: int) -> tuple[lis
 
 
 def _bounce(rng: np.random.Generator, times: np.ndarray, room: np.ndarray, speed: tuple, turn: tuple) -> tuple:
-    """A path at constant speed within -room..room on both axes, reflected at its ends, and the shape's angle."""
+    """Centre and angle of a shape that moves at constant speed within -room..room and is reflected at the ends."""
     heading = rng.uniform(0, 2 * np.pi)
     velocity = rng.uniform(*speed) * np.array([np.sin(heading), np.cos(heading)])
     straight = rng.uniform(-room, room) + velocity * times[:, None]
@@ -156,11 +153,11 @@ def _bounce(rng: np.random.Generator, times: np.ndarray, room: np.ndarray, speed
 
 
 def _draw(video: np.ndarray, shape: Shape) -> None:
-    """Draws a shape over float32 `video` (frames, height, width, 3) in place, with edges one pixel soft."""
+    """Draws a shape in place over float32 `video` (frames, height, width, 3), with edges that are one pixel soft."""
     reach = int(np.ceil(shape.radius * OUTER_RADIUS[shape.kind])) + 1
     rows, columns = video.shape[1:3]
     for frame, (row, column), angle in zip(video, shape.centre, shape.angle, strict=True):
-        # Only the square around the shape is touched: that is three times as fast as whole frames.
+        # Only the square around the shape is drawn: this is three times as fast as whole frames.
         top, left = max(0, int(row) - reach), max(0, int(column) - reach)
         bottom, right = min(rows, int(row) + reach + 2), min(columns, int(column) + reach + 2)
         y = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(row)

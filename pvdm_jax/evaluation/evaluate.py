@@ -18,13 +18,14 @@ import numpy as np
 from pvdm_jax.config import ConfigError, DataConfig, MeshConfig, require
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.clips import center_crop_resize
+from pvdm_jax.data.dataset_files import is_dataset
 from pvdm_jax.evaluation import statistics
 from pvdm_jax.evaluation.c3d import FRAMES as INCEPTION_FRAMES
 from pvdm_jax.evaluation.card import make_card
 from pvdm_jax.evaluation.passes import PassResult, run_pass
 from pvdm_jax.evaluation.reconstruction import SSIM_SIDE, gradient_energy_ratio, psnr, ssim, still_psnr
 from pvdm_jax.evaluation.seams import seam_changes, seam_ratio
-from pvdm_jax.evaluation.sets import ClipSet, Folder, Windows, is_dataset, source_clips
+from pvdm_jax.evaluation.sets import ClipSet, Folder, Windows, source_clips
 from pvdm_jax.evaluation.spaces import FeatureSpace, PerceptualDistance, open_classifier, open_features
 from pvdm_jax.runtime import sharding
 

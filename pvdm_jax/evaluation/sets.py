@@ -205,16 +205,11 @@ def source_clips(
         first = videos[windows[0][0]].read(windows[0][1], frames, protocol.stride)
         facts["sha256"] = hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest()  # of the first clip
     else:
-        from pvdm_jax.data.catalogue import catalogue_folder
+        from pvdm_jax.data.tfds_dataset import find_tfds_dataset
 
-        path = pathlib.Path(data.path if os.path.isdir(data.path) else catalogue_folder(data.path))
+        path = pathlib.Path(data.path if os.path.isdir(data.path) else find_tfds_dataset(data.path))
         facts |= {"folder": path.name, "sha256": _folder_hash(path)}
     return Windows(videos, windows, frames, protocol.stride, facts)
-
-
-def is_dataset(path: pathlib.Path) -> bool:
-    """Whether a folder is a dataset that `pvdm prepare` wrote or TFDS built."""
-    return path.is_dir() and any((path / name).is_file() for name in ("dataset_info.json", "features.json"))
 
 
 def _check_enough(windows: Sequence, frames: int, span: int, where: str, longest: int) -> None:

@@ -3,6 +3,8 @@
 Training's evaluation, the loaded model, the exported sampler and the benchmark all go through here.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -21,38 +23,51 @@ from pvdm_jax.runtime import sharding
 class LatentModel:
     """An autoencoder and a denoiser of its latents. Nothing here knows of files or losses.
 
-    spec: the latent of a clip. mesh: where the weights are split over devices, the mesh over which they are gathered
-    before they are used; None where every device has them whole.
+    spec: the latent of a clip. denoiser: None for a model that only encodes and decodes. mesh: where the weights are
+    split over devices, the mesh over which they are gathered before they are used; None where every device has them
+    whole.
     """
 
-    def __init__(self, autoencoder: AutoencoderConfig, denoiser: DenoiserConfig, mesh: Mesh | None = None):
+    def __init__(
+        self, autoencoder: AutoencoderConfig, denoiser: DenoiserConfig | None = None, mesh: Mesh | None = None
+    ):
         self.autoencoder, self.denoiser, self.mesh = autoencoder, denoiser, mesh
         self.spec = latent_spec(autoencoder)
-        self._encoder, self.abstract_autoencoder = functional.abstract(self._make_autoencoder)
-        self._denoiser, self.abstract_denoiser = functional.abstract(self._make_denoiser)
 
-    def _make_autoencoder(self, key: jax.Array | int = 0) -> nnx.Module:
-        return Autoencoder(self.autoencoder, rngs=nnx.Rngs(key))
+    @functools.cached_property
+    def _abstract_autoencoder(self) -> tuple[nnx.GraphDef, functional.Params]:
+        return functional.abstract(lambda: Autoencoder(self.autoencoder, rngs=nnx.Rngs(0)))
 
-    def _make_denoiser(self, key: jax.Array | int = 0) -> nnx.Module:
-        return make_denoiser(self.denoiser, self.spec, rngs=nnx.Rngs(key))
+    @functools.cached_property
+    def _abstract_denoiser(self) -> tuple[nnx.GraphDef, functional.Params]:
+        return functional.abstract(lambda: make_denoiser(self.denoiser, self.spec, rngs=nnx.Rngs(0)))
+
+    @property
+    def autoencoder_shapes(self) -> functional.Params:
+        """The autoencoder's weights as jax.ShapeDtypeStruct."""
+        return self._abstract_autoencoder[1]
+
+    @property
+    def denoiser_shapes(self) -> functional.Params:
+        """The denoiser's weights as jax.ShapeDtypeStruct."""
+        return self._abstract_denoiser[1]
 
     def init_denoiser(self, key: jax.Array) -> functional.Params:
         """The denoiser's weights before training."""
-        return functional.split(self._make_denoiser(key))[1]
+        return functional.split(make_denoiser(self.denoiser, self.spec, rngs=nnx.Rngs(key)))[1]
 
     def encode(self, params: functional.Params, video: jax.Array) -> Tokens:
         """Clips (b, frames, height, width, 3), uint8 or float in [-1, 1], to latents (b, positions, channels)."""
         video = to_float(video) if video.dtype == jnp.uint8 else video
-        return self._merge(self._encoder, params).encode(video)
+        return self._merge(self._abstract_autoencoder[0], params).encode(video)
 
     def decode(self, params: functional.Params, latents: Tokens) -> jax.Array:
         """Latents (b, positions, channels) to clips, uint8 (b, frames, height, width, 3)."""
-        return to_uint8(self._merge(self._encoder, params).decode(latents))
+        return to_uint8(self._merge(self._abstract_autoencoder[0], params).decode(latents))
 
     def denoise(self, params: functional.Params, x: Tokens, time: jax.Array, condition: Condition) -> Tokens:
         """The denoiser's answer (b, positions, channels) to noisy latents x at the times (b,)."""
-        return self._merge(self._denoiser, params)(x, time, condition)
+        return self._merge(self._abstract_denoiser[0], params)(x, time, condition)
 
     def absent(self, count: int) -> Condition:
         """The condition of `count` samples that have no neighbouring clip and no class."""

@@ -59,7 +59,7 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
     fields = {field.name for field in dataclasses.fields(Config)}
     config = config_from_dict(Config, {name: value for name, value in settings.items() if name in fields})
     _, weights = run_autoencoder.load_autoencoder(config.autoencoder, directory)
-    abstract = LatentModel(config.autoencoder, config.denoiser).abstract_denoiser
+    abstract = LatentModel(config.autoencoder, config.denoiser).denoiser_shapes
     try:
         denoiser = read_part(run.diffusion.path, "ema", abstract)
     except FileNotFoundError:

@@ -59,7 +59,7 @@ class Condition:
         return self.keep(**dict.fromkeys(names, False))
 
     def check(self, config: DenoiserConfig) -> None:
-        """Raises ValueError if there is a part that a denoiser doesn't take, or if a neighbour that it takes is missing."""
+        """Raises ValueError for a part that the denoiser doesn't take, or if a neighbour that it takes is missing."""
         for name in NEIGHBOURS:
             given, taken = getattr(self, name) is not None, name in config.neighbours
             if given and not taken:

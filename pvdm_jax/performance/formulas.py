@@ -81,7 +81,7 @@ def denoiser_flops(config: UNetConfig, shape: PlaneShape) -> int:
         return block(features_in, features, factor) + inside
 
     total = 2 * width * embedded + 2 * embedded**2
-    total += convolution((1 + config.cond_model + config.cond_next) * config.latent_channels, width, 1)
+    total += convolution((1 + config.previous_clip + config.next_clip) * config.latent_channels, width, 1)
     skips, features, factor, last = [width], width, 1, len(config.channel_mult) - 1
     for level, multiplier in enumerate(config.channel_mult):
         for _ in range(config.num_res_blocks):

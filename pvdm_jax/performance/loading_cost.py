@@ -7,6 +7,7 @@ from typing import Any
 from pvdm_jax.config import Config
 from pvdm_jax.data.loader import train_batches
 from pvdm_jax.data.sources import open_source
+from pvdm_jax.data.streams import BatchSpec
 from pvdm_jax.performance.loading_speed import measure_loading, measure_reading
 from pvdm_jax.storage.run_folder import RunFolder, read_metrics
 
@@ -22,8 +23,8 @@ def measure_data(config: Config, steps: int = 100, seconds: float = 10.0, step_s
     """
     source = open_source(config.data, config.autoencoder, "train", config.seed)
     settings = (config.autoencoder, config.data)
-    batch_size = config.train_autoencoder.batch_size
-    loading = measure_loading(lambda: train_batches(source, *settings, batch_size, config.seed), step_seconds, seconds)
+    batches = BatchSpec(config.train_autoencoder.batch_size, config.seed)
+    loading = measure_loading(lambda: train_batches(source, *settings, batches), step_seconds, seconds)
     reading = measure_reading(source, *settings, seconds)
     step, waiting = (step_seconds, loading.waiting) if step_seconds else _train(config, steps)
     return {

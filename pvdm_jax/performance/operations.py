@@ -21,6 +21,7 @@ from pvdm_jax.config import (
     UNetConfig,
     require,
 )
+from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.sampling import sample_clip
 from pvdm_jax.models import functional
@@ -176,9 +177,8 @@ class Operations:
 
     def _denoiser_train(self):
         config = Config(autoencoder=self.autoencoder, unet=self.unet)
-        stage = DiffusionStage(config, (None, None), self.shape, {}, self.mesh)
-        batch = {"previous": self._latents(), "clip": self._latents()}
-        batch |= {"has_previous": jnp.ones(self.batch, bool), "label": jnp.zeros(self.batch, jnp.int32)}
+        stage = DiffusionStage(config, (None, None), self.shape, None, self.mesh)
+        batch = constants(LatentBatch.abstract(config, self.batch))
         return self._train(stage, batch)
 
     def _sample(self):

@@ -191,6 +191,7 @@ def trace_step(config: Config, stage: int, mesh: Any) -> Any:
     import numpy as np
     from flax import nnx
 
+    from pvdm_jax.data.latent_batch import LatentBatch
     from pvdm_jax.losses.lpips import LPIPS
     from pvdm_jax.models import functional
     from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
@@ -201,6 +202,7 @@ def trace_step(config: Config, stage: int, mesh: Any) -> Any:
 
     clip = config.autoencoder
     video = (clip.frames, clip.height, clip.width, 3)
+    rows = sharding.batch_sharding(mesh)
     if stage == 1:
         settings, count = config.train_autoencoder, config.train_autoencoder.batch_size
         lpips = nnx.eval_shape(lambda: LPIPS(rngs=nnx.Rngs(0))) if settings.perceptual_weight > 0 else None
@@ -208,17 +210,11 @@ def trace_step(config: Config, stage: int, mesh: Any) -> Any:
         kind = phases.RECONSTRUCTION
         if settings.adversarial.enabled:
             kind = phases.GENERATOR if settings.adversarial.alternate else phases.BOTH
-        fields = {"video": (video, np.uint8)}
+        batch: Any = {"video": jax.ShapeDtypeStruct((count, *video), np.uint8, sharding=rows)}
     else:
         count, shape, kind = config.train_diffusion.batch_size, plane_shape(clip), ""
         decoder = functional.abstract(lambda: Autoencoder(clip, rngs=nnx.Rngs(0)))
-        made = DiffusionStage(config, decoder, shape, {}, mesh)
-        latent = (shape.positions, clip.latent_channels)
-        fields = {"previous": (latent, np.float32), "clip": (latent, np.float32)}
-        fields |= {"has_previous": ((), np.bool_), "label": ((), np.int32)}
-    rows = sharding.batch_sharding(mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct((count, *sizes), dtype, sharding=rows) for name, (sizes, dtype) in fields.items()
-    }
+        made = DiffusionStage(config, decoder, shape, None, mesh)
+        batch = LatentBatch.abstract(config, count, rows)
     state = sharding.place(mesh, jax.eval_shape(made.init, jax.random.key(0)))
     return step.trace_step(made, kind, state, batch, state, mesh, config.seed)

@@ -222,12 +222,13 @@ def _measure_data(operations, made: dict, repeats: int, limit: float) -> Result:
         from pvdm_jax.config import DataConfig
         from pvdm_jax.data.loader import train_batches
         from pvdm_jax.data.sources import open_source
+        from pvdm_jax.data.streams import BatchSpec
 
         data = DataConfig(source="synthetic", synthetic_videos=64)
         source = open_source(data, operations.autoencoder, "train", 0)
     except ModuleNotFoundError as error:
         return Result(**made, note=f"left out: {error.name} is not installed")
-    iterator = train_batches(source, operations.autoencoder, data, operations.batch, 0, 0, 0, 1)
+    iterator = train_batches(source, operations.autoencoder, data, BatchSpec(operations.batch, seed=0))
     try:
         timing = time_calls(lambda: next(iterator)["video"].shape[0], repeats, limit)
     finally:

@@ -363,6 +363,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     """
     from pvdm_jax.data.loader import fixed_clips, train_batches
     from pvdm_jax.data.sources import open_held_out, open_source
+    from pvdm_jax.data.streams import BatchSpec, ProcessShare
     from pvdm_jax.training.loop import train as run
 
     check_own(workdir)
@@ -374,16 +375,8 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     clips = fixed_clips(held_out, config.autoencoder, config.data, stage_config.eval_clips)
 
     def batches(start: int):
-        return train_batches(
-            source,
-            config.autoencoder,
-            config.data,
-            stage_config.batch_size,
-            config.seed,
-            start,
-            jax.process_index(),
-            jax.process_count(),
-        )
+        spec = BatchSpec(stage_config.batch_size, config.seed, start, ProcessShare.current())
+        return train_batches(source, config.autoencoder, config.data, spec)
 
     stage = AutoencoderStage(config.autoencoder, stage_config, clips, mesh, lpips)
     directory, settings = RunFolder(workdir).autoencoder.path, config_to_dict(config)

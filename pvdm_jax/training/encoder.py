@@ -1,4 +1,4 @@
-"""What turns clips into latents for stage 2: the run's autoencoder on all devices."""
+"""Turns clips into latents for stage 2: the run's autoencoder on all devices."""
 
 import pathlib
 
@@ -7,29 +7,26 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pvdm_jax.config import AutoencoderConfig
+from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.models import functional
-from pvdm_jax.models.pixels import to_float
 from pvdm_jax.runtime import sharding
 from pvdm_jax.weights.run_autoencoder import load_autoencoder
 
 
 class Encoder:
-    """The run's autoencoder on all devices: pixels of this process's pairs in, latents of all out."""
+    """The run's autoencoder on all devices: takes this process's clips, returns the latents of all processes."""
 
     def __init__(self, model: AutoencoderConfig, workdir: str | pathlib.Path, mesh: Mesh):
-        graphdef, self._params = load_autoencoder(model, workdir, mesh)
+        _, self._params = load_autoencoder(model, workdir, mesh)
         self.identity = functional.fingerprint(sharding.to_numpy(self._params))
-        self.mesh, self.frames = mesh, model.frames
+        self.mesh = mesh
+        self.frames = model.frames
 
-        def encode(params, video):
-            model = functional.merge(graphdef, sharding.gather(mesh, params))
-            return model.encode(to_float(video))
-
-        self._encode = jax.jit(encode, out_shardings=sharding.batch_sharding(mesh))
+        self._encode = jax.jit(LatentModel(model, mesh=mesh).encode, out_shardings=sharding.batch_sharding(mesh))
 
     def encode(self, video: np.ndarray) -> jax.Array:
-        """uint8 (b, n frames, h, w, 3) of this process to float32 (n b of all processes, positions, channels)."""
-        # The n clips of a window go through the autoencoder as n.
+        """uint8 (b, n * frames, h, w, 3) of this process to float32 (b * n of all processes, positions, channels)."""
+        # The n clips of a window are n items of the autoencoder's batch.
         clips = video.reshape(-1, self.frames, *video.shape[2:])
         return self._encode(self._params, sharding.global_batch(self.mesh, clips))
 

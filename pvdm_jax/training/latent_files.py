@@ -1,48 +1,66 @@
 """The files of cached latents: records, shards and their statistics.
 
-Pairs of consecutive clips' latents lie in array_record files:
+Windows of consecutive clips are stored as array_record files in the run's folder of latents:
 
-    latents/index.json            sizes, counts, statistics, the videos' names, the autoencoder's fingerprint, settings
-    latents/SPLIT-00000-of-00012.array_record, and a .json of the same name: its statistics
+    index.json           counts, sizes, statistics, the videos' names, the autoencoder's fingerprint, settings
+    encoding.json        while the cache is incomplete: fingerprint and settings
+    SPLIT-00000-of-00012.array_record, and a .json of the same name with its statistics
         a record: has_previous, has_next, label, source, start, mirrored (int32), crop (three float32), then the
-        latents of the previous clip, of the clip, for denoiser.next_clip of the next one and, with encode.lone_clips, of
-        one at a random place in the window (float32, positions x channels). source is the video's number in the
-        index's names of that split, start the window's first frame in it, crop the (scale, row, column) of
-        data/clips.py
+        latents of the window's clips (float32, positions x channels) in the order of `stored_clips`. source is the
+        video's number in the index's names of that split, start the window's first frame in it, crop the (scale, row,
+        column) of data/clips.py
 """
 
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from pvdm_jax.config import Config
-from pvdm_jax.models.triplane import PlaneShape
-from pvdm_jax.storage.files import write_json
+from pvdm_jax.data.latent_batch import LatentBatch
+from pvdm_jax.storage.files import read_json, write_json
 
+INDEX = "index.json"
+INCOMPLETE_INDEX = "encoding.json"
 HEADER = np.dtype(
-    [(name, "<i4") for name in ("has_previous", "has_next", "label", "source", "start", "mirrored")]
-    + [("crop", "<f4", 3)]
+    [
+        ("has_previous", "<i4"),
+        ("has_next", "<i4"),
+        ("label", "<i4"),
+        ("source", "<i4"),
+        ("start", "<i4"),
+        ("mirrored", "<i4"),
+        ("crop", "<f4", 3),
+    ]
 )
 
 
+def stored_clips(config: Config) -> tuple[str, ...]:
+    """The clips of a window, as fields of `LatentBatch`, in the order in which they are read and stored."""
+    clips = ["previous", "clip"]
+    if config.denoiser.next_clip:
+        clips.append("next")
+    if config.encode.unconditional_anywhere:
+        clips.append("unconditional")
+    return tuple(clips)
+
+
 class LatentCache:
-    """A split of the cache: a sequence of {"previous", "clip": float32 (positions, channels), "has_previous": bool,
-    "label": int32}, for denoiser.next_clip also {"next", "has_next"}, with encode.lone_clips "lone". Threads may read from
-    it side by side."""
+    """A split of the cache: a sequence of items {name of a field of `LatentBatch`: array without the batch axis}.
+
+    Several threads may read from it at once.
+    """
 
     def __init__(self, folder: pathlib.Path, split: str, index: dict[str, Any]):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        self.shape = PlaneShape(*index["shape"])
-        self.identity: str = index["made_by"]["autoencoder"]  # fingerprint of the autoencoder that made them
+        self.identity: str = index["made_by"]["autoencoder"]  # fingerprint of the autoencoder that made the latents
         self.class_names: tuple[str, ...] = tuple(index["class_names"])
         self.names: list[str] = index["names"][split]  # of the videos
-        self._lone: bool = index.get("lone", False)
-        self._latents = (index["clips"] + self._lone, self.shape.positions, index["channels"])
+        self._clips: tuple[str, ...] = tuple(index["clips"])
+        self._shape = (len(self._clips), index["positions"], index["channels"])
         count = index["shards"][split]
         self._records = ArrayRecordDataSource([str(shard_path(folder, split, i, count)) for i in range(count)])
 
@@ -54,35 +72,47 @@ class LatentCache:
             raise IndexError(f"there are no latents {index}; the cache has {len(self)}")
         record = self._records[index]
         header = np.frombuffer(record, HEADER, 1)[0]
-        latents = np.frombuffer(record, np.float32, offset=HEADER.itemsize).reshape(self._latents)
-        return make_item(latents, header, self._lone)
+        latents = np.frombuffer(record, np.float32, offset=HEADER.itemsize).reshape(self._shape)
+        return make_fields(self._clips, latents, header)
 
     def window(self, index: int) -> dict[str, Any]:
         """Where item `index` is from: the video's name, the first frame, whether mirrored, (scale, row, column)."""
         header = np.frombuffer(self._records[index], HEADER, 1)[0]
-        crop = tuple(float(value) for value in header["crop"])
-        name, start = self.names[header["source"]], int(header["start"])
-        return {"name": name, "start": start, "mirrored": bool(header["mirrored"]), "crop": crop}
+        return {
+            "name": self.names[header["source"]],
+            "start": int(header["start"]),
+            "mirrored": bool(header["mirrored"]),
+            "crop": tuple(float(value) for value in header["crop"]),
+        }
 
     def video(self, index: int) -> str:
         """The name of the video that item `index` is from."""
         return self.window(index)["name"]
 
-    def batches(self, config: Config, batch_size: int, start: int) -> Iterator[dict[str, np.ndarray]]:
-        """This process's share of the endless batches from number `start` on; see `latent_batches`."""
+    def batches(self, config: Config, batch_size: int, start: int) -> Iterable[LatentBatch]:
+        """This process's share of the endless batches from number `start` on; see `loader.latent_batches`."""
         from pvdm_jax.data.loader import latent_batches
+        from pvdm_jax.data.streams import BatchSpec, ProcessShare
 
-        share = (start, jax.process_index(), jax.process_count())
-        return latent_batches(self, batch_size, config.seed, *share, config.data.threads, config.data.prefetch)
+        spec = BatchSpec(batch_size, config.seed, start, ProcessShare.current())
+        return latent_batches(self, config.data, spec).map(lambda fields: LatentBatch(**fields))
 
 
 class ShardWriter:
-    """Writes a file of pairs and adds up their statistics. Only where `writing` it touches the disk."""
+    """Writes a file of windows and adds up the statistics of their clips.
 
-    def __init__(self, path: pathlib.Path, segments: dict[str, slice], writing: bool):
-        self._path, self._segments, self._writer, self._size = path, segments, None, 0
+    segments: the positions of each part of the latents that has its own statistics. writing: only then is anything
+    written to the disk.
+    """
+
+    def __init__(self, path: pathlib.Path, segments: Mapping[str, slice], writing: bool):
+        self._path = path
+        self._segments = segments
+        self._writer = None
         self._unfinished = path.with_suffix(".unfinished")
-        self.count, self._sums = 0, {}
+        self._bytes = 0
+        self._sums: dict[str, np.ndarray] = {}
+        self.count = 0
         if writing:
             from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -93,82 +123,77 @@ class ShardWriter:
         headers = np.zeros(len(latents), HEADER)
         for name, values in facts.items():
             headers[name] = values
-        for header, pair in zip(headers, latents, strict=True):
-            record = header.tobytes() + pair.tobytes()
-            self._size += len(record)
+        for header, window in zip(headers, latents, strict=True):
+            record = header.tobytes() + window.tobytes()
+            self._bytes += len(record)
             if self._writer:
                 self._writer.write(record)
         self.count += len(latents)
         clips = latents[:, 1].astype(np.float64)
-        for plane, segment in self._segments.items():
+        for name, segment in self._segments.items():
             part = clips[:, segment]
             moments = np.stack([part.sum(axis=(0, 1)), np.square(part).sum(axis=(0, 1))])
-            self._sums[plane] = self._sums.get(plane, 0) + moments
+            self._sums[name] = self._sums.get(name, 0) + moments
 
     def close(self) -> dict[str, Any]:
-        """Gives the file its name; returns, and writes beside it, its statistics."""
-        sums = {plane: moments.tolist() for plane, moments in self._sums.items()}
-        sizes = {plane: segment.stop - segment.start for plane, segment in self._segments.items()}
-        outcome = {"count": self.count, "bytes": self._size, "positions": sizes, "sums": sums}
+        """Gives the file its name. Returns the shard's statistics, and writes them beside it."""
+        outcome = {
+            "count": self.count,
+            "bytes": self._bytes,
+            "positions": {name: segment.stop - segment.start for name, segment in self._segments.items()},
+            "sums": {name: moments.tolist() for name, moments in self._sums.items()},
+        }
         if self._writer:
             self._writer.close()
             os.replace(self._unfinished, self._path)
-            write_json(self._path.with_suffix(".json"), outcome)
+            write_json(statistics_path(self._path), outcome)
         return outcome
 
 
-def without_missing(latents: np.ndarray, facts: dict[str, np.ndarray]) -> np.ndarray:
-    """Latents (b, clips, ...) with zeros for clips that aren't there: what encodes black is not their latent."""
-    for slot, name in ((0, "has_previous"), (2, "has_next")):
-        if name in facts:
-            latents = np.where(
-                (np.arange(latents.shape[1]) == slot)[:, None, None] & (facts[name] == 0)[:, None, None, None],
-                np.float32(0),
-                latents,
-            )
+def zero_missing(clips: Sequence[str], latents: np.ndarray, facts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Latents (b, clips, positions, channels) with zeros for clips that don't exist, which were encoded as black."""
+    latents = latents.copy()
+    for slot, name in enumerate(clips):
+        if f"has_{name}" in facts:
+            latents[np.asarray(facts[f"has_{name}"]) == 0, slot] = 0
     return latents
 
 
-def rows_of(facts: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
-    for row in range(len(facts["label"])):
-        yield {name: values[row] for name, values in facts.items() if name in HEADER.names}
-
-
-def make_item(latents: np.ndarray, facts: Any, lone: bool = False) -> dict[str, np.ndarray]:
-    """What stage 2 takes, of latents (clips, positions, channels), the last one "lone" or not, and fields of HEADER."""
-    item = {"previous": latents[0], "clip": latents[1], "has_previous": np.bool_(facts["has_previous"])}
-    if lone:
-        item["lone"], latents = latents[-1], latents[:-1]
-    if len(latents) == 3:
-        item |= {"next": latents[2], "has_next": np.bool_(facts["has_next"])}
-    return item | {"label": np.int32(facts["label"])}
-
-
-def plane_segments(shape: PlaneShape) -> dict[str, slice]:
-    """Which positions of packed latents belong to each plane."""
-    sizes = {
-        "yx": shape.height * shape.width,
-        "tx": shape.frames * shape.width,
-        "ty": shape.frames * shape.height,
-    }
-    ends = np.cumsum(list(sizes.values())).tolist()
-    return {plane: slice(end - size, end) for (plane, size), end in zip(sizes.items(), ends, strict=True)}
+def make_fields(clips: Sequence[str], latents: np.ndarray, facts: Any) -> dict[str, np.ndarray]:
+    """The fields of a `LatentBatch`, of latents (..., clips, positions, channels) and fields of HEADER (...)."""
+    fields = {name: latents[..., slot, :, :] for slot, name in enumerate(clips)}
+    fields |= {f"has_{name}": np.bool_(facts[f"has_{name}"]) for name in ("previous", "next") if name in clips}
+    return fields | {"label": np.int32(facts["label"])}
 
 
 def merge_statistics(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Statistics of the latents of all shards: over everything, and of each plane's channels."""
-    pairs = sum(outcome["count"] for outcome in outcomes)
+    """Statistics of the latents of all shards: of everything, and of each segment's channels."""
+    count = sum(outcome["count"] for outcome in outcomes)
     positions = outcomes[0]["positions"]
-    sums = {plane: sum(np.array(outcome["sums"][plane]) for outcome in outcomes) for plane in positions}
-    planes = {}
-    for plane, moments in sums.items():
-        mean, square = moments / (pairs * positions[plane])
-        planes[plane] = {"mean": mean.tolist(), "std": np.sqrt(np.maximum(square - mean**2, 0)).tolist()}
-    mean, square = sum(moments.mean(axis=1) for moments in sums.values()) / (pairs * sum(positions.values()))
-    size = sum(outcome["bytes"] for outcome in outcomes)
-    std = float(np.sqrt(max(square - mean**2, 0)))
-    return {"mean": float(mean), "std": std, "planes": planes, "bytes_per_pair": size // pairs}
+    sums = {name: sum(np.array(outcome["sums"][name]) for outcome in outcomes) for name in positions}
+    segments = {}
+    for name, moments in sums.items():
+        mean, square = moments / (count * positions[name])
+        segments[name] = {"mean": mean.tolist(), "std": np.sqrt(np.maximum(square - mean**2, 0)).tolist()}
+    mean, square = sum(moments.mean(axis=1) for moments in sums.values()) / (count * sum(positions.values()))
+    return {
+        "mean": float(mean),
+        "std": float(np.sqrt(max(square - mean**2, 0))),
+        "segments": segments,
+        "bytes_per_window": sum(outcome["bytes"] for outcome in outcomes) // count,
+    }
 
 
 def shard_path(folder: pathlib.Path, split: str, number: int, count: int) -> pathlib.Path:
+    """The file of shard `number` of a split's `count`."""
     return folder / f"{split}-{number:05d}-of-{count:05d}.array_record"
+
+
+def statistics_path(shard: pathlib.Path) -> pathlib.Path:
+    """The file of a shard's statistics, which is written once the shard is complete."""
+    return shard.with_suffix(".json")
+
+
+def read_statistics(shard: pathlib.Path) -> dict[str, Any]:
+    """What `ShardWriter.close` returned for a complete shard."""
+    return read_json(statistics_path(shard))

@@ -1,24 +1,27 @@
-"""The latents that stage 2 trains from: made once and cached, or made from pixels in every step.
+"""The latents that stage 2 trains on: a cache that `pvdm encode` writes once, or encoded from pixels in every step.
 
-Encoding a clip costs more than a training step of the denoiser on it, so doing it once removes most of stage 2's
-cost. See latent_files.py for its files.
+Encoding a clip costs more than a training step of the denoiser on it, so a cache saves most of stage 2's cost. Its
+files are described in latent_files.py.
 
-A shard has its name once it is complete, so a run that is killed goes on with the shards that are missing; index.json
-comes last. Until then encoding.json says by which autoencoder and settings the shards are made.
+A shard gets its name once it is complete, so an encoding that was killed resumes with the missing shards; the index is
+written last. Until then encoding.json records which autoencoder and settings the shards are made with.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pvdm_jax.config import Config, ConfigError, DataConfig, EncodeConfig, config_to_dict
-from pvdm_jax.models.autoencoder import plane_shape
+from pvdm_jax.config import Config, ConfigError, EncodeConfig, config_to_dict
+from pvdm_jax.data.latent_batch import LatentBatch
+from pvdm_jax.data.samples import ClipPairs, PairSpec
+from pvdm_jax.data.sources import SPLITS, VideoSource, open_held_out, open_source
+from pvdm_jax.models.autoencoder import latent_spec
 from pvdm_jax.runtime import sharding
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.files import read_json, write_json
@@ -26,69 +29,57 @@ from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.training.encoder import Encoder, local_rows
 from pvdm_jax.training.latent_files import (
     HEADER,
+    INCOMPLETE_INDEX,
+    INDEX,
     LatentCache,
     ShardWriter,
-    make_item,
+    make_fields,
     merge_statistics,
-    plane_segments,
-    rows_of,
+    read_statistics,
     shard_path,
-    without_missing,
+    statistics_path,
+    stored_clips,
+    zero_missing,
 )
 from pvdm_jax.weights.run_autoencoder import take_over
 
-if TYPE_CHECKING:
-    from pvdm_jax.data.loader import ClipPairs
-    from pvdm_jax.data.sources import VideoSource
-
-SPLITS = ("train", "holdout")
-SHARD_PAIRS = 1024  # pairs of clips in a file; what a kill can cost
-HELD_OUT_WINDOWS = 4  # of each held-out video, where training has always new ones
-# What decides the latents, beside the autoencoder's weights.
-DECISIVE = ("seed", "data", "encode", "autoencoder")
-FREE = {"data": ("threads", "prefetch", "workers"), "encode": ("batch_size", "cache"), "autoencoder": ("remat",)}
+SHARD_WINDOWS = 1024  # windows in a file: what a kill can cost
+HELD_OUT_WINDOWS = 4  # of each held-out video, if training always takes new ones
+# The settings that decide the latents, beside the autoencoder's weights: these sections without these fields.
+CACHED_SECTIONS = ("seed", "data", "encode", "autoencoder")
+UNCACHED_FIELDS = {
+    "data": ("threads", "prefetch", "workers"),
+    "encode": ("batch_size", "cache"),
+    "autoencoder": ("remat",),
+}
 
 
 class PixelLatents:
-    """Latents of the training videos, encoded when they are asked for: `batches` as those of a `LatentCache`.
+    """Latents of the training videos, encoded on request; `batches`, `identity` and `class_names` as `LatentCache`.
 
     For the same windows the numbers are the cache's, up to float32 rounding.
     """
 
     def __init__(self, config: Config, workdir: str | pathlib.Path, mesh: Mesh):
-        from pvdm_jax.data.sources import open_source
-
-        self._encoder = Encoder(config.autoencoder, workdir, mesh)
+        self.encoder = Encoder(config.autoencoder, workdir, mesh)
         self._source = open_source(config.data, config.autoencoder, "train", config.seed)
-        self.shape = plane_shape(config.autoencoder)
-        self.identity = self._encoder.identity
+        self._clips = stored_clips(config)
+        self.identity = self.encoder.identity
         self.class_names = tuple(self._source.class_names)
 
-    def batches(self, config: Config, batch_size: int, start: int) -> Iterator[dict[str, np.ndarray]]:
-        """This process's share of the endless batches from number `start` on."""
+    def batches(self, config: Config, batch_size: int, start: int) -> Iterable[LatentBatch]:
+        """This process's share of the endless batches from number `start` on; see `loader.pair_batches`."""
         from pvdm_jax.data.loader import pair_batches
+        from pvdm_jax.data.streams import BatchSpec, ProcessShare
 
-        share = (start, jax.process_index(), jax.process_count())
-        encode, settings = config.encode, (config.autoencoder, config.data)
-        windows = (encode.windows, encode.flips, batch_size, config.seed, *share, _clips(config), encode.lone_clips)
-        pixels = pair_batches(self._source, *settings, *windows)
-        return _EncodedBatches(self._encoder, pixels, encode.lone_clips)
+        pairs = _pair_spec(config, config.encode.windows)
+        batches = BatchSpec(batch_size, config.seed, start, ProcessShare.current())
+        return pair_batches(self._source, config.autoencoder, config.data, pairs, batches).map(self._encode)
 
-
-class _EncodedBatches(Iterator[dict[str, np.ndarray]]):
-    """Batches of pairs of clips (`loader.Batches`), encoded."""
-
-    def __init__(self, encoder: Encoder, pixels: Any, lone: bool):
-        self._encoder, self._pixels, self._lone = encoder, pixels, lone
-        self.videos, self.close = pixels.videos, pixels.close
-
-    def __next__(self) -> dict[str, np.ndarray]:
-        batch = next(self._pixels)
-        latents = local_rows(self._encoder.encode(batch["video"]))
+    def _encode(self, batch: dict[str, np.ndarray]) -> LatentBatch:
+        latents = local_rows(self.encoder.encode(batch["video"]))
         latents = latents.reshape(len(batch["label"]), -1, *latents.shape[1:])
-        rows = zip(without_missing(latents, batch), rows_of(batch), strict=True)
-        items = [make_item(*row, self._lone) for row in rows]
-        return {name: np.stack([item[name] for item in items]) for name in items[0]}
+        return LatentBatch(**make_fields(self._clips, zero_missing(self._clips, latents, batch), batch))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,68 +87,73 @@ class EncodeSummary:
     """What `encode` wrote."""
 
     folder: pathlib.Path
-    counts: dict[str, int]  # pairs of each split
-    mean: float  # over all latent values of the training split
+    counts: dict[str, int]  # windows of each split
+    mean: float  # of all latent values of the training split
     std: float
-    bytes_per_pair: int
+    bytes_per_window: int
 
     def __str__(self) -> str:
-        pairs = ", ".join(f"{count} pairs of clips for {split}" for split, count in self.counts.items())
+        windows = ", ".join(f"{count} windows for {split}" for split, count in self.counts.items())
         return (
-            f"latents: {pairs}, {self.bytes_per_pair:,} bytes each; "
+            f"latents: {windows}, {self.bytes_per_window:,} bytes each; "
             f"mean {self.mean:.3f}, standard deviation {self.std:.3f} ({self.folder})"
         )
 
 
 def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathlib.Path | None = None) -> EncodeSummary:
-    """Encodes `config.encode.windows` pairs of clips of every video with the run's autoencoder, into its cache.
+    """Encodes `config.encode.windows` windows of every video with the run's autoencoder, into the run's cache.
 
-    autoencoder: a model folder or another run's folder, whose autoencoder the run takes over (first_stage.py).
+    autoencoder: a model folder or another run's folder, whose autoencoder the run takes over (run_autoencoder.py).
 
-    All devices and processes share the work; the first process writes. A cache that is already there is kept, and one
-    that was begun is gone on with, if it is the same; it is refused with ConfigError if another autoencoder or other
-    settings made it.
+    All devices and processes share the work; the first process writes. An existing cache is kept and an incomplete one
+    is resumed if autoencoder and settings are the same; otherwise ConfigError is raised.
     """
     folder = RunFolder(workdir).latents
     mesh = sharding.make_mesh(config.mesh)
     if not config.encode.cache:
-        raise ConfigError("encode.cache is False; then stage 2 encodes by itself, and there is nothing to do")
+        raise ConfigError("encode.cache is False; stage 2 encodes by itself, so there is nothing to do")
     if autoencoder is not None:
         take_over(autoencoder, config, workdir)
     encoder = Encoder(config.autoencoder, workdir, mesh)
-    identity = {"autoencoder": encoder.identity} | _decisive(config)
+    made_by = {"autoencoder": encoder.identity} | _cached_settings(config)
     _share_shards(folder)
-    for name in ("index.json", "encoding.json"):
+    for name in (INDEX, INCOMPLETE_INDEX):
         if (folder / name).exists():
-            _check_same(read_json(folder / name)["made_by"], identity, folder)
-    if (folder / "index.json").exists():
+            _check_same(read_json(folder / name)["made_by"], made_by, folder)
+    if (folder / INDEX).exists():
         open_latents(config, workdir, "train")
-        return _summary(folder, read_json(folder / "index.json"))
+        return _summary(folder, read_json(folder / INDEX))
     if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "encoding.json", {"made_by": identity})
+        write_json(folder / INCOMPLETE_INDEX, {"made_by": made_by})
 
-    index = {"shape": list(plane_shape(config.autoencoder)), "channels": config.autoencoder.latent_channels}
-    index |= {"clips": _clips(config), "lone": config.encode.lone_clips, "counts": {}, "shards": {}, "names": {}}
+    index: dict[str, Any] = {
+        "clips": stored_clips(config),
+        "positions": latent_spec(config.autoencoder).positions,
+        "channels": config.autoencoder.latent_channels,
+        "counts": {},
+        "shards": {},
+        "names": {},
+    }
     for split in SPLITS:
-        source, pairs, rows = _pairs(config, split)
-        shards = [rows[first : first + SHARD_PAIRS] for first in range(0, len(rows), SHARD_PAIRS)]
+        source, pairs, rows = _windows(config, split)
+        shards = [rows[first : first + SHARD_WINDOWS] for first in range(0, len(rows), SHARD_WINDOWS)]
         outcomes = _encode_split(encoder, pairs, shards, folder, split, config)
-        index["counts"][split], index["shards"][split] = len(rows), len(shards)
+        index["counts"][split] = len(rows)
+        index["shards"][split] = len(shards)
         index["names"][split] = [source[i].name for i in range(len(source))]
         if split == "train":
             index["class_names"] = list(source.class_names)
             index |= merge_statistics(outcomes)
-    index["made_by"] = identity
+    index["made_by"] = made_by
     if jax.process_index() == 0:
-        write_json(folder / "index.json", index)  # the cache counts as complete from here on
-        (folder / "encoding.json").unlink()
+        write_json(folder / INDEX, index)  # from here on the cache is complete
+        (folder / INCOMPLETE_INDEX).unlink()
         buckets.push(folder)
     return _summary(folder, index)
 
 
 def _share_shards(folder: pathlib.Path) -> None:
-    """Where the run is in a bucket, lets all machines know of the same shards: the bucket's and the first process's."""
+    """If the run is in a bucket, tells every machine which shards exist: in the bucket, or on the first machine."""
     if not buckets.in_bucket(buckets.url(folder)):
         return
     if jax.process_index() == 0:
@@ -169,84 +165,98 @@ def _share_shards(folder: pathlib.Path) -> None:
 
 
 def open_latents(config: Config, workdir: str | pathlib.Path, split: str) -> LatentCache:
-    """The run's cached latents. Raises ConfigError where there are none or they were made otherwise."""
+    """The run's cached latents. Raises ConfigError if there are none or they were made with other settings."""
     folder = RunFolder(workdir).latents
     buckets.fetch(folder)
-    if not (folder / "index.json").exists():
-        begun = " (they were begun, but aren't finished)" if (folder / "encoding.json").exists() else ""
+    if not (folder / INDEX).exists():
+        begun = " (they were begun, but aren't finished)" if (folder / INCOMPLETE_INDEX).exists() else ""
         raise ConfigError(
             f"there are no latents in {folder}{begun}; `pvdm encode` makes them from a trained autoencoder"
         )
-    index = read_json(folder / "index.json")
+    index = read_json(folder / INDEX)
     made_by = index["made_by"]
-    if "shards" not in index:
-        raise ConfigError(f"the latents in {folder} were made by an older version; remove them and run `pvdm encode`")
-    _check_same(made_by, {"autoencoder": made_by["autoencoder"]} | _decisive(config), folder)
+    _check_same(made_by, {"autoencoder": made_by["autoencoder"]} | _cached_settings(config), folder)
     return LatentCache(folder, split, index)
 
 
 def training_latents(
     config: Config, workdir: str | pathlib.Path, mesh: Mesh
-) -> tuple[LatentCache | PixelLatents, Sequence[dict[str, np.ndarray]]]:
-    """What stage 2 trains from and what it is evaluated on: from the cache, or (`encode.cache` False) from pixels.
+) -> tuple[LatentCache | PixelLatents, LatentBatch]:
+    """What stage 2 trains on, with `batches`, `identity` and `class_names`, and the windows that it is evaluated on.
 
-    Both have items as those of a `LatentCache`; the first has `batches`, `shape`, `identity` and `class_names`.
+    Both are read from the cache, or encoded from pixels if `encode.cache` is False. The evaluation has
+    `train_diffusion.eval_clips` windows, or as many as there are, spread evenly over the held-out ones.
     """
+    held_out: Sequence[dict[str, np.ndarray]]
     if config.encode.cache:
-        return tuple(open_latents(config, workdir, split) for split in SPLITS)
-    training = PixelLatents(config, workdir, mesh)
-    _, pairs, rows = _pairs(config, "holdout")
-    encoder, batch_size = training._encoder, _batch_size(config.encode, mesh)
-    held_out = []
-    for latents, facts in _encoded(encoder, pairs, [rows], batch_size, config.data):
-        held_out += [make_item(*parts, config.encode.lone_clips) for parts in zip(latents, rows_of(facts), strict=True)]
-    return training, held_out
+        training = open_latents(config, workdir, "train")
+        held_out = open_latents(config, workdir, "holdout")
+    else:
+        training = PixelLatents(config, workdir, mesh)
+        _, pairs, rows = _windows(config, "holdout")
+        held_out = [
+            make_fields(stored_clips(config), window, {name: values[row] for name, values in facts.items()})
+            for latents, facts in _encoded(training.encoder, pairs, [rows], config)
+            for row, window in enumerate(latents)
+        ]
+    count = min(config.train_diffusion.eval_clips, len(held_out))
+    chosen = np.linspace(0, len(held_out) - 1, count).astype(int)
+    return training, LatentBatch.stack([held_out[int(i)] for i in chosen])
 
 
-def _pairs(config: Config, split: str) -> tuple["VideoSource", "ClipPairs", list[int]]:
-    """The source of a split, its pairs of clips, and which of them are encoded."""
+def _pair_spec(config: Config, windows: int, augment: bool = True) -> PairSpec:
+    return PairSpec(
+        windows=windows,
+        next_clip=config.denoiser.next_clip,
+        unconditional=config.encode.unconditional_anywhere,
+        flips=config.encode.flips,
+        augment=augment,
+    )
+
+
+def _windows(config: Config, split: str) -> tuple[VideoSource, ClipPairs, list[int]]:
+    """The source of a split, its windows, and the numbers of those that are encoded."""
     from pvdm_jax.data.loader import clip_pairs
-    from pvdm_jax.data.sources import open_held_out, open_source
 
-    training, windows = split == "train", config.encode.windows or HELD_OUT_WINDOWS
+    training = split == "train"
     if training:
         source = open_source(config.data, config.autoencoder, split, config.seed)
     else:
         source = open_held_out(config.data, config.autoencoder, config.seed)
-    settings = (config.autoencoder, config.data, windows, config.seed)
-    extras = {"clips": _clips(config), "lone": config.encode.lone_clips}
-    pairs = clip_pairs(source, *settings, augment=training, flips=config.encode.flips, **extras)
-    # Only the evaluation reads what is held out: as many as it uses, spread over the videos.
+    spec = _pair_spec(config, config.encode.windows or HELD_OUT_WINDOWS, augment=training)
+    pairs = clip_pairs(source, config.autoencoder, config.data, spec, config.seed)
+    # Only the evaluation reads held-out windows: as many as it uses, spread over the videos.
     step = 1 if training else max(1, len(pairs) // config.train_diffusion.eval_clips)
     return source, pairs, list(range(0, len(pairs), step))
 
 
 def _batch_size(config: EncodeConfig, mesh: Mesh) -> int:
-    """Pairs encoded at once: `batch_size`, rounded up so that every device gets as many."""
+    """Windows to encode at once: `batch_size`, rounded up to a multiple of the number of devices."""
     return -(-config.batch_size // mesh.size) * mesh.size
 
 
 def _encoded(
-    encoder: Encoder, pairs: "ClipPairs", parts: Sequence[Sequence[int]], batch_size: int, data: DataConfig
+    encoder: Encoder, pairs: ClipPairs, parts: Sequence[Sequence[int]], config: Config
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """The latents float32 (b, clips, positions, channels) and facts (b,) of the pairs that `parts` lists, in batches.
+    """The latents float32 (b, clips, positions, channels) and facts (b,) of the windows in `parts`, in batches.
 
-    No batch reaches over the end of a part. Every process decodes its share of each batch, and gets the latents of all;
-    the last batch of a part is filled up with repetitions, which are left out again. What encodes a missing clip is
-    set to zero.
+    No batch crosses the end of a part. Every process decodes its share of each batch and gets the latents of all; the
+    last batch of a part is filled up with repetitions, which are dropped again. Latents of a missing clip are zero.
     """
     from pvdm_jax.data.loader import read_ahead
+    from pvdm_jax.data.streams import BatchSpec, ProcessShare
 
-    processes, process = jax.process_count(), jax.process_index()
-    share, counts, rows = batch_size // processes, [], []
+    batch_size = _batch_size(config.encode, encoder.mesh)
+    share = BatchSpec(batch_size, config.seed, share=ProcessShare.current()).rows
+    counts = []
+    rows = []
     for part in parts:
         for first in range(0, len(part), batch_size):
-            places = np.minimum(np.arange(first, first + batch_size), len(part) - 1)
-            rows.append([part[i] for i in places[process * share :][:share]])
             counts.append(min(batch_size, len(part) - first))
+            rows.append([part[min(first + row, len(part) - 1)] for row in share])
     if not rows:
         return
-    batches = read_ahead(pairs, rows, data)
+    batches = read_ahead(pairs, rows, config.data)
     try:
         for count, batch in zip(counts, batches, strict=True):
             latents = sharding.to_numpy(encoder.encode(batch.pop("video")))
@@ -254,35 +264,35 @@ def _encoded(
             facts = sharding.to_numpy(sharding.global_batch(encoder.mesh, batch))
             latents = latents.reshape(batch_size, -1, *latents.shape[1:])[:count].astype(np.float32)
             facts = {name: values[:count] for name, values in facts.items()}
-            yield without_missing(latents, facts), facts
+            yield zero_missing(stored_clips(config), latents, facts), facts
     finally:
         batches.close()
 
 
 def _encode_split(
     encoder: Encoder,
-    pairs: "ClipPairs",
+    pairs: ClipPairs,
     shards: Sequence[Sequence[int]],
     folder: pathlib.Path,
     split: str,
     config: Config,
 ) -> list[dict[str, Any]]:
-    """Writes the shards of a split that are missing; returns the statistics of all."""
+    """Writes the missing shards of a split; returns the statistics of all of them."""
     from tqdm import tqdm
 
     paths = [shard_path(folder, split, number, len(shards)) for number in range(len(shards))]
-    # Every process must come to the same list, whatever the first one has written when it looks.
-    done = multihost_utils.broadcast_one_to_all(np.array([path.with_suffix(".json").exists() for path in paths]))
+    # Every process must use the same list, whatever the first one has written by the time they look.
+    done = multihost_utils.broadcast_one_to_all(np.array([statistics_path(path).exists() for path in paths]))
+    outcomes = {number: read_statistics(path) for number, path in enumerate(paths) if done[number]}
     missing = [number for number in range(len(shards)) if not done[number]]
-    parts = [shards[number] for number in missing]
-    batches = _encoded(encoder, pairs, parts, _batch_size(config.encode, encoder.mesh), config.data)
-    total, ready = sum(map(len, shards)), sum(len(shards[n]) for n in range(len(shards)) if done[n])
-    planes = plane_segments(plane_shape(config.autoencoder))
-    outcomes = {n: read_json(paths[n].with_suffix(".json")) for n in range(len(shards)) if done[n]}
+    batches = _encoded(encoder, pairs, [shards[number] for number in missing], config)
+    segments = latent_spec(config.autoencoder).segments
+    total = sum(map(len, shards))
+    ready = total - sum(len(shards[number]) for number in missing)
     writing = jax.process_index() == 0
-    with tqdm(total=total, initial=ready, desc=f"encode {split}", unit="pair", disable=not writing) as progress:
+    with tqdm(total=total, initial=ready, desc=f"encode {split}", unit="window", disable=not writing) as progress:
         for number in missing:
-            shard = ShardWriter(paths[number], planes, writing)
+            shard = ShardWriter(paths[number], segments, writing)
             while shard.count < len(shards[number]):
                 latents, facts = next(batches)
                 shard.write(latents, facts)
@@ -294,20 +304,22 @@ def _encode_split(
     return [outcomes[number] for number in range(len(shards))]
 
 
-def _clips(config: Config) -> int:
-    """Clips of a window: the previous one and the clip, perhaps the next one."""
-    return 3 if config.denoiser.next_clip else 2
-
-
 def _summary(folder: pathlib.Path, index: dict[str, Any]) -> EncodeSummary:
-    return EncodeSummary(folder, index["counts"], index["mean"], index["std"], index["bytes_per_pair"])
+    return EncodeSummary(
+        folder=folder,
+        counts=index["counts"],
+        mean=index["mean"],
+        std=index["std"],
+        bytes_per_window=index["bytes_per_window"],
+    )
 
 
-def _decisive(config: Config) -> dict[str, Any]:
-    values = {name: value for name, value in config_to_dict(config).items() if name in DECISIVE}
-    for section, names in FREE.items():
-        values[section] = {name: value for name, value in values[section].items() if name not in names}
-    return {"settings": values | {"clips": _clips(config)}}
+def _cached_settings(config: Config) -> dict[str, Any]:
+    """The settings that decide the latents, as {"settings": nested dicts}."""
+    settings = {name: value for name, value in config_to_dict(config).items() if name in CACHED_SECTIONS}
+    for section, fields in UNCACHED_FIELDS.items():
+        settings[section] = {name: value for name, value in settings[section].items() if name not in fields}
+    return {"settings": settings | {"denoiser": {"next_clip": config.denoiser.next_clip}}}
 
 
 def _check_same(made_by: dict[str, Any], wanted: dict[str, Any], folder: pathlib.Path) -> None:
@@ -316,15 +328,6 @@ def _check_same(made_by: dict[str, Any], wanted: dict[str, Any], folder: pathlib
     if made_by["autoencoder"] != wanted["autoencoder"]:
         raise ConfigError(
             f"the latents in {folder} were made by another autoencoder "
-            f"({made_by['autoencoder'][:12]}, this run's is {wanted['autoencoder'][:12]}); remove them to encode anew"
+            f"({made_by['autoencoder'][:12]}, this run's is {wanted['autoencoder'][:12]}); remove them to encode again"
         )
-    check_settings(_with_defaults(made_by["settings"]), wanted["settings"], ())
-
-
-def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of an older version, which knew fewer fields."""
-    defaults = _decisive(Config())["settings"]
-    return {
-        name: defaults[name] | value if isinstance(value, dict) and name in defaults else value
-        for name, value in settings.items()
-    }
+    check_settings(made_by["settings"], wanted["settings"], ())

@@ -12,6 +12,7 @@ import pvdm_jax
 from pvdm_jax import cli
 from pvdm_jax.config import ConfigError
 from pvdm_jax.config.loading import load_settings
+from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.video.media import VideoError
 
 
@@ -85,9 +86,9 @@ def test_prepare_prints_the_summary(replace, capsys):
     prepare = replace("pvdm_jax.data.prepare.folder", "prepare")
     prepare.return_value = "3 videos"
     assert cli.main(["prepare", "--source=in", "--output=out", "--min-frames=8"]) == 0
-    given, options = prepare.call_args
-    assert given == (Path("in"), Path("out"), 8)
-    assert (options["layout"], options["split"], options["storage"], options["height"]) == ("auto", "all", "video", 0)
+    given, keywords = prepare.call_args
+    assert given == (Path("in"), Path("out"), PrepareOptions(min_frames=8))
+    assert (keywords["layout"], keywords["split"], keywords["list_number"]) == ("auto", "all", 1)
     assert "3 videos" in capsys.readouterr().out
 
 

@@ -9,7 +9,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from pvdm_jax.data.prepare import folder as builder
+from pvdm_jax.data.prepare import workers
 from pvdm_jax.data.prepare.folder import prepare
+from pvdm_jax.data.prepare.options import PrepareOptions
+from pvdm_jax.data.prepare.summary import Summary
 from pvdm_jax.video.media import VideoError, decode_video, read_video, write_video
 
 
@@ -72,14 +75,14 @@ def test_records_hold_the_files_and_what_is_known_of_them(folder, tmp_path):
 
 
 def test_min_frames_is_a_choice(folder, tmp_path):
-    summary = prepare(folder, tmp_path / "out", min_frames=20)
+    summary = prepare(folder, tmp_path / "out", PrepareOptions(min_frames=20))
     assert summary.count == 2 and summary.skipped["walk/a.gif"] == "it has 18 frames, fewer than 20"
 
 
 def test_no_usable_video_says_what_was_tried(tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(
-        VideoError, match=r"in: no usable video. Found an empty folder; expected\n  videos: video files"
+        VideoError, match=r"(?s)in: no usable video. Found an empty folder; expected\n.*\n  videos: video files"
     ):
         prepare(tmp_path / "in", tmp_path / "out")
     (tmp_path / "in" / "a.mp4").touch()
@@ -113,7 +116,6 @@ class WithoutTensorFlow:
         return None if name.split(".")[0] == "tensorflow" else self.finder.find_spec(name, path, target)
 sys.meta_path[:] = [WithoutTensorFlow(finder) for finder in sys.meta_path]
 from pvdm_jax.config import AutoencoderConfig, DataConfig
-from pvdm_jax.data.prepare import folder as builder
 from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
 prepare({str(folder)!r}, {str(tmp_path / "out")!r})
@@ -132,24 +134,29 @@ def names_in(path):
 
 def test_a_killed_prepare_goes_on_where_it_was(folder, tmp_path, monkeypatch):
     """Killed in the third of four shards: the first two are kept, and the dataset is as if nothing had happened."""
-    monkeypatch.setattr(builder, "SHARD_VIDEOS", 2)
+    monkeypatch.setattr(workers, "SHARD_VIDEOS", 2)
     prepare(folder, tmp_path / "whole", workers=1)
-    write_shard = builder.write_shard
+    write_shard = workers.write_shard
 
-    def killed(path, *rest):
+    def killed(path, *rest, **keywords):
         if path.name == "shard-00002.array_record":
             raise KeyboardInterrupt
-        write_shard(path, *rest)
+        write_shard(path, *rest, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(builder, "write_shard", killed)
+        patch.setattr(workers, "write_shard", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(folder, tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
     unfinished = tmp_path / ".out.unfinished"
     assert sorted(path.name for path in unfinished.glob("*.json"))[-2:] == ["shard-00000.json", "shard-00001.json"]
     made = []
-    monkeypatch.setattr(builder, "write_shard", lambda path, *rest: made.append(path.name) or write_shard(path, *rest))
+
+    def noted(path, *rest, **keywords):
+        made.append(path.name)
+        write_shard(path, *rest, **keywords)
+
+    monkeypatch.setattr(workers, "write_shard", noted)
     assert prepare(folder, tmp_path / "out", workers=1) == prepare_summary(tmp_path / "whole")
     assert made == ["shard-00002.array_record", "shard-00003.array_record"]
     assert names_in(tmp_path / "out") == names_in(tmp_path / "whole")
@@ -157,21 +164,21 @@ def test_a_killed_prepare_goes_on_where_it_was(folder, tmp_path, monkeypatch):
 
 
 def prepare_summary(path):
-    return builder.Summary(**json.loads((path / "summary.json").read_text()))
+    return Summary(**json.loads((path / "summary.json").read_text()))
 
 
 def test_other_videos_or_options_start_anew(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(builder, "_finish", lambda *args: None)
+    monkeypatch.setattr(builder, "finish_dataset", lambda *args: None)
     prepare(folder, tmp_path / "out")
     monkeypatch.undo()
     (folder / "top.mp4").unlink()
     assert prepare(folder, tmp_path / "out").count == 3
-    assert "begun for other videos or options; starting anew" in capsys.readouterr().out
+    assert "begun for other videos or options; starting over" in capsys.readouterr().out
     assert "top.mp4" not in names_in(tmp_path / "out")
 
 
 def test_two_cannot_make_the_same_dataset(folder, tmp_path):
-    with builder._only_one(tmp_path / ".out.unfinished", tmp_path / "out"):
+    with builder._lock(tmp_path / ".out.unfinished", tmp_path / "out"):
         with pytest.raises(FileExistsError, match="out: another process is making it right now"):
             prepare(folder, tmp_path / "out")
 
@@ -186,7 +193,7 @@ def test_classes_without_a_usable_video_are_none(folder, tmp_path):
 
 @pytest.mark.long
 def test_worker_processes_make_the_same_dataset(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(builder, "SHARD_VIDEOS", 1)
+    monkeypatch.setattr(workers, "SHARD_VIDEOS", 1)
     one = prepare(folder, tmp_path / "one", workers=1)
     assert prepare(folder, tmp_path / "two", workers=2) == one
     assert names_in(tmp_path / "one") == names_in(tmp_path / "two")

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pvdm_jax.data.layouts import LayoutError, find_videos, natural_key
+from pvdm_jax.data.folders import LayoutError, natural_key
+from pvdm_jax.data.layouts import LAYOUTS, list_videos
 
 
 def touch(root, *names):
@@ -37,7 +38,7 @@ def ucf_tree(root, lists="ucfTrainTestlist", videos="UCF-101"):
 @pytest.mark.parametrize("layout", ["auto", "ucf101"])
 def test_ucf101_with_its_lists_above_beside_or_within_the_videos(tmp_path, inside, layout):
     root = ucf_tree(tmp_path, lists="UCF-101/ucfTrainTestlist" if inside == "within" else "ucfTrainTestlist")
-    listing = find_videos(root if inside == "above" else root / "UCF-101", layout)
+    listing = list_videos(root if inside == "above" else root / "UCF-101", layout)
     assert listing.layout == "ucf101"
     assert found(listing) == [
         ("ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi", "ApplyEyeMakeup", "test"),
@@ -46,17 +47,17 @@ def test_ucf101_with_its_lists_above_beside_or_within_the_videos(tmp_path, insid
     ]
     assert listing.skipped == {
         "YoYo/v_YoYo_g30_c01.avi": "it is in neither trainlist01 nor testlist01",
-        "YoYo/v_YoYo_g02_c01.avi": "it is in testlist01 but not there",
+        "YoYo/v_YoYo_g02_c01.avi": "it is in testlist01, but the file is missing",
     }
 
 
 def test_the_three_lists_and_splits_of_ucf101_are_a_choice(tmp_path):
     root = ucf_tree(tmp_path)
-    assert [name[-11:-8] for name, *_ in found(find_videos(root, split="train"))] == ["g08", "g08"]
-    assert [name[-11:-8] for name, *_ in found(find_videos(root, split="train", list_number=2))] == ["g01", "g08"]
-    assert [split for *_, split in found(find_videos(root, split="test"))] == ["test"]
+    assert [name[-11:-8] for name, *_ in found(list_videos(root, split="train"))] == ["g08", "g08"]
+    assert [name[-11:-8] for name, *_ in found(list_videos(root, split="train", list_number=2))] == ["g01", "g08"]
+    assert [split for *_, split in found(list_videos(root, split="test"))] == ["test"]
     with pytest.raises(ValueError, match="list is 4; UCF-101 has the lists 1, 2 and 3"):
-        find_videos(root, list_number=4)
+        list_videos(root, list_number=4)
 
 
 def test_ucf101_without_lists_or_with_others_says_what_it_found(tmp_path):
@@ -64,19 +65,19 @@ def test_ucf101_without_lists_or_with_others_says_what_it_found(tmp_path):
     with pytest.raises(
         LayoutError, match=r"a: found YoYo/; expected UCF-101's lists .*ucfTrainTestlist.*layout=videos"
     ):
-        find_videos(tmp_path / "a", "ucf101")
-    assert find_videos(tmp_path / "a").layout == "videos"
+        list_videos(tmp_path / "a", "ucf101")
+    assert list_videos(tmp_path / "a").layout == "videos"
     root = ucf_tree(tmp_path / "b")
     (root / "ucfTrainTestlist" / "testlist01.txt").unlink()
     with pytest.raises(LayoutError, match="found classInd.txt, .*; expected testlist01.txt"):
-        find_videos(root)
+        list_videos(root)
     root = ucf_tree(tmp_path / "c")
     (root / "UCF-101" / "ApplyEyeMakeup").rename(root / "UCF-101" / "Makeup")
     (root / "UCF-101" / "YoYo").rename(root / "UCF-101" / "yo")
     with pytest.raises(
         LayoutError, match="found Makeup/, yo/; expected the videos that .* names, such as .*g08_c01.avi"
     ):
-        find_videos(root)
+        list_videos(root)
 
 
 @pytest.mark.parametrize("top", ["", "SKY", "sky_timelapse"])
@@ -85,7 +86,7 @@ def test_ucf101_without_lists_or_with_others_says_what_it_found(tmp_path):
 def test_sky_timelapse_in_the_layouts_that_exist(tmp_path, top, names, middle):
     for split in names:
         touch(tmp_path / top / split, *(f"{middle}clip_{i}/frame_{k}.jpg" for i in (2, 10) for k in (1, 2)))
-    listing = find_videos(tmp_path, "sky_timelapse")
+    listing = list_videos(tmp_path, "sky_timelapse")
     assert found(listing) == [
         (f"{name}/{middle}clip_{i}", "", split)
         for name, split in zip(names, ("train", "test"), strict=True)
@@ -93,34 +94,34 @@ def test_sky_timelapse_in_the_layouts_that_exist(tmp_path, top, names, middle):
     ]
     assert {video.kind for video in listing.videos} == {"pictures"}
     if top or "sky" in names[0]:
-        assert find_videos(tmp_path).layout == "sky_timelapse"
+        assert list_videos(tmp_path).layout == "sky_timelapse"
 
 
 def test_sky_timelapse_without_its_splits_is_off(tmp_path):
     touch(tmp_path, "clip_1/0.jpg", "clip_2/0.jpg")
     with pytest.raises(LayoutError, match=r"Found clip_1/, clip_2/; expected\n  sky_timelapse: train/ and test/"):
-        find_videos(tmp_path, "sky_timelapse")
+        list_videos(tmp_path, "sky_timelapse")
     touch(tmp_path / "some", "train/clip/0.jpg")
     with pytest.raises(LayoutError, match="no videos for split=test .*; those found are for train"):
-        find_videos(tmp_path / "some", split="test")
+        list_videos(tmp_path / "some", split="test")
 
 
 def test_folders_of_frames_with_and_without_classes(tmp_path):
     touch(tmp_path, "b/1.png", "a/x/1.PNG", "a/x/2.PNG", "a/.hidden/1.png", "notes.txt")
-    listing = find_videos(tmp_path)
+    listing = list_videos(tmp_path)
     assert listing.layout == "frames" and found(listing) == [("a/x", "a", "train"), ("b", "", "train")]
 
 
 def test_videos_with_classes_splits_and_deeper_folders(tmp_path):
     touch(tmp_path / "a", "top.mp4", "walk/2.avi", "walk/10.avi", "walk/more/1.MOV", ".hidden/x.mp4", "walk/notes.txt")
-    assert found(find_videos(tmp_path / "a")) == [
+    assert found(list_videos(tmp_path / "a")) == [
         ("top.mp4", "", "train"),
         ("walk/2.avi", "walk", "train"),
         ("walk/10.avi", "walk", "train"),
         ("walk/more/1.MOV", "walk", "train"),
     ]
     touch(tmp_path / "b", "val/run/1.mp4", "train/run/2.mp4", "train/3.mp4")
-    assert found(find_videos(tmp_path / "b")) == [
+    assert found(list_videos(tmp_path / "b")) == [
         ("train/3.mp4", "", "train"),
         ("train/run/2.mp4", "run", "train"),
         ("val/run/1.mp4", "run", "test"),
@@ -129,13 +130,13 @@ def test_videos_with_classes_splits_and_deeper_folders(tmp_path):
 
 def test_a_class_of_trains_is_no_split(tmp_path):
     touch(tmp_path, "train/1.mp4", "car/1.mp4")
-    assert found(find_videos(tmp_path)) == [("car/1.mp4", "car", "train"), ("train/1.mp4", "train", "train")]
+    assert found(list_videos(tmp_path)) == [("car/1.mp4", "car", "train"), ("train/1.mp4", "train", "train")]
 
 
 def test_arrays_of_one_and_of_several_videos(tmp_path):
     np.save(tmp_path / "one.npy", np.zeros((5, 8, 8, 3), np.uint8))
     np.savez(tmp_path / "two.npz", a=np.zeros((2, 5, 8, 8, 3), np.uint8), b=np.zeros((5, 8, 8, 3), np.uint8))
-    listing = find_videos(tmp_path)
+    listing = list_videos(tmp_path)
     assert listing.layout == "arrays"
     assert [(v.name, v.key, v.index) for v in listing.videos] == [
         ("one.npy", "", -1),
@@ -156,17 +157,19 @@ def test_arrays_of_one_and_of_several_videos(tmp_path):
 def test_other_arrays_are_refused_with_what_was_found(tmp_path, array, shown):
     np.save(tmp_path / "x.npy", array)
     with pytest.raises(LayoutError, match=rf"x.npy: .*{shown}"):
-        find_videos(tmp_path)
+        list_videos(tmp_path)
 
 
 def test_nothing_that_fits_lists_every_layout(tmp_path):
     touch(tmp_path, "a.txt")
-    with pytest.raises(LayoutError, match=r"(?s)Found a.txt; expected.*videos:.*ucf101:.*sky_timelapse:.*arrays:"):
-        find_videos(tmp_path)
+    with pytest.raises(LayoutError, match=r"(?s)Found a.txt; expected.*" + ".*".join(f"{name}:" for name in LAYOUTS)):
+        list_videos(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
-        find_videos(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="layout is 'zip'; choose one of auto, videos"):
-        find_videos(tmp_path, "zip")
+        list_videos(tmp_path / "nowhere")
+    with pytest.raises(
+        ValueError, match="layout is 'zip'; choose one of auto, tfds, ucf101, videos, sky_timelapse, frames, arrays"
+    ):
+        list_videos(tmp_path, "zip")
 
 
 def test_frames_come_in_natural_order():

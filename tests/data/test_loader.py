@@ -10,7 +10,9 @@ import pytest
 
 from pvdm_jax.config import AutoencoderConfig, DataConfig
 from pvdm_jax.data.loader import clip_pairs, fixed_clips, latent_batches, pair_batches, train_batches
+from pvdm_jax.data.samples import PairSpec
 from pvdm_jax.data.sources import open_source
+from pvdm_jax.data.streams import BatchSpec, ProcessShare
 from pvdm_jax.video.media import VideoError
 
 CLIP = AutoencoderConfig(frames=4, height=8, width=8)
@@ -62,7 +64,7 @@ def assert_same(one, other):
 
 
 def test_shapes_types_and_labels():
-    batch = next(train_batches(source([9] * 5), CLIP, DATA, 6, seed=0))
+    batch = next(train_batches(source([9] * 5), CLIP, DATA, BatchSpec(6, seed=0)))
     assert batch["video"].shape == (6, 4, 8, 8, 3) and batch["video"].dtype == np.uint8
     assert batch["label"].shape == (6,) and batch["label"].dtype == np.int32
     np.testing.assert_array_equal(batch["label"], batch["video"][:, 0, 0, 0, 0] % 2)
@@ -71,7 +73,7 @@ def test_shapes_types_and_labels():
 @pytest.mark.parametrize("stride", [1, 3])
 def test_windows_are_consecutive_and_reach_both_ends(stride):
     data = DataConfig(stride=stride)
-    batches = take(train_batches(source([20, 4 * stride]), CLIP, data, 20, seed=0), 10)
+    batches = take(train_batches(source([20, 4 * stride]), CLIP, data, BatchSpec(20, seed=0)), 10)
     frames = np.concatenate([batch["video"][..., 0, 0, 1] for batch in batches]).astype(int)
     assert (np.diff(frames, axis=1) == stride).all()
     starts = frames[np.array(videos_of(batches)) == 0, 0]
@@ -81,60 +83,68 @@ def test_windows_are_consecutive_and_reach_both_ends(stride):
 def test_a_batch_names_its_videos_without_being_made():
     """Whatever the process: the names are those of the global batch, of any step."""
     lengths = [30] * 7
-    batches = train_batches(source(lengths), CLIP, DATA, 4, seed=1, start_step=2)
+    batches = train_batches(source(lengths), CLIP, DATA, BatchSpec(4, seed=1, start_step=2))
     for step in (2, 3, 4):
         found = [f"video{index}" for index in videos_of([next(batches)])]
         assert batches.videos(step) == found
-        assert train_batches(source(lengths), CLIP, DATA, 4, 1, 0, 1, 2).videos(step) == found
+        other = BatchSpec(4, seed=1, share=ProcessShare(1, 2))
+        assert train_batches(source(lengths), CLIP, DATA, other).videos(step) == found
     for windows, flips in ((2, False), (2, True), (0, True)):
-        pairs = pair_batches(source(lengths), CLIP, DATA, windows, flips, 4, seed=1)
+        pairs = pair_batches(source(lengths), CLIP, DATA, PairSpec(windows, flips=flips), BatchSpec(4, seed=1))
         for step in range(3):
             assert pairs.videos(step) == [f"video{index}" for index in next(pairs)["source"]]
-    plain = latent_batches([{"x": np.zeros(1)}] * 3, 3, seed=0)
+    plain = latent_batches([{"x": np.zeros(1)}] * 3, DATA, BatchSpec(3, seed=0))
     assert sorted(plain.videos(5)) == ["item 0", "item 1", "item 2"]
 
 
 def test_every_epoch_visits_all_videos_in_a_new_order():
-    seen = videos_of(take(train_batches(source([9] * 12), CLIP, DATA, 6, seed=0), 8))
+    seen = videos_of(take(train_batches(source([9] * 12), CLIP, DATA, BatchSpec(6, seed=0)), 8))
     epochs = [tuple(seen[i : i + 12]) for i in range(0, 48, 12)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert len(set(epochs)) == 4
 
 
 def test_windows_of_a_video_differ_between_epochs():
-    batches = take(train_batches(source([100]), CLIP, DATA, 1, seed=0), 20)
+    batches = take(train_batches(source([100]), CLIP, DATA, BatchSpec(1, seed=0)), 20)
     assert len({int(batch["video"][0, 0, 0, 0, 1]) for batch in batches}) > 10
 
 
 def test_same_seed_same_batches_whatever_the_threads():
-    one = take(train_batches(source([30] * 7), CLIP, DataConfig(threads=1, prefetch=1), 4, seed=5), 6)
-    assert_same(one, take(train_batches(source([30] * 7), CLIP, DataConfig(threads=4, prefetch=3), 4, seed=5), 6))
-    other = take(train_batches(source([30] * 7), CLIP, DATA, 4, seed=6), 6)
+    def make(seed=5, **data):
+        return take(train_batches(source([30] * 7), CLIP, DataConfig(**data), BatchSpec(4, seed)), 6)
+
+    one = make(threads=1, prefetch=1)
+    assert_same(one, make(threads=4, prefetch=3))
+    other = make(seed=6)
     assert any((a["video"] != b["video"]).any() for a, b in zip(one, other, strict=True))
 
 
 def test_resuming_goes_on_with_the_undisturbed_stream():
-    stream = take(train_batches(source([30] * 7), CLIP, DataConfig(flip=True), 4, seed=1), 9)
-    resumed = train_batches(source([30] * 7), CLIP, DataConfig(flip=True), 4, seed=1, start_step=5)
+    data = DataConfig(flip=True)
+    stream = take(train_batches(source([30] * 7), CLIP, data, BatchSpec(4, seed=1)), 9)
+    resumed = train_batches(source([30] * 7), CLIP, data, BatchSpec(4, seed=1, start_step=5))
     assert_same(stream[5:], take(resumed, 4))
 
 
 @pytest.mark.parametrize("processes", [2, 3, 6])
 def test_shares_of_processes_make_up_the_global_batch(processes):
-    args = (source([30] * 7), CLIP, DataConfig(flip=True), 6, 2, 3)
-    shares = [take(train_batches(*args, p, processes), 3) for p in range(processes)]
+    def make(**share):
+        batches = BatchSpec(6, seed=2, start_step=3, share=ProcessShare(**share))
+        return take(train_batches(source([30] * 7), CLIP, DataConfig(flip=True), batches), 3)
+
+    shares = [make(index=process, count=processes) for process in range(processes)]
     joined = [{k: np.concatenate([share[i][k] for share in shares]) for k in ("video", "label")} for i in range(3)]
-    assert_same(take(train_batches(*args), 3), joined)
+    assert_same(make(), joined)
 
 
 def test_uneven_shares_are_refused():
     with pytest.raises(ValueError, match="batch_size is 6; it must be a multiple of the number of processes"):
-        train_batches(source([9]), CLIP, DATA, 6, seed=0, process_count=4)
+        BatchSpec(6, seed=0, share=ProcessShare(count=4))
 
 
 def test_half_of_the_clips_are_mirrored_if_asked_for():
     def mirrored(flip):
-        batches = take(train_batches(source([30] * 7), CLIP, DataConfig(flip=flip), 20, seed=0), 10)
+        batches = take(train_batches(source([30] * 7), CLIP, DataConfig(flip=flip), BatchSpec(20, seed=0)), 10)
         rows = np.concatenate([batch["video"][:, 0, 0, :, 2] for batch in batches])
         forward, backward = (rows == np.arange(8)).all(axis=1), (rows == np.arange(8)[::-1]).all(axis=1)
         assert (forward ^ backward).all()
@@ -147,7 +157,7 @@ def test_half_of_the_clips_are_mirrored_if_asked_for():
 def test_random_crops_are_a_function_of_seed_and_sample_and_leave_the_windows_as_they_were():
     def crops(start_step, seed=0, **data):
         videos = source([30] * 6)
-        batches = train_batches(videos, CLIP, DataConfig(prefetch=1, threads=1, **data), 6, seed, start_step)
+        batches = train_batches(videos, CLIP, DataConfig(prefetch=1, threads=1, **data), BatchSpec(6, seed, start_step))
         batch = next(batches)
         return batch["video"], [video.crop for video in videos]
 
@@ -160,36 +170,36 @@ def test_random_crops_are_a_function_of_seed_and_sample_and_leave_the_windows_as
 def test_held_out_pairs_are_not_augmented():
     videos = source([40] * 3)
     data = DataConfig(flip=True, crop_scale=0.5)
-    pairs = clip_pairs(videos, CLIP, data, windows=4, seed=0, augment=False)
+    pairs = clip_pairs(videos, CLIP, data, PairSpec(4, augment=False), seed=0)
     assert all((pairs[i]["video"][..., 2] == np.arange(8)[None, None]).all() for i in range(12))
     assert all(video.crop is None for video in videos)
-    augmented = clip_pairs(videos, CLIP, data, windows=4, seed=0)
+    augmented = clip_pairs(videos, CLIP, data, PairSpec(4), seed=0)
     assert len({bool((augmented[i]["video"][..., 0, 2] == 0).all()) for i in range(12)}) == 2
     assert all(video.crop is not None for video in videos)
 
 
 def test_a_broken_video_is_replaced_and_reported_once(caplog):
     with caplog.at_level(logging.WARNING):
-        batches = take(train_batches(source([9] * 5, broken={2}), CLIP, DATA, 5, seed=0), 6)
+        batches = take(train_batches(source([9] * 5, broken={2}), CLIP, DATA, BatchSpec(5, seed=0)), 6)
     counts = collections.Counter(videos_of(batches))
     assert counts[2] == 0 and sum(counts.values()) == 30 and min(counts[i] for i in (0, 1, 3, 4)) >= 6
     assert [record.message for record in caplog.records if "video2" in record.message] == [
         "replaced by another video from now on (number 1): video2: it can't be decoded"
     ]
-    again = take(train_batches(source([9] * 5, broken={2}), CLIP, DATA, 5, seed=0, start_step=3), 3)
+    again = take(train_batches(source([9] * 5, broken={2}), CLIP, DATA, BatchSpec(5, seed=0, start_step=3)), 3)
     assert_same(batches[3:], again)
 
 
 def test_nothing_but_broken_videos_is_an_error():
     with pytest.raises(VideoError, match="can't be decoded"):
-        next(train_batches(source([9] * 3, broken={0, 1, 2}), CLIP, DATA, 2, seed=0))
+        next(train_batches(source([9] * 3, broken={0, 1, 2}), CLIP, DATA, BatchSpec(2, seed=0)))
     with pytest.raises(VideoError, match="none of the 3 fixed clips"):
         fixed_clips(source([9] * 3, broken={0, 1, 2}), CLIP, DATA, 3)
 
 
 def test_empty_source_is_refused():
     with pytest.raises(ValueError, match="the source is empty"):
-        train_batches(source([]), CLIP, DATA, 2, seed=0)
+        train_batches(source([]), CLIP, DATA, BatchSpec(2, seed=0))
     with pytest.raises(ValueError, match="the source is empty"):
         fixed_clips(source([]), CLIP, DATA, 2)
 
@@ -200,7 +210,7 @@ def test_training_batches_of_a_dataset_never_hold_its_held_out_frames(dataset, r
     train = open_source(data, clip, "train", seed=0)
     limits = {0: 56, 1: 35, 2: 12}  # by the grey level at the bottom: walk/long, walk/middle, run/short
     seen = {0: [], 1: [], 2: []}
-    for batch in take(train_batches(train, clip, data, 16, seed=0), 12):
+    for batch in take(train_batches(train, clip, data, BatchSpec(16, seed=0)), 12):
         for video in batch["video"]:
             numbers = read_numbers(video)
             assert numbers == list(range(numbers[0], numbers[0] + 8))
@@ -223,14 +233,14 @@ def test_fixed_clips_are_different_windows_spread_over_the_videos(lengths, count
     assert_same([clips], [fixed_clips(source(lengths), CLIP, DATA, count)])
 
 
-def test_fixed_clips_leave_out_broken_videos(caplog):
+def test_fixed_clips_skip_broken_videos(caplog):
     clips = fixed_clips(source([9] * 4, broken={1}), CLIP, DATA, 4)
     assert clips["name"] == ["video0", "video2", "video3"]
-    assert "left out of the fixed clips: video1" in caplog.text
+    assert "skipped in the fixed clips: video1" in caplog.text
 
 
 def test_pairs_are_two_consecutive_clips():
-    pairs = clip_pairs(source([40, 8, 7]), CLIP, DATA, windows=5, seed=0)
+    pairs = clip_pairs(source([40, 8, 7]), CLIP, DATA, PairSpec(windows=5), seed=0)
     assert len(pairs) == 15
     starts = set()
     for i in range(15):
@@ -247,12 +257,14 @@ def test_pairs_are_two_consecutive_clips():
     assert len(starts) > 3
 
 
-def test_lone_clips_begin_anywhere_in_their_window():
-    """One after the window's own, at each of the 5 places that two clips of 4 frames have equally often."""
-    plain, lone = (clip_pairs(source([40, 7]), CLIP, DATA, windows=500, seed=0, lone=lone) for lone in (False, True))
+def test_unconditional_clips_begin_anywhere_in_their_window():
+    """One more clip after the window's own, equally often at each of the 5 places that 8 frames have for 4."""
+    plain, extended = (
+        clip_pairs(source([40, 7]), CLIP, DATA, PairSpec(500, unconditional=extra), seed=0) for extra in (False, True)
+    )
     offsets = collections.Counter()
     for i in range(0, 1000, 3):
-        pair, frames = lone[i], lone[i]["video"][:, 0, 0, 1].astype(int)
+        pair, frames = extended[i], extended[i]["video"][:, 0, 0, 1].astype(int)
         assert_same([{"video": pair["video"][:8]}], [{"video": plain[i]["video"]}])  # the windows stay the same
         assert len(frames) == 12 and (np.diff(frames[8:]) == 1).all()
         if pair["has_previous"]:
@@ -265,7 +277,7 @@ def test_lone_clips_begin_anywhere_in_their_window():
 
 def test_pairs_are_a_function_of_seed_and_index():
     def make(seed):
-        return clip_pairs(source([200] * 3), CLIP, DataConfig(stride=2), windows=4, seed=seed)
+        return clip_pairs(source([200] * 3), CLIP, DataConfig(stride=2), PairSpec(windows=4), seed)
 
     one, again, other = make(0), make(0), make(1)
     assert_same([one[7], one[2]], [again[7], again[2]])
@@ -275,20 +287,20 @@ def test_pairs_are_a_function_of_seed_and_index():
 
 def test_latent_batches_are_stacked_shuffled_resumed_and_shared():
     items = [{"yx": np.full((2, 3), i, np.float32), "label": np.int32(i)} for i in range(10)]
-    stream = take(latent_batches(items, 5, seed=0), 6)
+    stream = take(latent_batches(items, DATA, BatchSpec(5, seed=0)), 6)
     assert stream[0]["yx"].shape == (5, 2, 3) and stream[0]["yx"].dtype == np.float32
     seen = np.concatenate([batch["label"] for batch in stream])
     np.testing.assert_array_equal(seen, np.concatenate([batch["yx"][:, 0, 0] for batch in stream]))
     epochs = seen.reshape(3, 10)
     assert (np.sort(epochs) == np.arange(10)).all() and len({tuple(epoch) for epoch in epochs}) == 3
-    assert_same(stream[4:], take(latent_batches(items, 5, seed=0, start_step=4), 2))
-    shares = [take(latent_batches(items, 6, 0, 1, p, 2), 2) for p in range(2)]
+    assert_same(stream[4:], take(latent_batches(items, DATA, BatchSpec(5, seed=0, start_step=4)), 2))
+    shares = [take(latent_batches(items, DATA, BatchSpec(6, 0, 1, ProcessShare(p, 2))), 2) for p in range(2)]
     joined = [{k: np.concatenate([share[i][k] for share in shares]) for k in items[0]} for i in range(2)]
-    assert_same(take(latent_batches(items, 6, seed=0, start_step=1), 2), joined)
+    assert_same(take(latent_batches(items, DATA, BatchSpec(6, seed=0, start_step=1)), 2), joined)
 
 
 def test_batches_count_and_name_the_videos_that_were_replaced():
-    batches = train_batches(source([9] * 5, broken={2, 4}), CLIP, DATA, 5, seed=0)
+    batches = train_batches(source([9] * 5, broken={2, 4}), CLIP, DATA, BatchSpec(5, seed=0))
     take(batches, 4)
     assert batches.broken == {name: f"{name}: it can't be decoded" for name in ("video2", "video4")}
 
@@ -296,8 +308,9 @@ def test_batches_count_and_name_the_videos_that_were_replaced():
 def test_worker_processes_make_the_same_batches():
     videos = open_source(DataConfig(synthetic_videos=5, synthetic_frames=12), CLIP, "train", seed=0)
     data = DataConfig(flip=True, crop_scale=0.8)
-    expected = take(train_batches(videos, CLIP, data, 4, seed=3, start_step=2), 5)
-    batches = train_batches(videos, CLIP, dataclasses.replace(data, workers=2), 4, seed=3, start_step=2)
+    spec = BatchSpec(4, seed=3, start_step=2)
+    expected = take(train_batches(videos, CLIP, data, spec), 5)
+    batches = train_batches(videos, CLIP, dataclasses.replace(data, workers=2), spec)
     try:
         assert_same(expected, take(batches, 5))
     finally:
@@ -305,38 +318,43 @@ def test_worker_processes_make_the_same_batches():
 
 
 def test_flips_give_every_window_both_ways():
-    plain = clip_pairs(source([40] * 2), CLIP, DATA, windows=3, seed=0)
-    both = clip_pairs(source([40] * 2), CLIP, DATA, windows=3, seed=0, flips=True)
+    plain = clip_pairs(source([40] * 2), CLIP, DATA, PairSpec(3), seed=0)
+    both = clip_pairs(source([40] * 2), CLIP, DATA, PairSpec(3, flips=True), seed=0)
     assert len(both) == 12
     for i in range(6):
         np.testing.assert_array_equal(both[2 * i]["video"], plain[i]["video"])
         np.testing.assert_array_equal(both[2 * i + 1]["video"], plain[i]["video"][:, :, ::-1])
         assert [bool(both[2 * i + k]["mirrored"]) for k in (0, 1)] == [False, True]
         assert both[2 * i]["source"] == i // 3 and both[2 * i]["start"] == plain[i]["video"][0, 0, 0, 1]
-    assert len(clip_pairs(source([40] * 2), CLIP, DATA, windows=3, seed=0, augment=False, flips=True)) == 6
+    assert len(clip_pairs(source([40] * 2), CLIP, DATA, PairSpec(3, flips=True, augment=False), seed=0)) == 6
 
 
 def test_batches_of_pairs_come_in_the_order_of_what_was_stored_of_them():
     videos = source([40] * 3)
-    pairs = clip_pairs(videos, CLIP, DATA, windows=2, seed=0)
+    pairs = clip_pairs(videos, CLIP, DATA, PairSpec(2), seed=0)
     stored = [{"index": np.int32(i), "video": pairs[i]["video"]} for i in range(6)]
-    expected = take(latent_batches(stored, 4, seed=0, start_step=2), 5)
-    for old, new in zip(expected, take(pair_batches(videos, CLIP, DATA, 2, False, 4, 0, 2), 5), strict=True):
+    batches = BatchSpec(4, seed=0, start_step=2)
+    expected = take(latent_batches(stored, DATA, batches), 5)
+    for old, new in zip(expected, take(pair_batches(videos, CLIP, DATA, PairSpec(2), batches), 5), strict=True):
         np.testing.assert_array_equal(old["index"], new["index"])
         np.testing.assert_array_equal(old["video"], new["video"])
 
 
 def test_fresh_pairs_are_new_windows_in_every_epoch():
-    batches = take(pair_batches(source([200] * 2), CLIP, DATA, 0, False, 4, seed=0), 10)
+    def make(count, start_step=0):
+        batches = BatchSpec(4, seed=0, start_step=start_step)
+        return take(pair_batches(source([200] * 2), CLIP, DATA, PairSpec(windows=0), batches), count)
+
+    batches = make(10)
     seen = {(int(v[0, 0, 0, 0]), int(v[0, 0, 0, 1])) for batch in batches for v in batch["video"]}
     assert len(seen) > 30
-    assert_same(batches[6:], take(pair_batches(source([200] * 2), CLIP, DATA, 0, False, 4, 0, start_step=6), 4))
+    assert_same(batches[6:], make(4, start_step=6))
 
 
 def test_memory_does_not_grow_with_the_stream():
     """Over 1,000 epochs what the pipeline keeps grows by less than 200 kB."""
     items = [{"label": np.int32(i)} for i in range(10)]
-    batches = latent_batches(items, 100, seed=0)
+    batches = latent_batches(items, DATA, BatchSpec(100, seed=0))
     take(batches, 20)
     tracemalloc.start()
     try:

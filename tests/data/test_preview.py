@@ -9,6 +9,7 @@ import pytest
 from pvdm_jax import cli
 from pvdm_jax.config import AutoencoderConfig, DataConfig
 from pvdm_jax.data.prepare.folder import prepare
+from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.preview import preview
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.performance.loading_speed import measure_loading, measure_reading
@@ -41,7 +42,7 @@ def test_problems_are_told_with_names(tmp_path):
     write_video(tmp_path / "in" / "slow.mp4", still, fps=10)
     write_video(tmp_path / "in" / "short.mp4", still[:6], fps=10)
     (tmp_path / "in" / "broken.avi").touch()
-    prepare(tmp_path / "in", tmp_path / "data", min_frames=4)
+    prepare(tmp_path / "in", tmp_path / "data", PrepareOptions(min_frames=4))
     data = DataConfig(source="tfds", path=str(tmp_path / "data"), holdout=0.0)
     problems = "\n".join(preview(data, CLIP, 0, tmp_path / "out", count=2).problems)
     for text in (

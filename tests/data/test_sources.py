@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig
-from pvdm_jax.data import prepared
+from pvdm_jax.data import stored_videos
 from pvdm_jax.data.clips import Crop
 from pvdm_jax.data.loader import clip_pairs
 from pvdm_jax.data.prepare.folder import prepare
+from pvdm_jax.data.prepare.options import PrepareOptions
+from pvdm_jax.data.samples import PairSpec
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.video.media import VideoError, write_video
 
@@ -64,7 +66,7 @@ def test_kept_and_freshly_decoded_frames_are_the_same(dataset, read_numbers, mon
     data = DataConfig(source="tfds", path=dataset, resize=resize, crop_scale=crop_scale)
     kept = open_source(data, CLIP, "train", seed=0)
     crop = Crop(0.8, 0.2, 0.9) if crop_scale < 1 else None
-    monkeypatch.setattr(prepared, "CACHE_BYTES", 0)
+    monkeypatch.setattr(stored_videos, "CACHE_BYTES", 0)
     fresh = open_source(data, CLIP, "train", seed=0)
     for i in range(3):
         video = fresh[i].read(5, 3, 2)
@@ -90,7 +92,7 @@ def test_crops_are_cut_out_of_the_whole_frame(tmp_path):
 def test_reading_beyond_a_part_is_refused(dataset):
     """Even where the file goes on: those frames are held out."""
     video = open_source(DataConfig(source="tfds", path=dataset), CLIP, "train", seed=0)[0]
-    with pytest.raises(ValueError, match=f"has {video.frames} frames here"):
+    with pytest.raises(ValueError, match=f"has {video.frames} frames;"):
         video.read(video.frames - 4, 5)
 
 
@@ -153,12 +155,12 @@ def test_a_target_rate_needs_videos_that_say_theirs(tmp_path):
 def test_short_videos_are_used_if_asked_for(tmp_path, read_numbers, numbered, policy, expected):
     write_video(tmp_path / "in" / "short.mp4", numbered(5), fps=10)
     write_video(tmp_path / "in" / "long.mp4", numbered(40), fps=10)
-    prepare(tmp_path / "in", tmp_path / "data", min_frames=1)
+    prepare(tmp_path / "in", tmp_path / "data", PrepareOptions(min_frames=1))
     data = DataConfig(source="tfds", path=str(tmp_path / "data"), short_videos=policy)
     source = open_source(data, CLIP, "train", seed=0)
     short = next(source[i] for i in range(2) if source[i].name == "short.mp4")
     assert read_numbers(short.read(0, short.frames)) == expected
-    pairs = clip_pairs(source, CLIP, data, windows=1, seed=0)
+    pairs = clip_pairs(source, CLIP, data, PairSpec(windows=1), seed=0)
     marked = {source[i].name: bool(pairs[i]["has_previous"]) for i in range(2)}
     assert marked == {"long.mp4": True, "short.mp4": policy == "loop"}
     skipping = open_source(dataclasses.replace(data, short_videos="skip"), CLIP, "train", seed=0)

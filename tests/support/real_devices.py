@@ -22,6 +22,7 @@ from pvdm_jax.config import (
     OptimizerConfig,
     UNetConfig,
 )
+from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.models.autoencoder import plane_shape
 from pvdm_jax.runtime import sharding
 from pvdm_jax.training.autoencoder import AutoencoderStage
@@ -60,9 +61,13 @@ def stage_and_batch(kind, mesh):
     if kind == "denoiser":
         shape = plane_shape(CLIP)
         latents = rng.standard_normal((2, BATCH, shape.positions, CLIP.latent_channels)).astype(np.float32)
-        facts = {"has_previous": rng.random(BATCH) < 0.7, "label": rng.integers(0, 3, BATCH, np.int32)}
-        stage = DiffusionStage(CONFIG, (None, None), shape, {}, mesh)
-        return stage, {"previous": latents[0], "clip": latents[1], **facts}
+        batch = LatentBatch(
+            previous=latents[0],
+            clip=latents[1],
+            has_previous=rng.random(BATCH) < 0.7,
+            label=rng.integers(0, 3, BATCH, np.int32),
+        )
+        return DiffusionStage(CONFIG, (None, None), shape, None, mesh), batch
     video = rng.integers(0, 256, (BATCH, 4, 16, 16, 3), np.uint8)
     batch = {"video": video, "frame": rng.integers(0, 4, BATCH, np.int32)}
     return AutoencoderStage(CLIP, CONFIG.train_autoencoder, {"video": video[:0]}, mesh), batch

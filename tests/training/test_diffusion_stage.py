@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from toy_model import toy_config
 
-from pvdm_jax.config import Config, ConfigError, DiffusionTrainingConfig, MeshConfig, UNetConfig
+from pvdm_jax.config import Config, ConfigError, DiffusionTrainingConfig, MeshConfig
 from pvdm_jax.config.loading import load_settings
-from pvdm_jax.models.autoencoder import plane_shape
+from pvdm_jax.data.latent_batch import LatentBatch
+from pvdm_jax.inference.latent_model import LatentModel
+from pvdm_jax.models.condition import Condition, Neighbour
 from pvdm_jax.runtime import sharding
 from pvdm_jax.training.diffusion import DiffusionStage
 from pvdm_jax.training.optimizer import init_state, make_optimizer, update
@@ -23,24 +25,30 @@ def stage(recipe="default", context_prob=0.3, **unet):
     training = DiffusionTrainingConfig(recipe=recipe, context_prob=context_prob)
     config = dataclasses.replace(config, train_diffusion=training)
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    return DiffusionStage(config, (None, {}), plane_shape(config.autoencoder), {}, mesh)
+    return DiffusionStage(config, mesh)
 
 
-def windows(missing=0.25, count=COUNT, **extra):
+def windows(missing=0.25, count=COUNT, with_next=True, **extra):
     """A batch whose latents say which clip of their window they are: -1, 0 and 1."""
     shape, rng = (count, 1, 1), np.random.default_rng(0)
-    batch = {"previous": np.full(shape, -1.0), "clip": np.zeros(shape), "next": np.full(shape, 1.0)}
-    batch |= {f"has_{name}": rng.random(count) >= missing for name in ("previous", "next")}
-    batch |= {"label": np.zeros(count, np.int32), **extra}
-    return {name: jnp.asarray(value) for name, value in batch.items()}
+    batch = {"previous": np.full(shape, -1.0), "clip": np.zeros(shape), "label": np.zeros(count, np.int32), **extra}
+    batch["has_previous"] = rng.random(count) >= missing
+    if with_next:
+        batch |= {"next": np.full(shape, 1.0), "has_next": rng.random(count) >= missing}
+    return LatentBatch(**{name: jnp.asarray(value) for name, value in batch.items()})
+
+
+def shown(present, *names):
+    """A condition whose neighbours are present where it says so."""
+    return Condition(**{name: Neighbour(jnp.zeros((COUNT, 1, 1)), present) for name in names or ("previous",)})
 
 
 def test_default_drops_the_previous_clip_of_each_clip():
     batch = windows()
-    given = stage().given_neighbours(batch, jax.random.key(0))["previous"]
-    assert not np.any(given & ~batch["has_previous"])  # a missing one is never shown
-    assert abs(float(given[batch["has_previous"]].mean()) - 0.3) < 0.03
-    assert set(stage(context_prob=0.0).given_neighbours(batch, jax.random.key(0))) == {"previous"}
+    given = stage().shown_neighbours(batch, jax.random.key(0))["previous"]
+    assert not np.any(given & ~batch.has_previous)  # a missing one is never shown
+    assert abs(float(given[batch.has_previous].mean()) - 0.3) < 0.03
+    assert set(stage(context_prob=0.0).shown_neighbours(batch, jax.random.key(0))) == {"previous"}
 
 
 def test_official_flips_one_coin_for_a_batch(monkeypatch):
@@ -48,36 +56,36 @@ def test_official_flips_one_coin_for_a_batch(monkeypatch):
     from pvdm_jax.training import diffusion
 
     seen = []
-    monkeypatch.setattr(diffusion, "accumulate_gradients", lambda loss, params, batch, *_: (seen.append(batch), {}))
+    monkeypatch.setattr(diffusion, "accumulate_gradients", lambda loss, *_: (seen.append(loss), {}))
     monkeypatch.setattr(diffusion, "update", lambda *_: None)
     official = stage("official")
     state = type("State", (), {"params": None})()
     for step in range(300):
         official.step(state, windows(count=5), jax.random.key(step))
-    coins = np.stack([np.asarray(batch["coin"]) for batch in seen])
-    assert coins.shape == (300, 5)
-    assert np.all(coins == coins[:, :1])
-    assert abs(coins[:, 0].mean() - 0.3) < 0.08
+    coins = np.stack([loss.keywords["coin"] for loss in seen])
+    assert coins.shape == (300,)  # the loss of every micro-batch gets it
+    assert abs(coins.mean() - 0.3) < 0.08
     for coin in (True, False):
-        batch = windows(coin=jnp.full(COUNT, coin))
-        given = official.given_neighbours(batch, jax.random.key(0))["previous"]
-        np.testing.assert_array_equal(given, batch["has_previous"] & coin)
+        batch = windows()
+        given = official.shown_neighbours(batch, jax.random.key(0), jnp.asarray(coin))["previous"]
+        np.testing.assert_array_equal(given, batch.has_previous & coin)
 
 
 def test_the_default_recipe_knows_no_common_coin(monkeypatch):
     from pvdm_jax.training import diffusion
 
     seen = []
-    monkeypatch.setattr(diffusion, "accumulate_gradients", lambda loss, params, batch, *_: (seen.append(batch), {}))
+    monkeypatch.setattr(diffusion, "accumulate_gradients", lambda loss, *_: (seen.append(loss), {}))
     monkeypatch.setattr(diffusion, "update", lambda *_: None)
-    stage().step(type("State", (), {"params": None})(), windows(count=5), jax.random.key(0))
-    assert "coin" not in seen[0]
+    model = stage()
+    model.step(type("State", (), {"params": None})(), windows(count=5), jax.random.key(0))
+    assert [loss.keywords["coin"] for loss in seen] == [None]
 
 
 def test_both_neighbours():
     """Of the clips that are shown any: half both, a quarter each only one of them."""
     batch = windows(missing=0.0)
-    given = stage(context_prob=0.8, next_clip=True).given_neighbours(batch, jax.random.key(0))
+    given = stage(context_prob=0.8, next_clip=True).shown_neighbours(batch, jax.random.key(0))
     both = np.asarray(given["previous"] & given["next"])
     assert abs(both.mean() - 0.4) < 0.03
     assert abs(float((given["previous"] & ~given["next"]).mean()) - 0.2) < 0.03
@@ -85,24 +93,25 @@ def test_both_neighbours():
 
 
 def test_alone_any_clip_of_the_window_is_learnt():
-    model, batch = stage(), windows(missing=0.5)
-    pairs = {name: value for name, value in batch.items() if "next" not in name}
+    model, pairs = stage(), windows(missing=0.5, with_next=False)
     alone = jnp.arange(COUNT) % 2 == 0
-    clip = np.asarray(model.lone_clip(pairs, alone, jax.random.key(0)))[:, 0, 0]
+    clip = np.asarray(model.unconditional_clip(pairs, shown(~alone), jax.random.key(0)))[:, 0, 0]
     assert np.all(clip[1::2] == 0)  # what is given a neighbour is the clip beside it
-    known = np.asarray(batch["has_previous"])
+    known = np.asarray(pairs.has_previous)
     assert np.all(clip[~known] == 0)
     assert abs((clip[0::2][known[0::2]] == -1).mean() - 0.5) < 0.05
-    thirds = np.asarray(stage(next_clip=True).lone_clip(windows(0.0), jnp.ones(COUNT, bool), jax.random.key(0)))
+    everywhere = jnp.ones(COUNT, bool)
+    nothing = shown(~everywhere, "previous", "next")
+    thirds = np.asarray(stage(next_clip=True).unconditional_clip(windows(0.0), nothing, jax.random.key(0)))
     for value in (-1, 0, 1):
         assert abs((thirds == value).mean() - 1 / 3) < 0.03
 
 
 def test_alone_the_clip_at_a_random_place_is_learnt():
     """Where the data have one; what is given a neighbour is the clip beside it."""
-    batch = windows(lone=np.full((COUNT, 1, 1), 0.5))
+    batch = windows(unconditional=np.full((COUNT, 1, 1), 0.5))
     alone = jnp.arange(COUNT) % 2 == 0
-    clip = np.asarray(stage().lone_clip(batch, alone, jax.random.key(0)))[:, 0, 0]
+    clip = np.asarray(stage().unconditional_clip(batch, shown(~alone), jax.random.key(0)))[:, 0, 0]
     assert np.all(clip[0::2] == 0.5) and np.all(clip[1::2] == 0)
 
 
@@ -110,46 +119,40 @@ def test_alone_the_clip_at_a_random_place_is_learnt():
 def test_the_network_sees_what_is_given_and_zeros_for_the_rest(monkeypatch, next_clip):
     model, seen = stage(context_prob=0.5, next_clip=next_clip), {}
 
-    def errors(params, clip, context, label, key):
-        seen.update(clip=np.asarray(clip)[:, 0, 0], context=np.asarray(context)[:, 0])
+    def errors(params, clip, condition, key):
+        neighbours = [condition.previous, condition.next] if next_clip else [condition.previous]
+        context = np.stack([neighbour.visible()[:, 0, 0] for neighbour in neighbours], axis=1)
+        seen.update(clip=np.asarray(clip)[:, 0, 0], context=context)
         return jnp.ones(len(clip)), jnp.full(len(clip), 2.0)
 
     monkeypatch.setattr(model, "errors", errors)
-    batch = windows()
-    batch = batch if next_clip else {name: value for name, value in batch.items() if "next" not in name}
+    batch = windows(with_next=next_clip)
     loss, _ = model.loss({}, batch, jax.random.key(0))
     assert float(loss) == 2.0  # errors times the weights of their steps
-    assert seen["context"].shape == (COUNT, 2 if next_clip else 1)
-    shown = np.any(seen["context"] != 0, axis=1)
-    assert np.all(seen["clip"][shown] == 0)
+    given = np.any(seen["context"] != 0, axis=1)
+    assert np.all(seen["clip"][given] == 0)
     assert set(np.unique(seen["context"][:, 0])) == {-1.0, 0.0}
     if next_clip:
         assert set(np.unique(seen["context"][:, 1])) == {0.0, 1.0}
 
 
 def test_a_network_without_neighbours_is_shown_none():
-    given = stage(previous_clip=False).given_neighbours(windows(), jax.random.key(0))
+    given = stage(previous_clip=False).shown_neighbours(windows(), jax.random.key(0))
     assert not np.any(given["previous"])
 
 
 def test_the_next_clip_is_further_channels_of_the_input():
     """Everything else of the network is laid out as the official one is."""
-    from flax import nnx
-
-    from pvdm_jax.models import functional
-    from pvdm_jax.models.unet import UNet
 
     def shapes(**unet):
-        config = toy_config(**unet).denoiser
-        return functional.abstract(lambda: UNet(config, rngs=nnx.Rngs(0)))[1]
+        config = toy_config(**unet)
+        return LatentModel(config.autoencoder, config.denoiser).denoiser_shapes
 
     plain, extended = shapes(), shapes(next_clip=True)
     assert jax.tree.structure(plain) == jax.tree.structure(extended)
     leaves = zip(jax.tree_util.tree_leaves_with_path(plain), jax.tree.leaves(extended), strict=True)
     different = {jax.tree_util.keystr(path): (a.shape, b.shape) for (path, a), b in leaves if a.shape != b.shape}
     assert different == {"['conv_in']['kernel']": ((3, 3, 8, 32), (3, 3, 12, 32))}
-    config = UNetConfig(next_clip=True)
-    assert (UNetConfig().context_channels, config.context_channels) == (4, 8)
 
 
 def test_the_ema_follows_the_official_ramp():

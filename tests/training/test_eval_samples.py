@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from pvdm_jax.config import (
     AutoencoderConfig,
@@ -18,11 +17,11 @@ from pvdm_jax.config import (
     SampleConfig,
     UNetConfig,
 )
+from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.evaluation.features import video_features
 from pvdm_jax.evaluation.frechet import frechet_distance
-from pvdm_jax.models import functional
-from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
+from pvdm_jax.models.autoencoder import latent_spec
 from pvdm_jax.runtime import sharding
 from pvdm_jax.training import diffusion
 
@@ -43,24 +42,23 @@ CONFIG = Config(
 
 @pytest.fixture
 def stage():
-    """A stage whose samples are training clips, by their keys, and whose losses are zero."""
-    decoder = functional.abstract(lambda: Autoencoder(CONFIG.autoencoder, rngs=nnx.Rngs(0)))
-    latents = np.zeros((2, plane_shape(CONFIG.autoencoder).positions, 4), np.float32)
-    held_out = {"previous": latents, "clip": latents}
-    held_out |= {"has_previous": np.ones(2, bool), "label": np.zeros(2, np.int32)}
+    """A stage whose samples are training clips, by their index, and whose losses are zero."""
+    latents = np.zeros((2, *latent_spec(CONFIG.autoencoder).shape), np.float32)
+    held_out = LatentBatch(clip=latents, previous=latents, has_previous=np.ones(2, bool), label=np.zeros(2, np.int32))
     mesh = sharding.make_mesh(MeshConfig())
     real = diffusion._held_out_videos(CONFIG)
-    made = diffusion.DiffusionStage(CONFIG, decoder, plane_shape(CONFIG.autoencoder), held_out, mesh, real)
+    made = diffusion.DiffusionStage(CONFIG, mesh, held_out=held_out, real=real)
     source = open_source(CONFIG.data, CONFIG.autoencoder, "train", 0)
     clips = {}
 
-    def draw(params, decoder, batch):
-        for key in np.asarray(batch["key"]):
-            clips.setdefault(key.tobytes(), source[len(clips) % SAMPLES].read(0, 8))
-        return jnp.stack([clips[key.tobytes()] for key in np.asarray(batch["key"])])
+    def sample(params, batch):
+        for index in np.asarray(batch["index"]).tolist():
+            clips.setdefault(index, source[len(clips) % SAMPLES].read(0, 8))
+        return jnp.stack([clips[index] for index in np.asarray(batch["index"]).tolist()])
 
-    made.draw, made.drawn = draw, clips
-    made.held_out_errors = lambda params, batch: {"alone": jnp.zeros(len(batch["label"]))}
+    made._sample = sample
+    made.drawn = clips
+    made.held_out_errors = lambda params, batch: {"alone": jnp.zeros(len(batch))}
     return made
 
 
@@ -71,7 +69,7 @@ def test_samples_are_compared_with_held_out_clips(stage, tmp_path):
     sampled = np.stack(list(stage.drawn.values()))
     expected = frechet_distance(video_features(stage.real), video_features(sampled))
     assert distance == pytest.approx(expected, rel=1e-6) and distance > 0.1
-    # The same keys at every evaluation: against its own samples, the distance is zero.
+    # The same noise at every evaluation: against its own samples, the distance is zero.
     stage.real = sampled
     assert stage.evaluate(state, tmp_path)["frechet_scattering"] < 1e-6
     assert len(stage.drawn) == SAMPLES

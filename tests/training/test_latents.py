@@ -13,10 +13,13 @@ from pvdm_jax.config import (
     EncodeConfig,
     MeshConfig,
 )
+from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.data.loader import clip_pairs
+from pvdm_jax.data.samples import PairSpec
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.models import functional
-from pvdm_jax.runtime.sharding import make_mesh
+from pvdm_jax.models.autoencoder import latent_spec, plane_shape
+from pvdm_jax.runtime.sharding import global_batch, make_mesh
 from pvdm_jax.training import autoencoder, diffusion, latents
 from pvdm_jax.weights.run_autoencoder import load_autoencoder
 
@@ -36,15 +39,21 @@ def workdir(stage_one, tmp_path):
 
 @pytest.fixture(scope="module")
 def cached(stage_one, tmp_path_factory):
-    """A run with a cache in shards of four pairs."""
+    """A run with a cache in shards of four windows."""
     path = tmp_path_factory.mktemp("cached") / "run"
     shutil.copytree(stage_one, path)
-    before, latents.SHARD_PAIRS = latents.SHARD_PAIRS, 4
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latents, "SHARD_WINDOWS", 4)
         latents.encode(CONFIG, path)
-    finally:
-        latents.SHARD_PAIRS = before
     return path
+
+
+def assert_close(one, other):
+    """Two batches have the same fields, types and, up to rounding, numbers."""
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def files(workdir):
@@ -60,7 +69,7 @@ def test_shards_know_their_windows_and_what_made_them(cached):
     cache = latents.open_latents(CONFIG, cached, "train")
     assert cache.identity == functional.fingerprint(params) and len(cache) == 10
     source = open_source(CONFIG.data, CONFIG.autoencoder, "train", CONFIG.seed)
-    pairs = clip_pairs(source, CONFIG.autoencoder, CONFIG.data, 2, CONFIG.seed)
+    pairs = clip_pairs(source, CONFIG.autoencoder, CONFIG.data, PairSpec(windows=2), CONFIG.seed)
     model, mirrored = functional.merge(graphdef, params), set()
     for i in range(10):
         window, pair, item = cache.window(i), pairs[i], cache[i]
@@ -69,7 +78,7 @@ def test_shards_know_their_windows_and_what_made_them(cached):
         np.testing.assert_allclose(window["crop"], pair["crop"])
         mirrored.add(window["mirrored"])
         if i in (0, 9):
-            expected = model.encode(autoencoder.to_float(pair["video"].reshape(2, 4, 16, 24, 3))).pack()
+            expected = model.encode(autoencoder.to_float(pair["video"].reshape(2, 4, 16, 24, 3)))
             np.testing.assert_allclose(np.stack([item["previous"], item["clip"]]), expected, atol=1e-5)
     assert mirrored == {True, False}
 
@@ -79,17 +88,18 @@ def test_statistics_are_those_of_the_clips(cached):
     cache = latents.open_latents(CONFIG, cached, "train")
     clips = np.stack([cache[i]["clip"] for i in range(len(cache))]).astype(np.float64)
     assert index["mean"] == pytest.approx(clips.mean()) and index["std"] == pytest.approx(clips.std())
-    rows, columns, frames = cache.shape.height, cache.shape.width, cache.shape.frames
+    shape = plane_shape(CONFIG.autoencoder)
+    rows, columns, frames = shape.height, shape.width, shape.frames
     bounds = np.cumsum([0, rows * columns, frames * columns, frames * rows])
     for plane, first, end in zip(("yx", "tx", "ty"), bounds[:-1], bounds[1:], strict=True):
-        np.testing.assert_allclose(index["planes"][plane]["mean"], clips[:, first:end].mean(axis=(0, 1)), rtol=1e-6)
-        np.testing.assert_allclose(index["planes"][plane]["std"], clips[:, first:end].std(axis=(0, 1)), rtol=1e-5)
-    assert index["bytes_per_pair"] == 2 * cache.shape.positions * 4 * 4 + latents.HEADER.itemsize
+        np.testing.assert_allclose(index["segments"][plane]["mean"], clips[:, first:end].mean(axis=(0, 1)), rtol=1e-6)
+        np.testing.assert_allclose(index["segments"][plane]["std"], clips[:, first:end].std(axis=(0, 1)), rtol=1e-5)
+    assert index["bytes_per_window"] == 2 * shape.positions * 4 * 4 + latents.HEADER.itemsize
 
 
 def test_a_killed_encoding_goes_on_with_the_same_bytes(cached, workdir, monkeypatch):
     """Killed while the third of three shards is written: the first two are kept, and all end up the same."""
-    monkeypatch.setattr(latents, "SHARD_PAIRS", 4)
+    monkeypatch.setattr(latents, "SHARD_WINDOWS", 4)
     close = latents.ShardWriter.close
 
     def killed(writer):
@@ -118,7 +128,7 @@ def test_a_killed_encoding_goes_on_with_the_same_bytes(cached, workdir, monkeypa
 def test_what_another_autoencoder_began_is_refused(workdir):
     folder = workdir / "latents"
     folder.mkdir()
-    settings = latents._decisive(CONFIG)
+    settings = latents._cached_settings(CONFIG)
     (folder / "encoding.json").write_text(json.dumps({"made_by": {"autoencoder": "0" * 64} | settings}))
     with pytest.raises(ConfigError, match="made by another autoencoder"):
         latents.encode(CONFIG, workdir)
@@ -128,36 +138,17 @@ def test_what_another_autoencoder_began_is_refused(workdir):
         latents.encode(changed(data={"flip": False}), workdir)
 
 
-def test_older_caches_are_told_from_others(cached, workdir):
-    shutil.copytree(cached / "latents", workdir / "latents")
-    path = workdir / "latents" / "index.json"
-    index = json.loads(path.read_text())
-    del index["made_by"]["settings"]["data"]["short_videos"]  # a field that is new, and has its default
-    path.write_text(json.dumps(index))
-    assert len(latents.open_latents(CONFIG, workdir, "train")) == 10
-    del index["shards"]
-    path.write_text(json.dumps(index))
-    with pytest.raises(ConfigError, match="older version; remove them"):
-        latents.open_latents(CONFIG, workdir, "train")
-
-
 def test_pixels_give_the_numbers_of_the_cache(cached):
     fly = changed(encode={"cache": False})
     mesh = make_mesh(MeshConfig())
     (cache, kept), (pixels, made) = (latents.training_latents(c, cached, mesh) for c in (CONFIG, fly))
-    assert (cache.shape, cache.identity, cache.class_names) == (pixels.shape, pixels.identity, pixels.class_names)
+    assert (cache.identity, cache.class_names) == (pixels.identity, pixels.class_names)
     streams = [source.batches(CONFIG if source is cache else fly, 4, 2) for source in (cache, pixels)]
     for _ in range(3):
-        one, other = (next(stream) for stream in streams)
-        assert one.keys() == other.keys()
-        for name in one:
-            assert one[name].dtype == other[name].dtype
-            np.testing.assert_allclose(one[name], other[name], atol=1e-5)
+        assert_close(*(next(stream) for stream in streams))
     for stream in streams:
         stream.close()
-    assert len(kept) == len(made)
-    for one, other in zip(kept, made, strict=True):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, other)
+    assert_close(kept, made)
 
 
 @pytest.mark.slow
@@ -189,43 +180,76 @@ def test_windows_of_three_clips_for_a_denoiser_that_takes_the_next_one(workdir):
     source = open_source(config.data, config.autoencoder, "train", config.seed)
     video = source[1].read(cache.window(3)["start"], 12).reshape(3, 4, 16, 24, 3)
     graphdef, params = load_autoencoder(config.autoencoder, workdir)
-    expected = functional.merge(graphdef, params).encode(autoencoder.to_float(video)).pack()
+    expected = functional.merge(graphdef, params).encode(autoencoder.to_float(video))
     found = np.stack([item["previous"], item["clip"], item["next"]])
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    with pytest.raises(ConfigError, match="clips is 2"):
+    with pytest.raises(ConfigError, match="denoiser.next_clip is False"):
         latents.open_latents(changed(config, denoiser={"next_clip": False}), workdir, "train")
 
 
 @pytest.mark.parametrize("next_clip", [False, True])
-def test_lone_clips_are_stored_beside_their_windows(workdir, next_clip):
-    """From the cache and from pixels: the clip that the window's own frames hold, encoded."""
-    config = changed(encode={"lone_clips": True}, denoiser={"next_clip": next_clip})
+def test_unconditional_clips_are_stored_with_their_windows(workdir, next_clip):
+    """From the cache and from pixels: clips of the window's own frames, encoded."""
+    config = changed(encode={"unconditional_anywhere": True}, denoiser={"next_clip": next_clip})
     latents.encode(config, workdir)
     cache = latents.open_latents(config, workdir, "train")
     source = open_source(config.data, config.autoencoder, "train", config.seed)
-    settings = (config.autoencoder, config.data, config.encode.windows, config.seed)
-    pair = clip_pairs(source, *settings, clips=2 + next_clip, lone=True)[3]
+    spec = PairSpec(config.encode.windows, next_clip=next_clip, unconditional=True)
+    pair = clip_pairs(source, config.autoencoder, config.data, spec, config.seed)[3]
     clips = pair["video"].reshape(3 + next_clip, 4, 16, 24, 3)
     graphdef, params = load_autoencoder(config.autoencoder, workdir)
-    expected = functional.merge(graphdef, params).encode(autoencoder.to_float(clips)).pack()
-    item, names = cache[3], ["previous", "clip", *(["next"] if next_clip else []), "lone"]
+    expected = functional.merge(graphdef, params).encode(autoencoder.to_float(clips))
+    item, names = cache[3], ["previous", "clip", *(["next"] if next_clip else []), "unconditional"]
     np.testing.assert_allclose(np.stack([item[name] for name in names]), expected, atol=1e-5)
     fly = changed(config, encode={"cache": False})
     pixels, _ = latents.training_latents(fly, workdir, make_mesh(MeshConfig()))
     streams = [cache.batches(config, 4, 1), pixels.batches(fly, 4, 1)]
     one, other = (next(stream) for stream in streams)
-    assert one.keys() == other.keys() >= {"lone"}
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, other)
+    assert one.unconditional is not None
+    assert_close(one, other)
     for stream in streams:
         stream.close()
-    with pytest.raises(ConfigError, match="encode.lone_clips is False"):
-        latents.open_latents(changed(config, encode={"lone_clips": False}), workdir, "train")
+    with pytest.raises(ConfigError, match="encode.unconditional_anywhere is False"):
+        latents.open_latents(changed(config, encode={"unconditional_anywhere": False}), workdir, "train")
+
+
+class ZeroEncoder:
+    """Encodes every clip as zeros, without an autoencoder."""
+
+    identity = "zeros"
+
+    def __init__(self, model, workdir, mesh):
+        self.mesh = mesh
+        self.frames = model.frames
+        self.shape = latent_spec(model).shape
+
+    def encode(self, video):
+        clips = len(video) * (video.shape[1] // self.frames)
+        return global_batch(self.mesh, np.zeros((clips, *self.shape), np.float32))
+
+
+@pytest.mark.parametrize("next_clip", [False, True])
+@pytest.mark.parametrize("unconditional", [False, True])
+def test_the_abstract_batch_is_that_of_training_and_evaluation(tmp_path, monkeypatch, next_clip, unconditional):
+    """From the cache and from pixels: the same fields, shapes and types as what a step is planned for."""
+    monkeypatch.setattr(latents, "Encoder", ZeroEncoder)
+    cached = changed(encode={"unconditional_anywhere": unconditional}, denoiser={"next_clip": next_clip})
+    latents.encode(cached, tmp_path)
+    mesh = make_mesh(MeshConfig())
+    for config in (cached, changed(cached, encode={"cache": False})):
+        training, held_out = latents.training_latents(config, tmp_path, mesh)
+        batches = training.batches(config, 3, 0)
+        for batch in (next(batches), held_out):
+            abstract = LatentBatch.abstract(config, len(batch))
+            assert jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch) == abstract
+        batches.close()
+    assert (batch.next is None, batch.unconditional is None) == (not next_clip, not unconditional)
 
 
 def test_videos_of_two_clips_have_either_neighbour():
     config = changed(data={"synthetic_frames": 10, "crop_scale": 1.0, "flip": False})
     source = open_source(config.data, config.autoencoder, "train", 0)
-    triples = clip_pairs(source, config.autoencoder, config.data, 6, 0, clips=3)
+    triples = clip_pairs(source, config.autoencoder, config.data, PairSpec(6, next_clip=True), seed=0)
     seen = set()
     for i in range(len(triples)):
         item = triples[i]

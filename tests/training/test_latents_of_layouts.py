@@ -1,4 +1,4 @@
-"""From the exact trees of UCF-101 and SkyTimelapse to trained stages: prepared, trained, stopped, gone on with."""
+"""From the exact trees of UCF-101 and SkyTimelapse to trained stages: prepared, trained, stopped, resumed."""
 
 import dataclasses
 import fractions
@@ -12,6 +12,7 @@ from pvdm_jax.config import AutoencoderConfig, AutoencoderTrainingConfig, Config
 from pvdm_jax.data.loader import fixed_clips, train_batches
 from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
+from pvdm_jax.data.streams import BatchSpec
 from pvdm_jax.training import autoencoder, latents
 from pvdm_jax.video.media import encode_jpeg
 
@@ -95,16 +96,16 @@ def config(request, tmp_path):
 def test_batches_and_their_resumption(config):
     train, test = (open_source(config.data, CLIP, split, 0) for split in ("train", "holdout"))
     assert not {train[i].name for i in range(len(train))} & {test[i].name for i in range(len(test))}
-    batches = train_batches(train, CLIP, config.data, 4, seed=0)
+    batches = train_batches(train, CLIP, config.data, BatchSpec(4, seed=0))
     seen = [next(batches) for _ in range(4)]
-    again = next(train_batches(train, CLIP, config.data, 4, seed=0, start_step=3))
+    again = next(train_batches(train, CLIP, config.data, BatchSpec(4, seed=0, start_step=3)))
     np.testing.assert_array_equal(seen[3]["video"], again["video"])
     assert seen[0]["video"].shape == (4, 4, 16, 24, 3) and seen[0]["video"].max() > 200
     assert len(set(fixed_clips(test, CLIP, config.data, 4)["name"])) == len(test)
 
 
 @pytest.mark.long
-def test_stage_one_trains_goes_on_and_encodes(config, tmp_path):
+def test_stage_one_trains_resumes_and_encodes(config, tmp_path):
     stopped = dataclasses.replace(config, train_autoencoder=dataclasses.replace(STAGE, steps=2))
     autoencoder.train(stopped, tmp_path / "stopped")
     resumed = autoencoder.train(config, tmp_path / "stopped")

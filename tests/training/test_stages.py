@@ -112,11 +112,12 @@ def test_latents_are_those_of_the_autoencoder(run, model):
     assert len(cache) == 6 * 2
     assert cache.class_names == ("bounce", "orbit", "spin") == model.class_names
     from pvdm_jax.data.loader import clip_pairs
+    from pvdm_jax.data.samples import PairSpec
     from pvdm_jax.data.sources import open_source
 
     source = open_source(CONFIG.data, CONFIG.autoencoder, "train", CONFIG.seed)
-    pair = clip_pairs(source, CONFIG.autoencoder, CONFIG.data, 2, CONFIG.seed)[5]
-    expected = model.encode(pair["video"].reshape(2, 4, 16, 24, 3)).pack()
+    pair = clip_pairs(source, CONFIG.autoencoder, CONFIG.data, PairSpec(windows=2), CONFIG.seed)[5]
+    expected = model.encode(pair["video"].reshape(2, 4, 16, 24, 3))
     found = cache[5]
     assert found["has_previous"] and found["label"] == pair["label"]
     np.testing.assert_allclose(np.stack([found["previous"], found["clip"]]), expected, atol=1e-5)

@@ -1,1 +1,1 @@
-"""TFDS builders: they write datasets that train without TensorFlow."""
+"""`pvdm prepare`: folders of videos become TFDS datasets."""

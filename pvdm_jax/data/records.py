@@ -1,7 +1,7 @@
-"""How a video lies in a dataset's records: as its file's own bytes, as pictures, or as plain frames.
+"""How a dataset's records store a video: as its file's bytes, as pictures, or as plain frames.
 
     file      one record: the bytes of the avi, mp4, ... file; decoding starts at the last key frame before a window
-    pictures  records of PIECE_FRAMES frames: png or jpg files one after the other, each of which can be decoded alone
+    pictures  records of PIECE_FRAMES frames: png or jpg files, one after the other; each can be decoded by itself
     array     records of PIECE_FRAMES frames: uint8 (frames, height, width, 3) in C order
 
 A record of pictures begins with the number n of pictures and n + 1 offsets of their bytes, as little-endian uint64.
@@ -13,19 +13,18 @@ import numpy as np
 
 from pvdm_jax.video.media import VideoError, decode_frames, decode_image
 
-FORMATS = ("file", "pictures", "array")
 PIECE_FRAMES = 16
 
 
 def pack_pictures(pictures: Sequence[bytes]) -> bytes:
-    """The bytes of several picture files as one record."""
+    """One record from the bytes of several picture files."""
     header = 8 * (len(pictures) + 2)
     offsets = np.cumsum([header, *(len(picture) for picture in pictures)])
     return np.array([len(pictures), *offsets], "<u8").tobytes() + b"".join(pictures)
 
 
 def unpack_pictures(data: bytes, numbers: Sequence[int], name: str) -> list[bytes]:
-    """Those of a record's pictures that `numbers` names. Raises VideoError for a record that is cut off."""
+    """The pictures `numbers` of a record of the video `name`. Raises VideoError if the record is incomplete."""
     count = int.from_bytes(data[:8], "little")
     if len(data) < 8 * (count + 2):
         raise VideoError(f"{name}: its record is damaged")
@@ -43,14 +42,14 @@ def read_frames(
     name: str,
     transform: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """The frames `numbers` of a video, each after `transform` (h, w, 3) -> (h', w', 3), stacked.
+    """The frames `numbers` of a video, stacked, after `transform` (h, w, 3) -> (h', w', 3) of each.
 
-    load: the bytes of the video's record 0, 1, ...; stored: one of FORMATS; shape: frames, height and width of the
-    video. Raises VideoError where it can't be decoded.
+    load: gives the bytes of the video's record number 0, 1, ... stored: "file", "pictures" or "array". shape: the
+    video's frames, height and width. name: the video's, for messages. Raises VideoError if it can't be decoded.
     """
     if stored == "file":
         return decode_frames(load(0), numbers, name, transform)
-    made: dict[int, np.ndarray] = {}
+    decoded: dict[int, np.ndarray] = {}
     wanted = sorted(set(numbers))
     for piece in sorted({number // PIECE_FRAMES for number in wanted}):
         first = piece * PIECE_FRAMES
@@ -66,5 +65,5 @@ def read_frames(
         for number, frame in zip(inside, frames, strict=True):
             if frame.shape[:2] != tuple(shape[1:]):
                 raise VideoError(f"{name}: its frames change their size")
-            made[number] = transform(frame)
-    return np.stack([made[number] for number in numbers])
+            decoded[number] = transform(frame)
+    return np.stack([decoded[number] for number in numbers])

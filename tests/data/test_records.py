@@ -8,8 +8,9 @@ import pytest
 from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig
 from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.data.prepare.folder import prepare
+from pvdm_jax.data.prepare.options import PrepareOptions
+from pvdm_jax.data.records import PIECE_FRAMES, pack_pictures, read_frames, unpack_pictures
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.data.storage import PIECE_FRAMES, pack_pictures, read_frames, unpack_pictures
 from pvdm_jax.video.media import VideoError, encode_jpeg, read_video, write_image, write_video
 
 FRAMES = 2 * PIECE_FRAMES + 5  # two whole records and a part of one
@@ -23,7 +24,7 @@ def gradients(frames=FRAMES, height=40, width=56):
 
 
 def prepared(source, tmp_path, clip=None, **options):
-    prepare(source, tmp_path / "data", **options)
+    prepare(source, tmp_path / "data", PrepareOptions(**options))
     clip = clip or AutoencoderConfig(frames=8, height=40, width=56)
     return open_source(DataConfig(source="tfds", path=str(tmp_path / "data"), holdout=0.0), clip, "train", seed=0)
 
@@ -93,9 +94,9 @@ def test_damaged_records_name_the_video():
         ({"resize": "cubic"}, "resize is 'cubic'; choose one of antialias, bilinear"),
     ],
 )
-def test_options_that_do_not_fit_are_refused_first(tmp_path, options, message):
+def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        prepare(tmp_path / "nowhere", tmp_path / "out", **options)
+        PrepareOptions(**options)
 
 
 def test_frames_of_different_sizes_and_broken_pictures_are_skipped(tmp_path):

@@ -8,8 +8,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig
-from pvdm_jax.data.catalogue import catalogue_folder
+from pvdm_jax.data import tfds_dataset
 from pvdm_jax.data.prepare.folder import prepare
+from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.video.media import write_image
 
@@ -82,23 +83,23 @@ def test_videos_labels_and_splits_are_read(tmp_path, kind):
 
 
 def test_lengths_are_looked_up_once(tmp_path, monkeypatch):
-    from pvdm_jax.data import catalogue
-
     path = build(tmp_path / "moves" / "2.0.0")
-    first = catalogue.Catalogue(path).splits
-    monkeypatch.setattr(catalogue.Catalogue, "_facts", None)
-    assert catalogue.Catalogue(path).splits == first
+    first = tfds_dataset.TFDSDataset(path).splits
+    monkeypatch.setattr(tfds_dataset.TFDSDataset, "_facts", None)
+    assert tfds_dataset.TFDSDataset(path).splits == first
 
 
 def test_names_are_found_in_tfds_own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     paths = [build(tmp_path / "tfds" / "moves" / config / "2.0.0") for config in ("big", "small")]
-    assert catalogue_folder("moves/small") == catalogue_folder("moves/small/2.0.0") == paths[1]
-    assert catalogue_folder(paths[0]) == paths[0] and catalogue_folder("other") is None
+    assert (
+        tfds_dataset.find_tfds_dataset("moves/small") == tfds_dataset.find_tfds_dataset("moves/small/2.0.0") == paths[1]
+    )
+    assert tfds_dataset.find_tfds_dataset(paths[0]) == paths[0] and tfds_dataset.find_tfds_dataset("other") is None
     with pytest.raises(ConfigError, match="several configs, name one: big, small"):
-        catalogue_folder("moves")
+        tfds_dataset.find_tfds_dataset("moves")
     build(tmp_path / "tfds" / "moves" / "big" / "10.0.0")
-    assert catalogue_folder("moves/big").endswith("10.0.0")
+    assert tfds_dataset.find_tfds_dataset("moves/big").endswith("10.0.0")
     data = DataConfig(source="tfds", path="moves/small")
     assert len(open_source(data, CLIP, "train", seed=0)) == 3
 
@@ -115,7 +116,7 @@ def test_what_cannot_be_read_says_what_was_found(tmp_path):
 @pytest.mark.parametrize("kind", ["Video", "Tensor"])
 def test_prepare_makes_a_faster_dataset_of_one(tmp_path, kind):
     path = build(tmp_path / "moves" / "2.0.0", kind)
-    summary = prepare(path, tmp_path / "out", min_frames=4, fps=5)
+    summary = prepare(path, tmp_path / "out", PrepareOptions(min_frames=4, fps=5))
     assert summary.layout == "tfds" and summary.splits == {"train": 3, "test": 1}
     assert summary.classes == {"run": 2, "walk": 2} and summary.seconds == pytest.approx(46 / 5)
     data = DataConfig(source="tfds", path=str(tmp_path / "out"), holdout=0.0)

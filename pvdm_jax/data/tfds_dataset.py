@@ -1,16 +1,15 @@
-"""Video datasets as TFDS builds them (`ucf101` and the like), read without TensorFlow.
+"""Video datasets that TFDS built (`ucf101` and others), read without TensorFlow.
 
-Their videos are sequences of encoded pictures, or uint8 tensors (t, h, w, 3), and each lies in one record, so a window
-costs reading all of its video: `pvdm prepare` makes a faster dataset of one. Building them takes TensorFlow:
+Each video is one record: a sequence of encoded pictures, or a uint8 tensor (t, h, w, 3). Reading a window therefore
+means reading the whole video; `pvdm prepare` converts such a dataset to a faster one. Building one needs TensorFlow:
 
     tfds.builder("ucf101/ucf101_1").download_and_prepare(file_format="array_record")
 
-TFDS's own reader needs TensorFlow for its `Video` feature. Here only the parts of TFDS are used that don't: the format
-of features.json, the list of shards, and the messages that records are made of.
+TFDS's own reader needs TensorFlow for its `Video` feature. This file uses only parts of TFDS that don't: the format of
+features.json, the list of shards, and the protocol buffers that records consist of.
 """
 
 import hashlib
-import json
 import os
 import pathlib
 import threading
@@ -20,18 +19,21 @@ import numpy as np
 import tqdm
 
 from pvdm_jax.config import ConfigError
-from pvdm_jax.data.storage import PIECE_FRAMES, pack_pictures
-from pvdm_jax.storage.files import write_text
+from pvdm_jax.data.dataset_files import DATASET_INFO, FEATURES
+from pvdm_jax.data.records import PIECE_FRAMES, pack_pictures
+from pvdm_jax.storage.files import read_json, write_json
 from pvdm_jax.video.media import decode_image
 
-_local = threading.local()  # each thread's latest record, whose pieces are asked for one after the other
+# The latest record of each thread: the pieces of a video are read one after the other.
+_local = threading.local()
 
 
-def catalogue_folder(path: str) -> str | None:
-    """The folder of a dataset that TFDS built: `path` itself, or what it names in TFDS's folder; None for neither.
+def find_tfds_dataset(path: str) -> str | None:
+    """The folder of a dataset that TFDS built: `path`, or the dataset of that name in TFDS's folder; None if neither.
 
-    Names are NAME, NAME/CONFIG or NAME/CONFIG/VERSION, also with :VERSION; the highest version is taken. TFDS's folder
-    is TFDS_DATA_DIR, or tensorflow_datasets in the home folder. Raises ConfigError where NAME has several configs.
+    A name is NAME, NAME/CONFIG or NAME/CONFIG/VERSION, or ends in :VERSION; by default the highest version is taken.
+    TFDS's folder is TFDS_DATA_DIR, or tensorflow_datasets in the home folder. Raises ConfigError if NAME has several
+    configs.
     """
     roots = [pathlib.Path(path)]
     if not roots[0].is_absolute():
@@ -40,7 +42,7 @@ def catalogue_folder(path: str) -> str | None:
     for root in roots:
         found = {}
         for pattern in ("", "*", "*/*"):
-            for info in sorted(root.glob(f"{pattern}/features.json" if pattern else "features.json")):
+            for info in sorted(root.glob(f"{pattern}/{FEATURES}" if pattern else FEATURES)):
                 found.setdefault(info.parent if pattern == "" else info.parent.parent, []).append(info.parent)
             if found:
                 break
@@ -56,11 +58,11 @@ def _version(folder: pathlib.Path) -> tuple:
     return tuple(int(part) if part.isdecimal() else -1 for part in folder.name.split("."))
 
 
-class Catalogue:
-    """One dataset that TFDS built. Raises ConfigError where it holds no videos or isn't array_record.
+class TFDSDataset:
+    """A dataset that TFDS built. Raises ConfigError if it holds no videos or isn't stored as array_record.
 
-    splits: the facts of each split's videos, as in `prepared.Dataset`. Their lengths stand only in the records, so all
-    of these are read when a dataset is opened for the first time; the result is kept in the user's cache folder.
+    splits: the facts of each split's videos, as in `datasets.Dataset`. Only the records tell how long videos are, so
+    all of them are read when a dataset is opened for the first time; the result is kept in the user's cache folder.
     """
 
     def __init__(self, folder: str):
@@ -74,18 +76,18 @@ class Catalogue:
         self.splits: dict[str, list[dict]] = self._index()
 
     def load(self, split: str, facts: dict, piece: int) -> bytes:
-        """PIECE_FRAMES frames of a video, from number piece * PIECE_FRAMES on; see storage.py."""
+        """PIECE_FRAMES frames of a video, from frame piece * PIECE_FRAMES on; see records.py."""
         first = piece * PIECE_FRAMES
         frames = self._frames(split, facts["record"])[first : first + PIECE_FRAMES]
         return pack_pictures(frames) if self._kind == "pictures" else np.ascontiguousarray(frames).tobytes()
 
     def pictures(self, split: str, record: int) -> list[bytes]:
-        """All pictures of a video, as files."""
+        """The pictures of a video, each as the bytes of a file."""
         return self._frames(split, record)
 
     @property
     def stored(self) -> str:
-        """How videos are stored, see storage.py: pictures or array."""
+        """How videos are stored: "pictures" or "array"; see records.py."""
         return self._kind
 
     def array(self, split: str, record: int) -> np.ndarray:
@@ -96,7 +98,9 @@ class Catalogue:
         key = (str(self._folder), self._feature, split, record)
         if getattr(_local, "key", None) != key:
             example = _example(self._sources[split][record])
-            _local.key, _local.frames = key, self._decode(example)
+            _local.key = None  # in case the record can't be decoded
+            _local.frames = self._decode(example)
+            _local.key = key
         return _local.frames
 
     def _decode(self, example: Any) -> Any:
@@ -132,24 +136,23 @@ class Catalogue:
         return (name, *found[name])
 
     def _index(self) -> dict[str, list[dict]]:
-        info = self._folder / "dataset_info.json"
+        info = self._folder / DATASET_INFO
         key = f"{self._folder.resolve()} {info.stat().st_mtime_ns} {self._feature}"
         root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         path = pathlib.Path(root) / "pvdm_jax" / "datasets" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
         if path.exists():
-            return json.loads(path.read_text())
+            return read_json(path)
         index = {}
         for split, records in self._sources.items():
-            bar = tqdm.tqdm(range(len(records)), desc=f"looking through {self._folder.name} {split}", unit="video")
+            bar = tqdm.tqdm(range(len(records)), desc=f"indexing {self._folder.name} {split}", unit="video")
             index[split] = [self._facts(split, record) for record in bar]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(index))
+        write_json(path, index)
         return index
 
     def _facts(self, split: str, record: int) -> dict:
         example = _example(self._sources[split][record])
         frames = self._decode(example)
-        height, width = 0, 0
+        height = width = 0
         if len(frames):
             height, width = (decode_image(frames[0]) if self._kind == "pictures" else frames[0]).shape[:2]
         return {
@@ -171,7 +174,7 @@ def _example(record: bytes) -> Any:
 
 
 def _features(folder: pathlib.Path) -> dict[str, dict]:
-    return json.loads((folder / "features.json").read_text()).get("featuresDict", {}).get("features", {})
+    return read_json(folder / FEATURES).get("featuresDict", {}).get("features", {})
 
 
 def _class(spec: dict) -> str:
@@ -179,7 +182,7 @@ def _class(spec: dict) -> str:
 
 
 def _find_label(folder: pathlib.Path, features: dict[str, dict]) -> tuple[str, tuple[str, ...]]:
-    """The feature that holds the class ("": none), and the classes' names."""
+    """The name of the feature that holds the class ("": none), and the names of the classes."""
     labels = [name for name, spec in features.items() if _class(spec) == "ClassLabel"]
     if not labels:
         return "", ()
@@ -199,7 +202,7 @@ def _shards(folder: pathlib.Path) -> dict[str, list[str]]:
     if proto.file_format != "array_record":
         raise ConfigError(
             f"data.path is {str(folder)!r}; found files of the format {proto.file_format or 'tfrecord'}; expected "
-            'array_record, which can be read from any place: download_and_prepare(file_format="array_record")'
+            'array_record, which allows random access: download_and_prepare(file_format="array_record")'
         )
     template = tfds.core.ShardedFileTemplate(folder, dataset_name=proto.name, filetype_suffix="array_record")
     splits = tfds.core.splits.SplitDict.from_proto(proto.splits, template)

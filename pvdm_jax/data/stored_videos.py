@@ -1,13 +1,8 @@
-"""Videos of a stored dataset, each split in time into a training part and a held-out end.
-
-A dataset is one that `pvdm prepare` wrote, or one that TFDS built (see catalogue.py).
-"""
+"""Videos of a stored dataset, each divided in time into a training part and a held-out end."""
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +10,7 @@ from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig, require
 from pvdm_jax.data.clips import (
     Crop,
     center_crop_resize,
+    check_frames,
     clip_span,
     lengthen,
     resample,
@@ -22,61 +18,28 @@ from pvdm_jax.data.clips import (
     shrunk_size,
     train_range,
 )
-from pvdm_jax.data.storage import read_frames
-from pvdm_jax.storage import buckets
+from pvdm_jax.data.datasets import open_dataset
+from pvdm_jax.data.records import read_frames
 
-# A split whose frames, cropped and resized, fit in here is decoded once and kept in memory.
+# If all frames of a split, cropped and resized, fit into this, they are decoded once and kept in memory.
 CACHE_BYTES = 2**30
 
 
-class Dataset(Protocol):
-    """What is stored: for every video of a split its facts (a dict), in order, and its records."""
-
-    class_names: tuple[str, ...]
-    splits: dict[str, list[dict]]  # facts: name, label, frames, height, width, fps, stored
-
-    def load(self, split: str, facts: dict, piece: int) -> bytes:
-        """A video's record number `piece`; see storage.py."""
-
-
-class PreparedDataset:
-    """What `pvdm prepare` wrote. Raises ConfigError where that isn't in `path`."""
-
-    def __init__(self, path: str):
-        import tensorflow_datasets as tfds
-        from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
-
-        try:
-            builder = tfds.builder_from_directory(path)
-            index = builder.info.metadata["videos"]
-        except (OSError, DatasetInfoFileError, KeyError) as error:
-            allowed = f"there is no prepared dataset; `pvdm prepare --source=VIDEOS --output={path}` makes one"
-            raise ConfigError(f"data.path is {path!r}; {allowed}") from error
-        if isinstance(index, list):  # version 1.0.0: one split, files only
-            index = {"train": [facts | {"stored": "file", "record": i} for i, facts in enumerate(index)]}
-        self.splits = index
-        self.class_names = tuple(builder.info.features["label"].names)
-        self._records = {split: builder.as_data_source(split) for split in index}
-
-    def load(self, split: str, facts: dict, piece: int) -> bytes:
-        return self._records[split][facts["record"] + piece]["video"]
-
-
 @dataclasses.dataclass
-class PreparedVideo:
-    """One part of a stored video. Its frame i is the frame places[i] of what is stored."""
+class StoredVideo:
+    """One part of a stored video. Its frame i is frame places[i] of the stored one."""
 
     name: str
     label: int
     places: Sequence[int]  # a range, or int32 (frames,)
-    load: Callable[[int], bytes]  # the video's records
-    stored: str  # how, see storage.py
-    shape: tuple[int, int, int]  # frames, height and width of what is stored
+    load: Callable[[int], bytes]  # gives the video's record number 0, 1, ...
+    stored: str  # how the records store it, see records.py
+    shape: tuple[int, int, int]  # frames, height and width of the stored video
     height: int
     width: int
     resize: str
-    crop_scale: float  # of the smallest crop that is asked for
-    keep: bool  # the decoded frames, all of them, from the first read on
+    crop_scale: float  # the smallest scale of a crop that will be requested
+    keep: bool  # whether to keep all decoded frames in memory from the first read on
     _kept: np.ndarray | None = dataclasses.field(default=None, init=False, repr=False)
 
     @property
@@ -86,20 +49,17 @@ class PreparedVideo:
     def read(self, start: int, count: int, stride: int = 1, crop: Crop | None = None) -> np.ndarray:
         """Frames start, start + stride, ... as uint8 (count, height, width, 3), of the centred window or of `crop`.
 
-        Raises ValueError beyond the part's end, VideoError where the file can't be decoded.
+        Raises ValueError beyond the end of the part, VideoError if the file can't be decoded.
         """
-        if count < 1 or stride < 1 or start < 0 or start + (count - 1) * stride >= self.frames:
-            raise ValueError(
-                f"{self.name} has {self.frames} frames here; {count} from {start} on, every {stride}, aren't there"
-            )
+        check_frames(self.name, self.frames, start, count, stride)
         frames = self._frames(slice(start, start + (count - 1) * stride + 1, stride))
         return center_crop_resize(frames, self.height, self.width, self.resize, crop)
 
     def _frames(self, which: slice) -> np.ndarray:
-        """What the clip is cropped from: whole frames, no larger than needed; where there are no crops, the clip."""
+        """The frames that a clip is cropped from, no larger than needed; without random crops, the clip itself."""
         if not self.keep:
             return self._decode(self.places[which])
-        if self._kept is None:  # two threads may both decode it; they agree
+        if self._kept is None:  # two threads may both decode it, with equal results
             kept = self._decode(self._unique())
             kept.setflags(write=False)
             self._kept = kept
@@ -121,7 +81,7 @@ class PreparedVideo:
 
     @property
     def frame_bytes(self) -> int:
-        """Memory that each frame takes which is kept."""
+        """The memory that each kept frame takes, in bytes."""
         size = (self.height, self.width)
         if self.crop_scale < 1:
             size = shrunk_size(*self.shape[1:], *size, self.crop_scale)
@@ -131,16 +91,18 @@ class PreparedVideo:
         return self.__dict__ | {"_kept": None}  # worker processes decode for themselves
 
 
-class PreparedVideos:
-    """The training parts of a dataset's videos, or what is held out; see `open_source`."""
+class StoredVideos:
+    """The training parts of a dataset's videos, or the held-out parts; see `open_source`."""
 
     def __init__(self, data: DataConfig, clip: AutoencoderConfig, held_out: bool):
         self.dataset = open_dataset(data.path)
         self.class_names = self.dataset.class_names
-        self.facts: list[dict] = []  # what is known of each video
+        self.facts: list[dict] = []  # of each video, see `datasets.Dataset`
         self.left_out: list[str] = []  # names of videos that are too short
-        self._data, self._clip, self._held_out = data, clip, held_out
-        self._videos: list[PreparedVideo] = []
+        self._data = data
+        self._clip = clip
+        self._held_out = held_out
+        self._videos: list[StoredVideo] = []
         for split, facts in self._chosen():
             places = self._part(facts)
             if len(places):
@@ -156,20 +118,21 @@ class PreparedVideos:
     def __len__(self) -> int:
         return len(self._videos)
 
-    def __getitem__(self, i: int) -> PreparedVideo:
+    def __getitem__(self, i: int) -> StoredVideo:
         return self._videos[i]
 
     def _chosen(self) -> list[tuple[str, dict]]:
-        """(split, facts) of the videos that are trained from, or evaluated on."""
-        there, name, field = self.dataset.splits, self._data.split, "split"
-        if self._held_out and self._data.eval_split:
-            name, field = self._data.eval_split, "eval_split"
-        require(name == "all" or name in there, f"data.{field}", name, f"the dataset has {', '.join(there)}")
-        return [(split, facts) for split in there if name in ("all", split) for facts in there[split]]
+        """(split, facts) of the videos that are used for training, or for evaluation."""
+        field = "eval_split" if self._held_out and self._data.eval_split else "split"
+        name = getattr(self._data, field)
+        splits = self.dataset.splits
+        require(name == "all" or name in splits, f"data.{field}", name, f"the dataset has {', '.join(splits)}")
+        return [(split, facts) for split in splits if name in ("all", split) for facts in splits[split]]
 
     def _part(self, facts: dict) -> Sequence[int]:
-        """The places of the frames that belong to this part of a video; none if it is too short."""
-        data, span = self._data, clip_span(self._clip.frames, self._data.stride)
+        """The numbers of the frames that belong to this part of a video; none if it is too short."""
+        data = self._data
+        span = clip_span(self._clip.frames, data.stride)
         places: Sequence[int] = range(facts["frames"])
         if data.fps > 0:
             allowed = (
@@ -181,7 +144,7 @@ class PreparedVideos:
         if data.eval_split == "":
             for_training = train_range(len(places), span, data.holdout)
             if self._held_out:
-                # Where frames are shown twice, the first one here may be the last one there.
+                # If frames repeat, the first held-out one may be the last one for training.
                 seen = places[for_training - 1]
                 places = places[for_training:]
                 while len(places) and places[0] == seen:
@@ -190,8 +153,8 @@ class PreparedVideos:
             places = places[:for_training]
         return lengthen(places, self._clip.frames, data.stride, data.short_videos)
 
-    def _video(self, split: str, facts: dict, places: Sequence[int]) -> PreparedVideo:
-        return PreparedVideo(
+    def _video(self, split: str, facts: dict, places: Sequence[int]) -> StoredVideo:
+        return StoredVideo(
             name=facts["name"],
             label=facts["label"],
             places=places,
@@ -208,7 +171,8 @@ class PreparedVideos:
     def _require_some(self) -> None:
         if self._videos or (self._held_out and not self._data.eval_split):
             return
-        data, span = self._data, clip_span(self._clip.frames, self._data.stride)
+        data = self._data
+        span = clip_span(self._clip.frames, data.stride)
         longest = max((facts for _, facts in self._chosen()), key=lambda facts: facts["frames"])
         rate = f", data.fps={data.fps:g}" if data.fps else ""
         allowed = (
@@ -217,26 +181,3 @@ class PreparedVideos:
             "data.short_videos=loop or pad would use it"
         )
         raise ConfigError(f"data.path is {data.path!r}; {allowed}")
-
-
-@functools.lru_cache(maxsize=4)  # training and held-out parts are of one dataset
-def _opened(path: str, changed: int) -> Dataset:
-    from pvdm_jax.data.catalogue import Catalogue, catalogue_folder
-
-    if os.path.exists(os.path.join(path, "metadata.json")):
-        return PreparedDataset(path)
-    folder = catalogue_folder(path)
-    return Catalogue(folder) if folder else PreparedDataset(path)
-
-
-def open_dataset(path: str) -> Dataset:
-    """The dataset in a folder, or the one that TFDS built under this name. Raises ConfigError where there is none.
-
-    One in a bucket (gs://) is first copied to this machine, as far as it isn't there yet.
-    """
-    if buckets.in_bucket(path):
-        folder = buckets.local(path)
-        buckets.fetch(folder)
-        path = str(folder)
-    info = os.path.join(path, "dataset_info.json")
-    return _opened(path, os.stat(info).st_mtime_ns if os.path.exists(info) else 0)

@@ -1,0 +1,31 @@
+"""What `pvdm prepare` stores of each video."""
+
+import dataclasses
+
+from pvdm_jax.config import require
+from pvdm_jax.data.clips import METHODS
+
+STORAGES = ("video", "jpeg", "frames")
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareOptions:
+    """Everything that decides the contents of a dataset, apart from its videos."""
+
+    min_frames: int = 16  # shorter videos are skipped
+    storage: str = "video"  # video: unchanged; jpeg: as pictures; frames: as plain uint8 frames
+    height: int = 0  # of the frames that jpeg and frames store; 0: the video's own size
+    width: int = 0
+    resize: str = "antialias"  # a method of `clips.resize`
+    quality: int = 95  # of jpeg
+    fps: float = 0.0  # the frame rate of folders of frames and of arrays, which don't tell it; 0: not known
+
+    def __post_init__(self):
+        require(self.storage in STORAGES, "storage", self.storage, f"choose one of {', '.join(STORAGES)}")
+        for name in ("height", "width", "fps"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "it can't be negative")
+        require((self.height > 0) == (self.width > 0), "height", self.height, "give both height and width, or none")
+        allowed = "storage=video keeps videos as they are; with jpeg and frames they can be resized"
+        require(self.storage != "video" or not self.height, "height", self.height, allowed)
+        require(1 <= self.quality <= 100, "quality", self.quality, "choose from 1 to 100")
+        require(self.resize in METHODS, "resize", self.resize, f"choose one of {', '.join(METHODS)}")

@@ -84,7 +84,8 @@ def draw(data: dict, folder: pathlib.Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--numbers", type=pathlib.Path, help="JSON file of results: parts in it are not measured again, new ones are added")
+    help = "JSON file of results: parts in it are not measured again, others are added"
+    parser.add_argument("--numbers", type=pathlib.Path, help=help)
     choices = ("scattering", "counts", "i3d_random")
     parser.add_argument("--parts", nargs="+", choices=choices, default=choices, help="what to measure (default: all)")
     parser.add_argument("--i3d-clips", type=int, default=8, help="clips for I3D (default: 8)")

@@ -1,6 +1,6 @@
 """SkyTimelapse in the paper's sizes, clips of 16 frames of 256 x 256.
 
-Variants: `l` (the default), `s`, `l-official`, `s-official`.
+Variants: `l` (the default), `s`, `l-official`, `s-official`, and with a transformer as denoiser `dit-l`, `dit-s`.
 
     pvdm prepare           --source=SkyTimelapse --layout=sky_timelapse --output=data/sky_timelapse
     pvdm train-autoencoder --config=sky_timelapse:l --workdir=runs/sky_timelapse
@@ -17,6 +17,7 @@ weights, and the numbers below are out of reach.
 
 `l` is PVDM-L and `s` PVDM-S. These two use this project's recipe, the `official` variants that of the official code.
 The official denoiser cannot tell the two motion planes apart: half of its first clips come out with the two exchanged.
+`dit-l` and `dit-s` have about as many parameters as `l` and `s`.
 docs/fidelity.md compares the recipes constant by constant.
 
 Hardware: 1, 2, 4 or 8 GPUs of 40 GB or more (stage 1 splits batches of 24 into three). Expected time on 8 A100 at 30%

@@ -19,7 +19,7 @@ weights, and the numbers below are out of reach.
 
 `l` is PVDM-L and `s` PVDM-S. These two use this project's recipe, the `official` variants that of the official code.
 The official denoiser cannot tell the two motion planes apart: half of its first clips come out with the two exchanged.
-`dit-l` and `dit-s` have about the same numbers of parameters as `l` and `s`.
+`dit-l` and `dit-s` have about as many parameters as `l` and `s`.
 docs/fidelity.md compares the recipes constant by constant.
 
 Hardware: 1, 2, 4 or 8 GPUs of 40 GB or more (stage 1 splits batches of 24 into three). Expected time on 8 A100 at 30%

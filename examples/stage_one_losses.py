@@ -33,7 +33,7 @@ def make_config(data: str, start_step: int, steps: int, all_losses: bool) -> Con
     model.channels, model.latent_channels, model.depth, model.num_heads, model.head_dim = 64, 8, 1, 2, 32
     model.mlp_ratio, model.plane_depth, model.plane_num_heads = 2, 1, 2
     model.plane_head_dim, model.plane_mlp_dim = 32, 128
-    # Stage 2 is not run, but its settings must be consistent.
+    # Stage 2 is not run; its settings must fit all the same.
     config.unet.latent_channels, config.unet.channel_mult, config.unet.model_channels = 8, (1, 1), 32
     config.unet.num_heads, config.unet.attention_resolutions = 1, (1,)
 

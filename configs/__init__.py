@@ -1,1 +1,1 @@
-"""The project's own settings, one file for each data set. Installed as `pvdm_jax.configs`."""
+"""Configurations, one file per dataset. Installed as `pvdm_jax.configs`."""

@@ -1,8 +1,8 @@
-"""Moving shapes, made on the fly: both stages within minutes on a laptop CPU.
+"""Moving shapes, drawn on the fly: both stages train within minutes on a laptop CPU.
 
     pvdm demo --workdir=runs/demo
 
-or stage by stage:
+or one stage at a time:
 
     pvdm train-autoencoder --config=demo --workdir=runs/demo
     pvdm encode            --config=demo --workdir=runs/demo
@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     config.autoencoder.plane_head_dim = 32
     config.autoencoder.plane_mlp_dim = 128
 
-    # On clips that are mostly background, L1 alone first learns to draw nothing: its best guess is the median.
+    # L2, because most of each clip is background: L1 is minimised by the median, so it first learns to draw nothing.
     stage = config.train_autoencoder
     stage.l1_weight = 0.0
     stage.l2_weight = 1.0
@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
     stage.eval_clips = 64
     stage.checkpoint_every = 550
 
-    # 11 calls of the denoiser. Of a model trained for minutes, a sampler that adds no noise makes the better clips.
+    # 11 calls of the denoiser. After minutes of training, samplers that add no noise give better clips.
     config.sample.sampler = "heun"
     config.sample.grid = "quadratic"
     config.sample.steps = 6

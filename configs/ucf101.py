@@ -1,4 +1,6 @@
-"""UCF-101 at 256 x 256 x 16 in the paper's sizes: variants `l` (the default), `s`, `l-official`, `s-official`.
+"""UCF-101 in the paper's sizes, clips of 16 frames of 256 x 256.
+
+Variants: `l` (the default), `s`, `l-official`, `s-official`, and with a transformer as denoiser `dit-l`, `dit-s`.
 
     pvdm prepare           --source=UCF-101 --layout=ucf101 --output=data/ucf101
     pvdm train-autoencoder --config=ucf101:l --workdir=runs/ucf101
@@ -6,26 +8,29 @@
     pvdm train-diffusion   --config=ucf101:l --workdir=runs/ucf101
     pvdm sample            --model=runs/ucf101 --output=runs/ucf101/samples
 
-UCF-101/ holds the videos, one subfolder a class; the official lists, ucfTrainTestlist/, lie in it or beside it. Like
-the official code this trains on trainlist01 and watches testlist01; --config.data.split=all
---config.data.eval_split= trains on everything, as StyleGAN-V's protocol does, and watches the end of each video.
-data.path is data/ucf101 unless it is given. LPIPS's weights are the user's to get, a file of torchvision's VGG16 and
-one of LPIPS's linear layers: --config.train_autoencoder.perceptual_weights=VGG,LINEAR. Without them a VGG16 of random
-weights stands in, as the run says loudly, and the numbers below are out of reach.
+UCF-101/ has one subfolder of videos for each class. The official lists, ucfTrainTestlist/, are in it or beside it. Like
+the official code, this config trains on trainlist01 and evaluates on testlist01. With --config.data.split=all
+--config.data.eval_split= it trains on all videos, as StyleGAN-V's protocol does, and evaluates on the end of each.
+The default of data.path is data/ucf101.
 
-`l` is PVDM-L, `s` PVDM-S. They train by this project's own recipe, the `official` ones as the official code does, whose
-denoiser moreover can't tell the two motion planes apart: half of its first clips come out with the two exchanged.
+LPIPS needs two files, torchvision's VGG16 and LPIPS's linear layers:
+--config.train_autoencoder.perceptual_weights=VGG,LINEAR. Without them the run warns and uses a VGG16 with random
+weights, and the numbers below are out of reach.
+
+`l` is PVDM-L and `s` PVDM-S. These two use this project's recipe, the `official` variants that of the official code.
+The official denoiser cannot tell the two motion planes apart: half of its first clips come out with the two exchanged.
+`dit-l` and `dit-s` have about as many parameters as `l` and `s`.
 docs/fidelity.md compares the recipes constant by constant.
 
-Hardware: 1, 2, 4 or 8 GPUs of 40 GB or more (stage 1 splits batches of 24 in three). Expected time on 8 A100, from the
-work to be done at 30% of their TF32 peak (counted, not measured):
+Hardware: 1, 2, 4 or 8 GPUs of 40 GB or more (stage 1 splits batches of 24 into three). Expected time on 8 A100 at 30%
+of their TF32 peak, computed from the operations, not measured:
 
     stage 1    7.9 TFLOP per clip, 88,000 updates of 24 clips           12 hours
     encode     1.4 TFLOP per clip, once                                 minutes
     stage 2    0.73 TFLOP per clip, 850,000 updates of 64 clips (l)     29 hours
                0.22 TFLOP per clip, 400,000 updates of 64 clips (s)     4 hours
 
-What the paper reports, to aim at (FVD, lower is better; PVDM-L 400/400 means sample.steps / sample.later_steps):
+The paper's results (FVD, lower is better; PVDM-L 400/400 means sample.steps / sample.later_steps):
 
     |                | FVD16 | FVD128 |     | reconstruction     | train | test  |
     | PVDM-S 100/20  | 457.4 | 902.2  |     | R-FVD              | 25.87 | 32.26 |
@@ -43,5 +48,5 @@ def get_config(variant: str = "l") -> ConfigDict:
     config.data.source = "tfds"
     config.data.path = "data/ucf101"
     config.data.split = "train"
-    config.data.eval_split = "test"  # watched during training
+    config.data.eval_split = "test"  # evaluated during training
     return config

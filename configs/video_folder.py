@@ -1,4 +1,4 @@
-"""A folder of own videos at 64 x 64 x 16, sized for minutes on a CPU.
+"""A folder of your own videos, clips of 16 frames of 64 x 64: both stages train within an hour on a laptop CPU.
 
     pvdm prepare           --source=my_videos --output=data/videos
     pvdm train-autoencoder --config=video_folder --config.data.path=data/videos --workdir=runs/videos
@@ -6,7 +6,7 @@
     pvdm train-diffusion   --config=video_folder --config.data.path=data/videos --workdir=runs/videos
     pvdm sample            --model=runs/videos --output=runs/videos/samples
 
-data.path is data/videos unless it is given. With a GPU, raise the sizes: `ucf101.py` has the paper's.
+The default of data.path is data/videos. With a GPU, raise the sizes: `ucf101.py` has the paper's.
 """
 
 from ml_collections import ConfigDict
@@ -21,12 +21,12 @@ def get_config() -> ConfigDict:
     config.data.path = "data/videos"
     config.data.stride = 3  # 16 frames then span about two seconds of most videos
     config.data.flip = True
-    config.data.crop_scale = 0.5  # a few videos are soon known by heart; random crops of them are not
+    config.data.crop_scale = 0.5  # random crops: a few videos are soon memorised
 
     config.autoencoder.frames = 16
     config.autoencoder.height = 64
     config.autoencoder.width = 64
-    # Small patches and a narrow network: what is learned is then local, and holds for scenes that training never saw.
+    # Small patches and a narrow network learn local structure, which also holds for held-out scenes.
     config.autoencoder.patch_size = 4
     config.autoencoder.channels = 64
     config.autoencoder.latent_channels = 16
@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     config.autoencoder.head_dim = 64
     config.autoencoder.mlp_ratio = 2
     config.autoencoder.plane_depth = 1
-    config.autoencoder.plane_num_heads = 8  # each gathers another part of the line that a position stands for
+    config.autoencoder.plane_num_heads = 8  # each attends to another part of the axis that the plane reduces
     config.autoencoder.plane_head_dim = 16
     config.autoencoder.plane_mlp_dim = 256
 
@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
     stage.eval_every = 500
     stage.checkpoint_every = 500
 
-    # A folder holds few videos: many windows of each.
+    # A folder has few videos, so take many windows of each.
     config.encode.windows = 32
 
     config.denoiser.latent_channels = 16

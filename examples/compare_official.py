@@ -2,12 +2,12 @@
 
     python examples/compare_official.py --official=DIR [--compile] [--only encode decode ...] [--repeats=3]
 
-DIR is a copy of github.com/sihyun-yu/PVDM at commit 793172f; both PyTorch and JAX are needed. Each side runs in a
-process of its own, one after the other, in float32 at the paper's sizes, one clip at a time. Forward results of the two
-are compared. `--compile` times the official code under torch.compile too. Prints a table of medians and ratios.
+DIR is a copy of github.com/sihyun-yu/PVDM at commit 793172f. Both PyTorch and JAX are needed. Each side runs in a
+separate process, one after the other, in float32 at the paper's sizes, one clip at a time. The results of the forward
+passes are compared. `--compile` also times the official code under torch.compile. Prints a table of medians and ratios.
 
-The official autoencoder's training step needs more memory than 24 GB at 256 x 256: it is timed on clips of
-160 x 160. A 100-step DDIM run is 25 times one of 4 steps.
+The official autoencoder's training step needs more than 24 GB at 256 x 256, so it is timed on clips of 160 x 160. The
+time of a 100-step DDIM run is taken as 25 times that of 4 steps.
 """
 
 import argparse
@@ -29,7 +29,7 @@ TRAIN_SIZE, DDIM_STEPS = 160, 4
 
 
 def load(name: str):
-    """A module of the reference folder."""
+    """Imports a module of the reference folder."""
     sys.path.insert(0, str(REFERENCE))
     spec = importlib.util.spec_from_file_location(name, REFERENCE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -51,7 +51,10 @@ def inputs() -> dict[str, np.ndarray]:
 
 
 def timed(function, repeats: int) -> dict:
-    """Seconds of the calls of a function that returns when its result is ready; the first call is apart."""
+    """Times calls of a function that returns once its result is ready. The first call is timed separately.
+
+    Returns "first" (seconds), "seconds" (of each further call) and "result".
+    """
     began = time.perf_counter()
     result = function()
     first = time.perf_counter() - began
@@ -64,7 +67,7 @@ def timed(function, repeats: int) -> dict:
 
 
 def official(folder: pathlib.Path, only: list[str], repeats: int, compiled: bool):
-    """Yields (operation, timing) of the official code."""
+    """Yields (operation, timing) for the official code."""
     import torch
 
     load("make_official").prepare(folder)
@@ -142,7 +145,7 @@ def official(folder: pathlib.Path, only: list[str], repeats: int, compiled: bool
 
 
 def ours(only: list[str], repeats: int):
-    """Yields (operation, timing) of this package."""
+    """Yields (operation, timing) for this package."""
     from pvdm_jax.runtime.allocator import fill_holes_after_compiling, keep_memory
 
     keep_memory()
@@ -239,7 +242,7 @@ def ours(only: list[str], repeats: int):
 
 
 def run_side(args: argparse.Namespace) -> None:
-    """One side's operations: times as JSON, forward results as npz."""
+    """Runs one side's operations, and writes their times as JSON and their results as npy files."""
     if args.side == "ours":
         results = ours(args.only, args.repeats)
     else:

@@ -1,6 +1,8 @@
-"""Runs a sampler that `pvdm export --sampler` wrote: needs jax, flatbuffers, safetensors and pillow, not pvdm_jax.
+"""Runs a sampler that `pvdm export --sampler-program` wrote, without pvdm_jax.
 
-python examples/run_exported_sampler.py exported/demo samples.gif
+    python examples/run_exported_sampler.py exported/demo samples.gif
+
+Needs jax, flatbuffers, safetensors and pillow.
 """
 
 import pathlib
@@ -14,7 +16,7 @@ from safetensors.numpy import load_file
 folder, output = pathlib.Path(sys.argv[1]), sys.argv[2]
 sampler = jax.export.deserialize(bytearray((folder / "sampler.jax").read_bytes()))
 weights = {name: load_file(folder / f"{name}.safetensors") for name in ("autoencoder", "denoiser")}
-weights = weights if len(sampler.in_avals) > 3 else {}  # they can be inside
+weights = weights if len(sampler.in_avals) > 3 else {}  # otherwise they are part of the program
 numbers, no_class = np.arange(4, dtype=np.uint32), np.full(4, -1, np.int32)
 videos = np.asarray(sampler.call(weights, np.uint32(0), numbers, no_class))
 frames = [Image.fromarray(np.concatenate(list(row), axis=1)) for row in np.swapaxes(videos, 0, 1)]

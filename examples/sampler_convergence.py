@@ -1,11 +1,13 @@
-"""How fast each sampler comes to the exact result as its steps grow, on a target whose denoiser is a formula.
-
-The target is a mixture of two normal distributions in one dimension. Its probability flow keeps quantiles, so that the
-exact end of every path is known: x_0 = F_0^-1(F_T(x_T)), with F_t the distribution function at time t. The process has
-100,000 steps, so that its own steps are too small to matter. Samplers with noise are judged on one normal distribution:
-there the sampler is a linear map of its noise, and the variance of what it makes follows.
+"""Draws how fast each sampler converges to the exact result as its steps grow.
 
     python examples/sampler_convergence.py docs/images/sampler_convergence.png
+
+The target is a mixture of two normal distributions in one dimension, whose denoiser is a formula. Its probability flow
+preserves quantiles, so the exact end of every path is known: x_0 = F_0^-1(F_T(x_T)), with F_t the distribution function
+at time t. The process has 100,000 steps, so that its own discretisation is negligible.
+
+Samplers with noise are judged on a single normal distribution. There a sampler is a linear map of its noise, and the
+variance of its results follows. Needs matplotlib and scipy.
 """
 
 import sys
@@ -28,18 +30,18 @@ QUANTILES = (np.arange(64) + 0.5) / 64
 
 
 def process_of(num_steps: int, prediction: str = "eps") -> Process:
-    """The official process, its 1,000 steps cut into finer ones or joined to fewer, or a rectified flow."""
+    """The official process with `num_steps` steps instead of 1,000, or a rectified flow."""
     scale = 1000 / num_steps
     return Process(ProcessConfig(num_steps, 0.0015 * scale, 0.0195 * scale, prediction))
 
 
 def mixture_prediction(process: Process, x: jax.Array, step: jax.Array) -> jax.Array:
-    """What the best denoiser says of x_t (n, 1) for data from the mixture."""
+    """The optimal denoiser's prediction of x_t (n, 1) for data from the mixture."""
     return _prediction(process, x, step, MEANS, DEVIATIONS, WEIGHTS)
 
 
 def normal_prediction(process: Process, x: jax.Array, step: jax.Array) -> jax.Array:
-    """The same for data from N(0, DEVIATION^2)."""
+    """The optimal denoiser's prediction of x_t (n, 1) for data from N(0, DEVIATION^2)."""
     return _prediction(process, x, step, np.zeros(1), np.full(1, DEVIATION), np.ones(1))
 
 
@@ -56,7 +58,7 @@ def _prediction(process, x, step, means, deviations, weights):
 
 
 def exact_path_ends(process: Process) -> tuple[np.ndarray, np.ndarray]:
-    """(x_T, the data that the denoiser sees at the end of the exact path from it), both (quantiles, 1)."""
+    """Starts of exact paths, and the denoiser's estimates at their ends: x_T and x_0, both (quantiles, 1)."""
 
     def quantiles(step):
         alpha, sigma = process.alpha(step), process.sigma(step)
@@ -69,7 +71,7 @@ def exact_path_ends(process: Process) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run(process: Process, name: str, grid: str, steps: int, predict, x: jax.Array, noise: jax.Array, eta: float):
-    """The sampler from x (n, 1) with noise (calls, n, 1) for its calls."""
+    """Runs a sampler from x (n, 1), with noise (calls, n, 1) for its calls. Returns x_0 (n, 1)."""
     method = SAMPLERS[name]
     rows = method.plan(process, time_grid(process, steps, grid))
 
@@ -82,7 +84,7 @@ def run(process: Process, name: str, grid: str, steps: int, predict, x: jax.Arra
 
 
 def path_error(process: Process, name: str, grid: str, steps: int) -> float:
-    """The root mean squared distance of a deterministic sampler's results from the exact ones."""
+    """Root mean squared distance of a deterministic sampler's results from the exact ones."""
     start, exact = exact_path_ends(process)
     noise = jnp.zeros((calls(name, steps), *start.shape))
     found = run(process, name, grid, steps, mixture_prediction, start, noise, 0.0)
@@ -90,15 +92,18 @@ def path_error(process: Process, name: str, grid: str, steps: int) -> float:
 
 
 def variance_error(process: Process, name: str, grid: str, steps: int, eta: float) -> float:
-    """How far the variance of what a sampler makes is from the exact one, relative to that, for normal data."""
+    """Relative error of the variance of a sampler's results, for normal data."""
     alpha, sigma = process.alpha(0), process.sigma(0)
-    exact = (alpha * DEVIATION**2) ** 2 / ((alpha * DEVIATION) ** 2 + sigma**2)  # of the denoiser's mean at step 0
+    exact = (alpha * DEVIATION**2) ** 2 / ((alpha * DEVIATION) ** 2 + sigma**2)  # for the denoiser's mean at step 0
     found = _variance_of_steps if not SAMPLERS[name].memory else _variance_of_columns
     return abs(found(process, name, grid, steps, eta) / exact - 1)
 
 
 def _variance_of_steps(process: Process, name: str, grid: str, steps: int, eta: float) -> float:
-    """Each step makes a x + d noise of x, with a and d by trying it on (1, 0) and (0, 1): variances follow."""
+    """Variance of the results, for samplers without memory.
+
+    Each step turns x into a x + d noise. Applying it to (1, 0) and (0, 1) gives a and d.
+    """
     method = SAMPLERS[name]
     times = np.arange(process.num_steps - 1, -2, -1) if method.every_step else time_grid(process, steps, grid)
     rows = {key: values[:, None] for key, values in method.plan(process, times).items()}
@@ -115,14 +120,17 @@ def _variance_of_steps(process: Process, name: str, grid: str, steps: int, eta: 
 
 
 def _variance_of_columns(process: Process, name: str, grid: str, steps: int, eta: float) -> float:
-    """Column j answers to noise j alone (j = 0: the noise at the start)."""
+    """Variance of the results, for samplers with memory: the sum of the squared responses to each noise.
+
+    Column j of the run sees noise j only; noise 0 is the start.
+    """
     unit = jnp.eye(calls(name, steps) + 1)[..., None]
     found = run(process, name, grid, steps, normal_prediction, unit[0], unit[1:], eta)
     return float(np.sum(np.square(np.asarray(found, np.float64))))
 
 
 def order(errors: dict[int, float]) -> float:
-    """The slope of log(error) over log(steps), negated."""
+    """Order of convergence: the negated slope of log(error) over log(steps)."""
     steps, values = np.log(list(errors)), np.log(list(errors.values()))
     return float(-np.polyfit(steps, values, 1)[0])
 

@@ -1,9 +1,10 @@
-"""Samplers and steps of a demo run against quality and time, as a table for docs/sampling.md.
-
-Quality is the Frechet distance between generated and held-out clips in the demo's feature space; time is that of a clip
-within a batch, without compilation. It takes a run whose data is the synthetic source.
+"""Prints a table of samplers and steps with their quality and time on a run, as in docs/notes/sampling.md.
 
     python examples/sampler_table.py runs/demo [CLIPS]
+
+Quality is the Frechet distance between CLIPS generated clips (default: 128) and as many held-out ones, in the demo's
+feature space. Time is that of one clip within a batch, without compilation. The run's data must be the synthetic
+source.
 """
 
 import sys

@@ -1,13 +1,14 @@
-"""Trains a small autoencoder by its pixel loss alone and by all losses of stage 1, and draws what that does to detail.
+"""Trains a small autoencoder by L1 alone and by all losses of stage 1, and draws the effect on detail.
 
     pvdm prepare --source=VIDEOS --output=data/videos
     python examples/stage_one_losses.py --data=data/videos --workdir=runs/losses --picture=docs/images/stage1_losses.png
 
-Both runs have the same networks, batches, learning rates and number of updates; one minimises L1, the other L1 and the
-perceptual distance, and from --start-step on the adversarial losses as well, by the `default` recipe. They are judged
-on held-out clips by SSIM and by the share of gradient energy kept, which neither trains on. LPIPS's weights are not
-part of the package, so a VGG16 of fixed random weights stands in for it; --narrow makes that a quarter as wide, which
-suits a CPU. Runs that are stopped go on. Needs matplotlib.
+Both runs have the same networks, batches, learning rates and number of updates. One minimises L1. The other minimises
+L1 and the perceptual distance, and from --start-step on the adversarial losses too, by the `default` recipe. Both are
+compared on held-out clips by SSIM, PSNR and the share of gradient energy kept.
+
+LPIPS's weights are not part of the package, so a VGG16 with fixed random weights is used instead. --narrow makes it a
+quarter as wide, which suits a CPU. Runs that were stopped resume. Needs matplotlib.
 """
 
 import argparse
@@ -23,10 +24,10 @@ SHOWN = {"eval/gradient_energy": "gradient energy kept", "eval/ssim": "SSIM", "e
 
 
 def make_config(data: str, start_step: int, steps: int, all_losses: bool) -> Config:
-    """Clips of 8 frames of 32 x 32 and a model of 0.2 M parameters; discriminators of 8 features."""
+    """Settings for clips of 8 frames of 32 x 32: a model of 0.2 M parameters, discriminators of 8 features."""
     config = default_config()
     config.data.source, config.data.path, config.data.stride, config.data.flip = "tfds", data, 2, True
-    config.data.crop_scale = 0.67  # a few videos are soon known by heart
+    config.data.crop_scale = 0.67  # random crops: a few videos are soon memorised
     model = config.autoencoder
     model.frames, model.height, model.width, model.patch_size = 8, 32, 32, 4
     model.channels, model.latent_channels, model.depth, model.num_heads, model.head_dim = 64, 8, 1, 2, 32
@@ -58,7 +59,7 @@ def narrow_stand_in() -> None:
 
 
 def read(workdir: pathlib.Path, name: str) -> dict[int, float]:
-    """step: value of a metric."""
+    """The values of a metric by step."""
     reports = read_metrics(RunFolder(workdir).autoencoder.metrics)
     return {line["step"]: line[name] for line in reports if name in line}
 

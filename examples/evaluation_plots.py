@@ -1,6 +1,9 @@
-"""Makes the pictures of docs/evaluation.md: `python docs/evaluation_plots.py`, with matplotlib installed.
+"""Draws the pictures of docs/evaluation.md and docs/notes/feature_spaces.md into docs/images. Needs matplotlib.
 
-It takes the synthetic source and no weights. In I3D with random weights, a clip takes about a second on a CPU core.
+    python examples/evaluation_plots.py
+
+The clips come from the synthetic source, and no weights are needed. I3D with random weights takes about a second for
+each clip on a CPU core.
 """
 
 import argparse
@@ -27,7 +30,7 @@ def real_clips(count: int, first: int = 0) -> np.ndarray:
 
 
 def reactions(space, clips: np.ndarray, strengths) -> dict[str, list[float]]:
-    """Distance of damaged clips from themselves undamaged, over that of other clips."""
+    """Distance of damaged clips from the undamaged ones, divided by that of other real clips, for each damage."""
     features = space(clips, 16)
     other = frechet_distance(features, space(real_clips(len(clips), FIRST_HELD_OUT_INDEX), 16))
     found = {
@@ -38,7 +41,7 @@ def reactions(space, clips: np.ndarray, strengths) -> dict[str, list[float]]:
 
 
 def counts(space) -> dict[str, list]:
-    """Distance of real clips from other real clips, for more and more of them."""
+    """Distance of real clips from other real clips, for growing numbers of them."""
     real, other = (space(real_clips(512, first), 64) for first in (0, FIRST_HELD_OUT_INDEX))
     rng, found = np.random.default_rng(0), []
     sizes = [16, 32, 64, 128, 256, 512]
@@ -81,12 +84,13 @@ def draw(data: dict, folder: pathlib.Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--numbers", type=pathlib.Path, help="JSON file: kept if it is there, written otherwise")
+    help = "JSON file of results: parts in it are not measured again, others are added"
+    parser.add_argument("--numbers", type=pathlib.Path, help=help)
     choices = ("scattering", "counts", "i3d_random")
-    parser.add_argument("--parts", nargs="+", choices=choices, default=choices, help="what is measured (default: all)")
-    parser.add_argument("--i3d-clips", type=int, default=8)
+    parser.add_argument("--parts", nargs="+", choices=choices, default=choices, help="what to measure (default: all)")
+    parser.add_argument("--i3d-clips", type=int, default=8, help="clips for I3D (default: 8)")
     args = parser.parse_args()
-    folder = pathlib.Path(__file__).parent / "images"
+    folder = pathlib.Path(__file__).parent.parent / "docs" / "images"
     data = json.loads(args.numbers.read_text()) if args.numbers and args.numbers.exists() else {}
     mesh = sharding.make_mesh(MeshConfig())
     scattering = open_features("scattering", mesh)

@@ -203,6 +203,9 @@ def _concatenate(first: Planes, second: Planes) -> Planes:
 class UNet(nnx.Module):
     """Predicts the noise in noisy planes, given the diffusion step and, by config, the clips beside it and a class."""
 
+    # Layers that read or write latents, which matrix optimizers (Muon) must not update.
+    NOT_MATRICES = ("conv_in", "conv_out")
+
     def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs):
         self.config = config
         width, dtype = config.model_channels, jnp.dtype(config.dtype)

@@ -185,7 +185,7 @@ def _explain(error: str) -> str:
 def trace_step(config: Config, stage: int, mesh: Any) -> Any:
     """The stage's step as the training loop compiles it, traced for abstract arrays on the mesh.
 
-    Of stage 1 the heaviest kind: with the adversarial losses where they are planned.
+    For stage 1 its heaviest step: with the adversarial losses if the config has that phase.
     """
     import jax
     import numpy as np
@@ -195,9 +195,8 @@ def trace_step(config: Config, stage: int, mesh: Any) -> Any:
     from pvdm_jax.models import functional
     from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
     from pvdm_jax.runtime import sharding
-    from pvdm_jax.training import phases, step
+    from pvdm_jax.training import diffusion, phases, step
     from pvdm_jax.training.autoencoder import AutoencoderStage
-    from pvdm_jax.training.diffusion import DiffusionStage
 
     clip = config.autoencoder
     video = (clip.frames, clip.height, clip.width, 3)
@@ -205,14 +204,14 @@ def trace_step(config: Config, stage: int, mesh: Any) -> Any:
         settings, count = config.train_autoencoder, config.train_autoencoder.batch_size
         lpips = nnx.eval_shape(lambda: LPIPS(rngs=nnx.Rngs(0))) if settings.perceptual_weight > 0 else None
         made = AutoencoderStage(clip, settings, {"video": np.zeros((0, *video), np.uint8)}, mesh, lpips)
-        kind = phases.RECONSTRUCTION
+        name = phases.RECONSTRUCTION
         if settings.adversarial.enabled:
-            kind = phases.GENERATOR if settings.adversarial.alternate else phases.BOTH
+            name = phases.GENERATOR if settings.adversarial.alternate else phases.BOTH
         fields = {"video": (video, np.uint8)}
     else:
-        count, shape, kind = config.train_diffusion.batch_size, plane_shape(clip), ""
+        count, shape, name = config.train_diffusion.batch_size, plane_shape(clip), diffusion.DENOISER
         decoder = functional.abstract(lambda: Autoencoder(clip, rngs=nnx.Rngs(0)))
-        made = DiffusionStage(config, decoder, shape, {}, mesh)
+        made = diffusion.DiffusionStage(config, decoder, shape, {}, mesh)
         latent = (shape.positions, clip.latent_channels)
         fields = {"previous": (latent, np.float32), "clip": (latent, np.float32)}
         fields |= {"has_previous": ((), np.bool_), "label": ((), np.int32)}
@@ -221,4 +220,4 @@ def trace_step(config: Config, stage: int, mesh: Any) -> Any:
         name: jax.ShapeDtypeStruct((count, *sizes), dtype, sharding=rows) for name, (sizes, dtype) in fields.items()
     }
     state = sharding.place(mesh, jax.eval_shape(made.init, jax.random.key(0)))
-    return step.trace_step(made, kind, state, batch, state, mesh, config.seed)
+    return step.trace_step(made, name, state=state, batch=batch, placed=state, mesh=mesh, seed=config.seed)

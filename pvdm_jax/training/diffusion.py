@@ -32,11 +32,12 @@ from pvdm_jax.runtime import sharding
 from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.training.latents import training_latents
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
-from pvdm_jax.training.phases import Watch
+from pvdm_jax.training.policy import BestByMetric
 from pvdm_jax.weights.run_autoencoder import load_autoencoder, take_over
 
 # Parts of the configuration that this stage's numbers don't depend on: the latents' identity is checked by the cache.
 UNRELATED = ("train_autoencoder.*",)
+DENOISER = "denoiser"  # the name of the stage's step
 PICTURED = 4  # clips sampled at each evaluation, rounded up to the number of devices
 
 Batch = dict[str, jax.Array]
@@ -52,6 +53,7 @@ class DiffusionStage:
     """
 
     name = "diffusion"
+    constants: dict[str, Any] = {}
 
     def __init__(
         self,
@@ -65,10 +67,11 @@ class DiffusionStage:
         self.real = real
         self.model, self.config, self.sampling = config.unet, config.train_diffusion, config.sample
         self.process, self.shape = Process(config.process), shape
-        self.optimizer = make_optimizer(self.config.optimizer, self.config.steps)
+        self.optimizer = make_optimizer(self.config.optimizer, self.config.steps, UNet.NOT_MATRICES)
         self.graphdef, _ = functional.abstract(lambda: UNet(self.model, rngs=nnx.Rngs(0)))
         self.decoder, self.decoder_weights = autoencoder
         self.held_out, self.mesh = held_out, mesh
+        self.steps = {DENOISER: self.step}
         self.held_out_errors = jax.jit(self._held_out_errors)
         self.draw = jax.jit(self._draw)
 
@@ -138,7 +141,7 @@ class DiffusionStage:
             clip = jnp.where(chosen[:, None, None], batch[name], clip)
         return clip
 
-    def step(self, state: TrainState, batch: Batch, key: jax.Array):
+    def step(self, state: TrainState, batch: Batch, key: jax.Array, constants: dict[str, Any]):
         """One update; `batch` has the cache's fields."""
         if self.config.recipe == "official":
             coin = jax.random.bernoulli(jax.random.fold_in(key, 1), self.config.context_prob)
@@ -241,9 +244,16 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     real = _held_out_videos(config)
     stage = DiffusionStage(config, decoder, latents.shape, held_out_clips, mesh, real)
     settings = config_to_dict(config) | {"latents": latents.identity, "class_names": list(latents.class_names)}
-    watch = Watch(stage_config.best_metric) if stage_config.best_metric else None
     return run(
-        stage, batches, RunFolder(workdir).diffusion.path, stage_config, settings, mesh, config.seed, UNRELATED, watch
+        stage,
+        BestByMetric(DENOISER, stage_config.best_metric),
+        batches,
+        directory=RunFolder(workdir).diffusion.path,
+        config=stage_config,
+        settings=settings,
+        mesh=mesh,
+        seed=config.seed,
+        unrelated=UNRELATED,
     )
 
 

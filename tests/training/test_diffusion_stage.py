@@ -53,7 +53,7 @@ def test_official_flips_one_coin_for_a_batch(monkeypatch):
     official = stage("official")
     state = type("State", (), {"params": None})()
     for step in range(300):
-        official.step(state, windows(count=5), jax.random.key(step))
+        official.step(state, windows(count=5), jax.random.key(step), {})
     coins = np.stack([np.asarray(batch["coin"]) for batch in seen])
     assert coins.shape == (300, 5)
     assert np.all(coins == coins[:, :1])
@@ -70,7 +70,7 @@ def test_the_default_recipe_knows_no_common_coin(monkeypatch):
     seen = []
     monkeypatch.setattr(diffusion, "accumulate_gradients", lambda loss, params, batch, *_: (seen.append(batch), {}))
     monkeypatch.setattr(diffusion, "update", lambda *_: None)
-    stage().step(type("State", (), {"params": None})(), windows(count=5), jax.random.key(0))
+    stage().step(type("State", (), {"params": None})(), windows(count=5), jax.random.key(0), {})
     assert "coin" not in seen[0]
 
 

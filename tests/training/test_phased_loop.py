@@ -1,5 +1,7 @@
 """Phases in the training loop, on a toy whose evaluations are prescribed: decisions, roll-backs, resuming, the best."""
 
+import dataclasses
+import functools
 import json
 import shutil
 
@@ -7,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_run import SETTINGS, ToyStage, digest, toy_batches, toy_config
+from toy_run import ToyStage, digest, toy_config
+from toy_run import run as toy_run
 
-from pvdm_jax.config import AdversarialConfig, MeshConfig
-from pvdm_jax.runtime import sharding
+from pvdm_jax.config import AdversarialConfig
 from pvdm_jax.storage.checkpoint import Checkpoints, best_step, read_part
-from pvdm_jax.training.loop import train
-from pvdm_jax.training.phases import BOTH, RECONSTRUCTION, Phases
+from pvdm_jax.training.adversarial import with_discriminators
+from pvdm_jax.training.optimizer import NetworkState
+from pvdm_jax.training.phases import BOTH, RECONSTRUCTION, AdversarialSchedule
 
 # The adversarial phase begins after step 10; the evaluation after step 20 sees a divergence.
 ERRORS = {5: 3.0, 10: 2.0, 15: 1.9, 20: 9.0, 25: 1.8, 30: 1.7, 35: 1.75, 40: 1.9}
@@ -25,22 +28,17 @@ class PhasedToy(ToyStage):
 
     def __init__(self, config, errors=ERRORS, constant=0.5):
         super().__init__(config)
+        self.steps = {RECONSTRUCTION: self.step, BOTH: self.mirrored_step}
         self.errors, self.constants = errors, {"rate": jnp.float32(constant)}
 
-    def step(self, state, batch, key, kind, constants):
-        if kind == RECONSTRUCTION:
-            return super().step(state, batch, key)
-        assert kind == BOTH
+    def init(self, key):
+        return with_discriminators(super().init(key), NetworkState(params={}, opt_state={}))
+
+    def mirrored_step(self, state, batch, key, constants):
         mirrored = jax.tree.map(lambda x: -x, state.params)
-        new, metrics = super().step(state, batch, key)
+        new, metrics = self.step(state, batch, key, constants)
         back = jax.tree.map(lambda x, y: x + 1e-3 * constants["rate"] * y, new.params, mirrored)
-        return type(new)(**(vars(new) | {"params": back})), metrics
-
-    def begin(self, state):
-        return state
-
-    def roll_back(self, best, state, rollbacks):
-        return type(best)(**(vars(best) | {"step": state.step}))
+        return dataclasses.replace(new, network=dataclasses.replace(new.network, params=back)), metrics
 
     def evaluate(self, state, folder):
         error = self.errors[int(state.step)]
@@ -53,11 +51,8 @@ class Crash(Exception):
 
 def run(directory, before=lambda step: None, adversarial=ADVERSARIAL, errors=ERRORS, keep=2, **changes):
     config = toy_config(**({"eval_every": 5, "checkpoint_every": 4, "keep": keep} | changes))
-    mesh = sharding.make_mesh(MeshConfig())
-    batches = toy_batches(config.batch_size, before=before)
-    return train(
-        PhasedToy(config, errors), batches, directory, config, SETTINGS, mesh, seed=7, phases=Phases(adversarial)
-    )
+    stage, policy = functools.partial(PhasedToy, errors=errors), AdversarialSchedule(adversarial)
+    return toy_run(directory, config, stage=stage, policy=policy, before=before)
 
 
 def record(directory):
@@ -121,7 +116,7 @@ def test_dying_anywhere_leaves_the_same_numbers(undisturbed, tmp_path, step):
 @pytest.mark.parametrize("step", [10, 20])
 def test_dying_between_evaluation_and_decision(undisturbed, tmp_path, step, monkeypatch):
     """The evaluation is there or not, best.json is of an earlier one: the run decides again."""
-    original = Phases.judge
+    original = AdversarialSchedule.judge
 
     def judge(self, number, values):
         if number == step:
@@ -129,7 +124,7 @@ def test_dying_between_evaluation_and_decision(undisturbed, tmp_path, step, monk
         return original(self, number, values)
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(Phases, "judge", judge)
+        patch.setattr(AdversarialSchedule, "judge", judge)
         run(tmp_path)
     assert digest(run(tmp_path)) == undisturbed[1]
     assert untimed(tmp_path) == untimed(undisturbed[0])

@@ -11,23 +11,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from pvdm_jax.config import AutoencoderConfig, AutoencoderTrainingConfig, Config, ConfigError, config_to_dict, require
-from pvdm_jax.losses.adversarial import discriminator_terms
-from pvdm_jax.losses.generator import generator_loss
-from pvdm_jax.losses.latent_noise import add_noise
 from pvdm_jax.losses.lpips import LPIPS
 from pvdm_jax.losses.lpips import SMALLEST as LPIPS_SMALLEST
-from pvdm_jax.losses.reconstruction import reconstruction_loss
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder
-from pvdm_jax.models.discriminators import Discriminators
-from pvdm_jax.models.pixels import to_float, to_uint8
+from pvdm_jax.models.pixels import to_uint8
 from pvdm_jax.runtime import sharding
 from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.training.adversarial import AdversarialState, make_discriminator_optimizer, with_discriminators
+from pvdm_jax.training.autoencoder_losses import AutoencoderLosses
 from pvdm_jax.training.optimizer import (
     LossFn,
     TrainState,
@@ -70,16 +65,12 @@ class AutoencoderStage:
         mesh: Mesh,
         lpips: LPIPS | None = None,
     ):
-        self.model, self.config, self.adversarial = model, config, config.adversarial
+        self.config, self.adversarial = config, config.adversarial
         self.optimizer = make_optimizer(config.optimizer, config.steps, Autoencoder.NOT_MATRICES)
-        self.graphdef, _ = functional.abstract(lambda: Autoencoder(model, rngs=nnx.Rngs(0)))
-        self.discriminators, _ = functional.abstract(self._make_discriminators)
+        self.losses = AutoencoderLosses(model, config, mesh, lpips)
+        self.constants = self.losses.constants
         phase_steps = self.adversarial.steps or config.steps
         self.discriminator_optimizer = make_discriminator_optimizer(self.adversarial.optimizer, phase_steps)
-        self.constants, self.lpips = {}, None
-        if config.perceptual_weight > 0:
-            self.lpips, weights = functional.split(lpips)
-            self.constants = {"lpips": sharding.place(mesh, weights)}
         # The same frames at every evaluation, so that evaluations can be compared.
         frame = np.random.default_rng(0).integers(model.frames, size=len(held_out["video"]), dtype=np.int32)
         self.held_out, self.mesh = {"video": held_out["video"], "frame": frame}, mesh
@@ -92,65 +83,14 @@ class AutoencoderStage:
                 DISCRIMINATOR: self.discriminator_step,
             }
 
-    def _make_discriminators(self, key: jax.Array | int = 0) -> Discriminators:
-        return Discriminators(self.adversarial.discriminator, rngs=nnx.Rngs(key))
-
     def init(self, key: jax.Array) -> TrainState:
         """The state before training; an AdversarialState if the run has an adversarial phase."""
-        _, params = functional.split(Autoencoder(self.model, rngs=nnx.Rngs(key)))
+        _, params = functional.split(self.losses.make_autoencoder(key))
         state = init_state(params, self.optimizer)
         if not self.adversarial.enabled:
             return state
-        _, params = functional.split(self._make_discriminators(jax.random.fold_in(key, 1)))
+        _, params = functional.split(self.losses.make_discriminators(jax.random.fold_in(key, 1)))
         return with_discriminators(state, init_network(params, self.discriminator_optimizer))
-
-    def reconstruct(self, params: functional.Params, video: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """The reconstruction of clips in [-1, 1]; with a key, under the noise of config.latent_noise."""
-        model = functional.merge(self.graphdef, sharding.gather(self.mesh, params))
-        latents = model.encode(video)
-        return model.decode(latents if key is None else add_noise(latents, self.config.latent_noise, key))
-
-    def reconstruction_loss(
-        self, reconstruction: jax.Array, batch: Batch, constants: Constants, axes: tuple[int, ...] | None = None
-    ) -> tuple[jax.Array, Metrics]:
-        """Pixel losses and LPIPS: `losses.reconstruction`."""
-        return reconstruction_loss(self.config, reconstruction, batch, self._perceptual(constants), axes)
-
-    def generator_loss(
-        self,
-        reconstruction: jax.Array,
-        discriminators: functional.Params,
-        batch: Batch,
-        constants: Constants,
-        strength: jax.Array | float = 1.0,
-    ) -> tuple[jax.Array, Metrics]:
-        """The autoencoder's loss in the adversarial phase: `losses.generator`."""
-        return generator_loss(
-            self.config,
-            self._merge_discriminators(discriminators),
-            reconstruction,
-            batch,
-            perceptual=self._perceptual(constants),
-            strength=strength,
-        )
-
-    def discriminator_loss(
-        self, discriminators: functional.Params, reconstruction: jax.Array, batch: Batch
-    ) -> tuple[jax.Array, Metrics]:
-        """The discriminators' hinge losses and their sum; `reconstruction` and batch["video"] in [-1, 1]."""
-        modules = self._merge_discriminators(discriminators)
-        terms = discriminator_terms(modules, batch["video"], reconstruction, batch["frame"])
-        loss = sum(terms.values())
-        return loss, {"discriminator_loss": loss, **terms}
-
-    def _perceptual(self, constants: Constants) -> LPIPS | None:
-        """LPIPS with its weights, or None if it has no weight in the loss."""
-        if self.lpips is None:
-            return None
-        return functional.merge(self.lpips, sharding.gather(self.mesh, constants["lpips"]))
-
-    def _merge_discriminators(self, params: functional.Params) -> Discriminators:
-        return functional.merge(self.discriminators, sharding.gather(self.mesh, params))
 
     def reconstruction_step(
         self, state: TrainState, batch: Batch, key: jax.Array, constants: Constants
@@ -158,8 +98,8 @@ class AutoencoderStage:
         """One update of the autoencoder by the reconstruction loss alone."""
 
         def loss(params, batch, key):
-            batch = self._prepare(batch, key)
-            return self.reconstruction_loss(self.reconstruct(params, batch["video"], key), batch, constants)
+            batch = self.losses.prepare(batch, key)
+            return self.losses.reconstruction(self.losses.reconstruct(params, batch["video"], key), batch, constants)
 
         grads, metrics = self._gradients(loss, state.params, batch, key)
         return update(state, grads, self.optimizer, self.config.ema_decay, self.config.ema_every), metrics
@@ -171,9 +111,9 @@ class AutoencoderStage:
         strength = state.scale * self._strength(state)
 
         def loss(params, batch, key):
-            batch = self._prepare(batch, key)
-            reconstruction = self.reconstruct(params, batch["video"], key)
-            return self.generator_loss(reconstruction, state.discriminators.params, batch, constants, strength)
+            batch = self.losses.prepare(batch, key)
+            reconstruction = self.losses.reconstruct(params, batch["video"], key)
+            return self.losses.generator(reconstruction, state.discriminators.params, batch, constants, strength)
 
         grads, metrics = self._gradients(loss, state.params, batch, key)
         finite = is_finite(grads)
@@ -186,8 +126,8 @@ class AutoencoderStage:
         """One update of the discriminators."""
 
         def loss(params, batch, key):
-            batch = self._prepare(batch, key)
-            return self.discriminator_loss(params, self.reconstruct(state.params, batch["video"], key), batch)
+            batch = self.losses.prepare(batch, key)
+            return self.losses.discriminator(params, self.losses.reconstruct(state.params, batch["video"], key), batch)
 
         grads, metrics = self._gradients(loss, state.discriminators.params, batch, key)
         finite = is_finite(grads)
@@ -202,13 +142,13 @@ class AutoencoderStage:
         strength = state.scale * self._strength(state)
 
         def loss(params, batch, key):
-            batch = self._prepare(batch, key)
+            batch = self.losses.prepare(batch, key)
             autoencoder, discriminators = params
-            reconstruction = self.reconstruct(autoencoder, batch["video"], key)
+            reconstruction = self.losses.reconstruct(autoencoder, batch["video"], key)
             fixed = jax.lax.stop_gradient(discriminators)
-            generator, metrics = self.generator_loss(reconstruction, fixed, batch, constants, strength)
+            generator, metrics = self.losses.generator(reconstruction, fixed, batch, constants, strength)
             fixed = jax.lax.stop_gradient(reconstruction)
-            discriminator, found = self.discriminator_loss(discriminators, fixed, batch)
+            discriminator, found = self.losses.discriminator(discriminators, fixed, batch)
             return generator + discriminator, metrics | found
 
         both = (state.params, state.discriminators.params)
@@ -243,26 +183,17 @@ class AutoencoderStage:
             strength *= 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done / steps, 0.0, 1.0)))
         return strength
 
-    def _prepare(self, batch: Batch, key: jax.Array) -> Batch:
-        """The batch with its video in [-1, 1], and with a random frame of each clip if it names none."""
-        video = batch["video"]
-        if "frame" in batch:
-            frame = batch["frame"]
-        else:
-            frame = jax.random.randint(jax.random.fold_in(key, 1), video.shape[:1], 0, video.shape[1])
-        return {"video": to_float(video) if video.dtype == jnp.uint8 else video, "frame": frame}
-
     def _measure(self, params: functional.Params, batch: Batch, constants: Constants) -> dict[str, jax.Array]:
         """Reconstructions in uint8, and the loss of each clip (b,)."""
-        batch = self._prepare(batch, jax.random.key(0))
-        found = self.reconstruct(params, batch["video"])
-        return {"video": to_uint8(found), "error": self.reconstruction_loss(found, batch, constants, (1, 2, 3, 4))[0]}
+        batch = self.losses.prepare(batch, jax.random.key(0))
+        found = self.losses.reconstruct(params, batch["video"])
+        return {"video": to_uint8(found), "error": self.losses.reconstruction(found, batch, constants, (1, 2, 3, 4))[0]}
 
     def _measure_hinge(self, state: AdversarialState, batch: Batch) -> jax.Array:
         """The discriminators' loss on a batch and its reconstructions, repeated for each clip (b,)."""
-        batch = self._prepare(batch, jax.random.key(0))
-        found = self.reconstruct(state.params, batch["video"])
-        return jnp.full(len(found), self.discriminator_loss(state.discriminators.params, found, batch)[0])
+        batch = self.losses.prepare(batch, jax.random.key(0))
+        found = self.losses.reconstruct(state.params, batch["video"])
+        return jnp.full(len(found), self.losses.discriminator(state.discriminators.params, found, batch)[0])
 
     def evaluate(self, state: TrainState, folder: pathlib.Path) -> dict[str, float]:
         """How well the EMA reconstructs the held-out clips. Writes some of them as reconstruction.gif.

@@ -48,8 +48,11 @@ class Decisions:
         """Whether an evaluation is due after `step`."""
         return step == self.last_step or step % self.config.eval_every == 0 or self.policy.evaluation_due(step)
 
-    def evaluate(self, state: Any, step: int) -> Any:
-        """Evaluates the state after `step`, decides and reports. Returns the state after the decision."""
+    def evaluate(self, state: Any, step: int, report: bool = True) -> Any:
+        """Evaluates the state after `step`, decides and writes the metrics. Returns the state after the decision.
+
+        report: False if the metrics have been written already.
+        """
         began = time.perf_counter()
         folder = self.folder.evaluation(step)
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +62,7 @@ class Decisions:
             self.policy.judge(step, values)
             self.checkpoints.wait()  # best.json may only name a checkpoint that is complete
             self._write_record()
-        if not self._reported(step):
+        if report:
             named = {f"eval/{name}": value for name, value in values.items()}
             self.writer.write(step, named | {"time/evaluation": seconds})
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -79,9 +82,9 @@ class Decisions:
             self.policy.resume(kept)
         # Any other record is of a later step, which will be trained again.
         self._write_record()
-        judged = self.policy.record.judged
-        if (judged < step and self.due(step)) or (judged == step and not self._reported(step)):
-            return self.evaluate(state, step)
+        judged, reported = self.policy.record.judged, self._reported(step)
+        if (judged < step and self.due(step)) or (judged == step and not reported):
+            return self.evaluate(state, step, report=not reported)
         return self._act(state, step)
 
     def share(self) -> None:
@@ -101,7 +104,7 @@ class Decisions:
         return state
 
     def _reported(self, step: int) -> bool:
-        """Whether the run had reported the evaluation after `step` before it was resumed. The same on every process."""
+        """Whether the metrics of the evaluation after `step` were written before this start; alike on all processes."""
         found = np.asarray(self.writer.resumed_with(step, "time/evaluation"))  # only process 0 has the file
         return bool(multihost_utils.broadcast_one_to_all(found))
 

@@ -56,8 +56,8 @@ def outputs(stage, state):
 
     @jax.jit
     def compute(params, discriminators, video, frame):
-        found = functional.merge(stage.graphdef, params)(video)
-        networks, rows = functional.merge(stage.discriminators, discriminators), jnp.arange(len(video))
+        found = functional.merge(stage.losses.autoencoder, params)(video)
+        networks, rows = functional.merge(stage.losses.discriminators, discriminators), jnp.arange(len(video))
         images = [networks.image(x[rows, frame]) for x in (video, found)]
         return found, [images, [networks.video(x) for x in (video, found)]]
 
@@ -117,8 +117,8 @@ def test_a_step_is_adamw_on_the_gradient_of_the_loss(official):
     @jax.grad
     def gradient(params, rows):
         batch = {name: value[rows] for name, value in jax.tree.map(jnp.asarray, float_batch()).items()}
-        reconstruction = stage.reconstruct(params, batch["video"])
-        return stage.generator_loss(reconstruction, state.discriminators.params, batch, {})[0]
+        reconstruction = stage.losses.reconstruct(params, batch["video"])
+        return stage.losses.generator(reconstruction, state.discriminators.params, batch, {})[0]
 
     # Batch norm sees micro-batches: rows 0 and 2, then 1 and 3.
     grads = [gradient(state.params, jnp.array(rows)) for rows in ([0, 2], [1, 3])]
@@ -141,7 +141,7 @@ def test_adaptive_weights_balance_the_gradients_in_the_pixels(official):
 
     def gradient(weight, feature_weight, adaptive):
         stage = make_stage(weight=weight, feature_weight=feature_weight, adaptive=adaptive, warmup_steps=0)
-        loss = lambda x: stage.generator_loss(x, state.discriminators.params, batch, {})  # noqa: E731
+        loss = lambda x: stage.losses.generator(x, state.discriminators.params, batch, {})  # noqa: E731
         return jax.jit(jax.grad(loss, has_aux=True))(found)
 
     def norm(x):
@@ -223,7 +223,7 @@ def test_lpips_compares_the_frame_drawn(monkeypatch):
     assert values[0] == values[2] != values[1]
     _, metrics = run_step(stage, state, RECONSTRUCTION)
     rows = np.arange(len(BATCH["video"]))
-    found = np.asarray(jax.jit(stage.reconstruct)(state.params, batch["video"]))
+    found = np.asarray(jax.jit(stage.losses.reconstruct)(state.params, batch["video"]))
     images = (x[rows, batch["frame"]] for x in (batch["video"], found))
     expected = float(np.mean(jax.jit(lambda a, b: distance(a, b))(*images)))
     assert expected > 1e-3
@@ -240,7 +240,7 @@ def test_without_the_networks_a_step_costs_what_its_pixel_loss_costs():
 
     def plain(params, ema, moments, video):
         def loss(params):
-            error = functional.merge(stage.graphdef, params)(video) - video
+            error = functional.merge(stage.losses.autoencoder, params)(video) - video
             return jnp.mean(jnp.square(error))
 
         updates, moments = optimizer.update(jax.grad(loss)(params), moments, params)

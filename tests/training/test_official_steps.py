@@ -96,7 +96,7 @@ def test_first_phase(case, recipe):
     after, metrics = run(stage, state, micro_batches(info, recipe, 0), RECONSTRUCTION)
     assert float(metrics["loss"]) == pytest.approx(info["first_phase"]["loss"], rel=1e-5)
     grads = gradient(state.opt_state, after.opt_state)
-    written = official.to_torch(functional.merge(stage.graphdef, grads))
+    written = official.to_torch(functional.merge(stage.losses.autoencoder, grads))
     expected = dict(info["first_phase"]["gradient"])
     total = expected.pop("total")
     assert float(optax.tree.norm(grads)) == pytest.approx(total, rel=1e-5)
@@ -113,7 +113,7 @@ def test_adversarial_terms(case, recipe, name):
     video = recipe.video(frames, side, side, seed=seed, batch=batch)
     fake = np.clip(video + 0.3 * recipe.noise((batch, frames, side, side, 3), seed, "noise"), -1, 1)
     pick = {"image": lambda x: x[:, 1], "video": lambda x: x}[name]
-    discriminator = getattr(functional.merge(stage.discriminators, state.discriminators.params), name)
+    discriminator = getattr(functional.merge(stage.losses.discriminators, state.discriminators.params), name)
     wanted = discriminator(pick(video))[1]
 
     def terms(x):

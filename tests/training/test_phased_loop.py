@@ -15,6 +15,7 @@ from toy_run import run as toy_run
 from pvdm_jax.config import AdversarialConfig
 from pvdm_jax.storage.checkpoint import Checkpoints, best_step, read_part
 from pvdm_jax.training.adversarial import with_discriminators
+from pvdm_jax.training.metrics import MetricWriter
 from pvdm_jax.training.optimizer import NetworkState
 from pvdm_jax.training.phases import BOTH, RECONSTRUCTION, AdversarialSchedule
 
@@ -130,6 +131,24 @@ def test_dying_between_evaluation_and_decision(undisturbed, tmp_path, step, monk
     assert untimed(tmp_path) == untimed(undisturbed[0])
 
 
+@pytest.mark.parametrize("step", [10, 20])
+def test_dying_between_decision_and_report(undisturbed, tmp_path, step, monkeypatch):
+    """best.json has the decision, metrics.jsonl lacks the evaluation: that is of the state before the decision."""
+    original = MetricWriter.write
+
+    def write(self, number, values):
+        if number == step and "eval/error" in values:
+            raise Crash
+        return original(self, number, values)
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(MetricWriter, "write", write)
+        run(tmp_path)
+    assert record(tmp_path)["judged"] == step
+    assert digest(run(tmp_path)) == undisturbed[1]
+    assert untimed(tmp_path) == untimed(undisturbed[0])
+
+
 def test_a_decision_that_was_written_is_taken_up(undisturbed, tmp_path):
     """A run that ended right after a decision: the checkpoint is from before it."""
     run(tmp_path, steps=20)
@@ -137,15 +156,22 @@ def test_a_decision_that_was_written_is_taken_up(undisturbed, tmp_path):
     assert digest(run(tmp_path)) == undisturbed[1]
 
 
-def test_going_back_behind_the_best_forgets_it(undisturbed, tmp_path):
-    """The checkpoints from step 30 on are lost: the best of the others counts until they are trained again."""
+@pytest.mark.parametrize(("lost", "best"), [((30, 32, 35, 36, 40), 25), ((32, 35, 36, 40), 30)])
+def test_losing_the_newest_checkpoints_forgets_later_decisions(undisturbed, tmp_path, lost, best):
+    """The best of the other checkpoints counts until the lost ones are trained again."""
     run(tmp_path, keep=20)
-    for step in (30, 32, 35, 36, 40):
+    for step in lost:
         shutil.rmtree(tmp_path / "checkpoints" / str(step))
+
+    def crash(step):
+        if step == lost[0] - 1:
+            raise Crash
+
     with pytest.raises(Crash):
-        run(tmp_path, before=lambda step: (_ for _ in ()).throw(Crash) if step == 29 else None, keep=20)
-    assert best_step(tmp_path) == 25
+        run(tmp_path, before=crash, keep=20)
+    assert best_step(tmp_path) == best
     assert digest(run(tmp_path, keep=20)) == undisturbed[1]
+    assert untimed(tmp_path) == untimed(undisturbed[0])
 
 
 def test_the_guard_ends_a_run_that_diverges_too_often(tmp_path, caplog, capsys):

@@ -173,9 +173,10 @@ def ours(only: list[str], repeats: int):
     def channels_first(array):
         return np.swapaxes(np.asarray(array), 1, 2)
 
-    def train(stage, batch, **options):
+    def train(stage, batch):
         state = [jax.jit(stage.init)(jax.random.key(0))]
-        step = jax.jit(lambda state, batch: stage.step(state, batch, jax.random.key(1), **options), donate_argnums=0)
+        (update,) = stage.steps.values()
+        step = jax.jit(lambda state, batch: update(state, batch, jax.random.key(1), stage.constants), donate_argnums=0)
         step = step.lower(state[0], batch).compile()
 
         def call():

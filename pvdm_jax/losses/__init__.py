@@ -1,1 +1,1 @@
-"""Losses of stage 1 that take networks: the adversarial terms and the perceptual distance."""
+"""Every loss of stage 1 (paper section 3.1), one to a file; `reconstruction.py` and `generator.py` add them up."""

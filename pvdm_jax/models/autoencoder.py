@@ -54,6 +54,18 @@ class PlaneProjection(nnx.Module):
 class Autoencoder(nnx.Module):
     """Video in [-1, 1] to packed planes and back."""
 
+    # Layers that read or write pixels or latents, which matrix optimizers (Muon) must not update.
+    NOT_MATRICES = (
+        "from_pixels",
+        "to_pixels",
+        "lift_yx",
+        "lift_tx",
+        "lift_ty",
+        "project_yx/out",
+        "project_tx/out",
+        "project_ty/out",
+    )
+
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         channels, dtype = config.channels, jnp.dtype(config.dtype)

@@ -19,8 +19,13 @@ from pvdm_jax.models.unet import UNet
 
 
 class Denoiser(Protocol):
-    """A network that predicts the noise (or x_0, v, the flow) in noisy latents: an `nnx.Module` made from its
-    configuration, a `LatentSpec` and `rngs`."""
+    """A network that predicts the noise (or x_0, v, the flow) in noisy latents.
+
+    It is an `nnx.Module`, made from its configuration, a `LatentSpec` and `rngs`. NOT_MATRICES: the paths of layers
+    that matrix optimizers (Muon) must not update, those that read or write latents.
+    """
+
+    NOT_MATRICES: tuple[str, ...]
 
     def __call__(self, x: Tokens, time: jax.Array, condition: Condition) -> Tokens:
         """x: noisy latents (b, positions, channels), float32. time: (b,), 0 to num_steps - 1. Returns what is
@@ -30,8 +35,13 @@ class Denoiser(Protocol):
 DENOISERS = {"unet": (UNetConfig, UNet), "dit": (DiTConfig, DiT)}
 
 
-def make_denoiser(config: DenoiserConfig, spec: LatentSpec, *, rngs: nnx.Rngs) -> nnx.Module:
-    """The network of a configuration. Raises ValueError if the table has no row for its kind."""
+def denoiser_class(config: DenoiserConfig) -> type[nnx.Module]:
+    """The class of a configuration's network. Raises ValueError if the table has no row for its kind."""
     if config.name not in DENOISERS:
         raise ValueError(f"there is no denoiser {config.name!r}; models.denoiser.DENOISERS has {', '.join(DENOISERS)}")
-    return DENOISERS[config.name][1](config, spec, rngs=rngs)
+    return DENOISERS[config.name][1]
+
+
+def make_denoiser(config: DenoiserConfig, spec: LatentSpec, *, rngs: nnx.Rngs) -> nnx.Module:
+    """The network of a configuration. Raises ValueError if the table has no row for its kind."""
+    return denoiser_class(config)(config, spec, rngs=rngs)

@@ -69,6 +69,9 @@ class DiTBlock(nnx.Module):
 class DiT(nnx.Module):
     """Predicts the noise (or x_0, v, the flow) in noisy latents; a `models.denoiser.Denoiser`."""
 
+    # Layers that read or write latents, which matrix optimizers (Muon) must not update.
+    NOT_MATRICES = ("embed_in", "embed_context", "out")
+
     def __init__(self, config: DiTConfig, spec: LatentSpec, *, rngs: nnx.Rngs):
         self.config, self.spec = config, spec
         width, dtype = config.width, jnp.dtype(config.dtype)

@@ -182,6 +182,9 @@ class UNet(nnx.Module):
     missing one.
     """
 
+    # Layers that read or write latents, which matrix optimizers (Muon) must not update.
+    NOT_MATRICES = ("conv_in", "conv_out")
+
     def __init__(self, config: UNetConfig, spec: LatentSpec, *, rngs: nnx.Rngs):
         self.config, self.spec = config, spec
         width, dtype = config.model_channels, jnp.dtype(config.dtype)

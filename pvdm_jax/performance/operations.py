@@ -153,7 +153,8 @@ class Operations:
 
     def _train(self, stage: Any, batch: Any):
         state = constants(jax.eval_shape(stage.init, jax.random.key(0)))
-        program = jax.jit(lambda state, batch: stage.step(state, batch, jax.random.key(0)), donate_argnums=0)
+        (step,) = stage.steps.values()
+        program = jax.jit(lambda state, batch: step(state, batch, jax.random.key(0), stage.constants), donate_argnums=0)
         return program, (state, batch), True
 
     def _autoencoder_train(self):

@@ -185,7 +185,7 @@ def _explain(error: str) -> str:
 def trace_step(config: Config, stage: int, mesh: Any) -> Any:
     """The stage's step as the training loop compiles it, traced for abstract arrays on the mesh.
 
-    Of stage 1 the heaviest kind: with the adversarial losses where they are planned.
+    For stage 1 its heaviest step: with the adversarial losses if the config has that phase.
     """
     import jax
     import numpy as np
@@ -193,12 +193,9 @@ def trace_step(config: Config, stage: int, mesh: Any) -> Any:
 
     from pvdm_jax.data.latent_batch import LatentBatch
     from pvdm_jax.losses.lpips import LPIPS
-    from pvdm_jax.models import functional
-    from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
     from pvdm_jax.runtime import sharding
-    from pvdm_jax.training import phases, step
+    from pvdm_jax.training import diffusion, phases, step
     from pvdm_jax.training.autoencoder import AutoencoderStage
-    from pvdm_jax.training.diffusion import DiffusionStage
 
     clip = config.autoencoder
     video = (clip.frames, clip.height, clip.width, 3)
@@ -207,14 +204,13 @@ def trace_step(config: Config, stage: int, mesh: Any) -> Any:
         settings, count = config.train_autoencoder, config.train_autoencoder.batch_size
         lpips = nnx.eval_shape(lambda: LPIPS(rngs=nnx.Rngs(0))) if settings.perceptual_weight > 0 else None
         made = AutoencoderStage(clip, settings, {"video": np.zeros((0, *video), np.uint8)}, mesh, lpips)
-        kind = phases.RECONSTRUCTION
+        name = phases.RECONSTRUCTION
         if settings.adversarial.enabled:
-            kind = phases.GENERATOR if settings.adversarial.alternate else phases.BOTH
+            name = phases.GENERATOR if settings.adversarial.alternate else phases.BOTH
         batch: Any = {"video": jax.ShapeDtypeStruct((count, *video), np.uint8, sharding=rows)}
     else:
-        count, shape, kind = config.train_diffusion.batch_size, plane_shape(clip), ""
-        decoder = functional.abstract(lambda: Autoencoder(clip, rngs=nnx.Rngs(0)))
-        made = DiffusionStage(config, decoder, shape, None, mesh)
-        batch = LatentBatch.abstract(config, count, rows)
+        made = diffusion.DiffusionStage(config, mesh)
+        name = diffusion.DENOISER
+        batch = LatentBatch.abstract(config, config.train_diffusion.batch_size, rows)
     state = sharding.place(mesh, jax.eval_shape(made.init, jax.random.key(0)))
-    return step.trace_step(made, kind, state, batch, state, mesh, config.seed)
+    return step.trace_step(made, name, state=state, batch=batch, placed=state, mesh=mesh, seed=config.seed)

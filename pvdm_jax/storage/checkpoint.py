@@ -1,12 +1,12 @@
 """Checkpoints of a training stage, with Orbax.
 
 A checkpoint holds the stage's state and a JSON record. The state is stored as nested dicts named after its fields, so
-files don't depend on class names, and one part of it (the EMA) can be read alone. A step whose files are damaged is
-skipped with a warning and the one before it is used: Orbax by itself only offers the newest. A stage may call one of
-its checkpoints the best, which is then the one that others read.
+files do not depend on class names, and one part of it (the EMA) can be read alone. A checkpoint whose files are damaged
+is skipped with a warning and the previous one is used: Orbax by itself only offers the newest. best.json, in the
+stage's folder, names the best checkpoint, which is the one that everything outside training reads.
 
 A save that fails (a full disk, a lost bucket) raises CheckpointError, at the latest at the next `check`. What it left
-is no checkpoint, and older ones are removed only once a newer one is complete.
+is not a checkpoint, and older checkpoints are removed only once a newer one is complete.
 """
 
 import contextlib
@@ -26,11 +26,12 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
+from orbax.checkpoint import checkpoint_managers as policy
 
 from pvdm_jax.config import ConfigError
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.files import CheckpointError
-from pvdm_jax.storage.run_folder import BEST, CHECKPOINTS
+from pvdm_jax.storage.run_folder import BEST, CHECKPOINTS, StageFolder
 
 # What Orbax and TensorStore raise on missing, truncated or emptied files; JSONDecodeError is a ValueError.
 UNREADABLE = (ValueError, OSError, KeyError)
@@ -39,22 +40,25 @@ UNREADABLE = (ValueError, OSError, KeyError)
 class Checkpoints:
     """The checkpoints of one stage, in `directory/checkpoints`.
 
-    The newest `keep` stay, those that they need, and for good those of every `keep_every` steps (0: none). A context
-    manager: leaving it waits for the save that is under way.
+    The newest `keep` are kept, those that they need (the best, and what a run may go back to), and for good those of
+    every `keep_every` steps (0: none). A context manager: leaving it waits for the save that is under way.
     """
 
     def __init__(self, directory: str | pathlib.Path, keep: int, keep_every: int = 0):
-        policy = _Kept(keep, keep_every)
-        self._needed = policy.needed
+        needed = _NeededByLatest(keep)
+        self._needed = needed.steps
+        policies = [policy.LatestN(keep), needed, *([policy.EveryNSteps(keep_every)] if keep_every else [])]
         # A process killed while it was saving leaves a temporary folder behind.
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy.AnyPreservationPolicy(policies), cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(_place(directory), options=options)
         self._folder = self._manager.directory
 
     def save(self, step: int, state: Any, info: dict[str, Any], needed: Sequence[int] = ()) -> None:
         """Saves in the background. `info` must be JSON. State and info may be donated or changed afterwards.
 
-        needed: steps of other checkpoints that stay as long as this one is among the newest.
+        needed: steps of other checkpoints that are kept as long as this one is among the newest.
         """
         self._needed[step] = list(needed)
         # Orbax copies the arrays before it returns, but writes the record later, as it is then.
@@ -66,7 +70,7 @@ class Checkpoints:
     def restore(
         self, abstract: Any, check: Callable[[dict[str, Any]], None] | None = None
     ) -> tuple[Any, int, dict[str, Any]] | None:
-        """The newest readable checkpoint as (state, step, info), or None where there is none at all.
+        """The newest readable checkpoint as (state, step, info), or None if there are no checkpoints.
 
         `abstract` has the state's structure, of ShapeDtypeStructs with shardings. `check` is called with a checkpoint's
         info before its arrays are read; what it raises ends the search. Damaged checkpoints that are newer than the one
@@ -92,14 +96,14 @@ class Checkpoints:
         return None
 
     def restore_step(self, step: int, abstract: Any) -> Any:
-        """The state of the checkpoint of `step`. Raises OSError where it can't be read."""
+        """The state of the checkpoint of `step`. Raises OSError if it cannot be read."""
         state = self._attempt(step, _restore_state, abstract)
         if state is None:
             raise OSError(f"the checkpoint of step {step} in {self._folder} can't be read")
         return state
 
     def _attempt(self, step: int, read: Callable[..., Any], *args: Any) -> Any:
-        """`read`'s result, or None if any process finds the checkpoint damaged: all of them must take the same one."""
+        """`read`'s result, or None if any process finds the checkpoint damaged: all must restore the same one."""
         result = _attempt(self._manager, step, read, *args)
         everywhere = multihost_utils.process_allgather(np.asarray(result is not None))
         return result if np.all(everywhere) else None
@@ -114,7 +118,7 @@ class Checkpoints:
         self._manager.reload()
 
     def check(self) -> None:
-        """Raises CheckpointError if a save has failed; waits for none."""
+        """Raises CheckpointError if a save has failed. Does not wait for those under way."""
         with self._failures():
             self._manager.check_for_errors()
 
@@ -130,7 +134,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
-        """Within it, what Orbax raises becomes a CheckpointError that says what is left."""
+        """Turns what Orbax raises into a CheckpointError that names the newest complete checkpoint."""
         try:
             yield
         except Exception as error:
@@ -139,7 +143,7 @@ class Checkpoints:
                 steps = sorted(self._manager.all_steps(read=True))
                 left = f"the newest complete one is of step {steps[-1]}" if steps else "there is no complete one"
             except Exception as unlisted:
-                left = f"nor can those that are there be listed ({type(unlisted).__name__})"
+                left = f"the existing ones can't be listed ({type(unlisted).__name__})"
             raise CheckpointError(
                 f"a checkpoint can't be written to {self._folder} ({type(error).__name__}: {reason}); {left}"
             ) from error
@@ -153,46 +157,41 @@ class Checkpoints:
         except CheckpointError as error:
             if kind is None:
                 raise
-            if not issubclass(kind, CheckpointError):  # else it is being told already
+            if not issubclass(kind, CheckpointError):  # such an error is on its way already
                 logging.warning("%s", error)
 
 
 @dataclasses.dataclass
-class _Kept(ocp.checkpoint_managers.PreservationPolicy):
-    """Keeps the newest checkpoints, those that these need, and every so many steps one."""
+class _NeededByLatest(policy.PreservationPolicy):
+    """Keeps the checkpoints that the newest `n` need. steps: the steps that the checkpoint of each step needs."""
 
-    keep: int
-    every: int
-    needed: dict[int, Sequence[int]] = dataclasses.field(default_factory=dict)  # of each step
+    n: int
+    steps: dict[int, Sequence[int]] = dataclasses.field(default_factory=dict)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        newest = [checkpoint.step for checkpoint in checkpoints][-self.keep :]
-        kept = {*newest, *(step for new in newest for step in self.needed.get(new, ()))}
-        return [
-            checkpoint.step in kept or bool(self.every and checkpoint.step % self.every == 0)
-            for checkpoint in checkpoints
-        ]
+        needed = {step for checkpoint in checkpoints[-self.n :] for step in self.steps.get(checkpoint.step, ())}
+        return [checkpoint.step in needed for checkpoint in checkpoints]
 
 
 def _place(directory: str | pathlib.Path) -> str:
-    """Where Orbax keeps the checkpoints of the stage in `directory`: within it, or in its bucket."""
+    """The folder of the checkpoints of the stage in `directory`: within it, or in its bucket."""
     return f"{buckets.url(directory)}/{CHECKPOINTS}"
 
 
 def best_step(directory: str | pathlib.Path) -> int | None:
-    """The step of the checkpoint that the stage in `directory` calls its best; None where it tells none."""
-    path = pathlib.Path(directory) / BEST
+    """The step of the best checkpoint of the stage in `directory`, by its best.json; None if it names none."""
+    path = StageFolder(directory).best
     step = json.loads(path.read_text())["best_step"] if path.exists() else -1
     return None if step < 0 else step
 
 
 def read_part(directory: str | pathlib.Path, part: str, abstract: Any) -> Any:
-    """One part of the state, such as "ema", of the stage's best checkpoint; the others aren't read.
+    """One part of the state, such as "ema", of the stage's best checkpoint; the other parts are not read.
 
-    Where the stage tells no best one, or it is damaged, that is the newest readable checkpoint.
-    `directory` is the stage's. `abstract` has the part's structure, of ShapeDtypeStructs; leaves without a sharding
-    come to this process's first device. Raises FileNotFoundError where there is no checkpoint, OSError where none can
-    be read. Nothing in the directory is changed.
+    If best.json names none, or that checkpoint is damaged, the newest readable one is used. `directory` is the stage's.
+    `abstract` has the part's structure, of ShapeDtypeStructs; leaves without a sharding go to this process's first
+    device. Raises FileNotFoundError if there is no checkpoint, OSError if none can be read. Nothing in the directory is
+    changed.
     """
     buckets.fetch(pathlib.Path(directory), BEST)
     folder = _place(directory)
@@ -212,7 +211,7 @@ def read_part(directory: str | pathlib.Path, part: str, abstract: Any) -> Any:
 
 
 def check_settings(saved: dict[str, Any], current: dict[str, Any], free: Sequence[str]) -> None:
-    """Raises ConfigError, naming the fields, where settings differ from those a checkpoint was made with.
+    """Raises ConfigError, naming the fields, if settings differ from those that a checkpoint was made with.
 
     Both are nested dicts. Fields that match one of the patterns of `free` ("sample.*") may differ.
     """
@@ -225,12 +224,12 @@ def check_settings(saved: dict[str, Any], current: dict[str, Any], free: Sequenc
     if differing:
         raise ConfigError(
             f"these settings differ from the ones this run was started with: {', '.join(differing)}; "
-            "go on with the old ones, or start anew in another folder"
+            "resume with the old ones, or start a new run in another folder"
         )
 
 
 def _attempt(manager: ocp.CheckpointManager, step: int, read: Callable[..., Any], *args: Any) -> Any:
-    """`read(manager, step, *args)`, or None and a warning where the checkpoint is damaged."""
+    """`read(manager, step, *args)`, or None and a warning if the checkpoint is damaged."""
     try:
         return read(manager, step, *args)
     except UNREADABLE as error:
@@ -255,7 +254,7 @@ def _restore_part(manager: ocp.CheckpointManager, step: int, abstract: Any) -> A
     args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
     tree = _from_dicts(manager.restore(step, args=ocp.args.Composite(state=args))["state"], abstract)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        # Orbax hands back the request for what the checkpoint doesn't hold.
+        # For what the checkpoint does not hold, Orbax returns the request.
         if not isinstance(leaf, jax.Array):
             raise KeyError(f"it holds no {jax.tree_util.keystr(path, simple=True, separator='.')}")
     return tree

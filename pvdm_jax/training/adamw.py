@@ -1,8 +1,8 @@
-"""AdamW that leaves its state alone where a gradient isn't finite, in two passes over the parameters.
+"""AdamW that keeps its state where a gradient is not finite, in two passes over the parameters.
 
-`optax.adamw` gives the same numbers. On a CPU XLA makes a loop of each array that an update writes, and repeats in the
-parameters' loop what gives the new moments; it then reads the old ones, which must be copied first as their memory
-holds the new ones. Here the parameters' loop reads the new moments.
+`optax.adamw` gives the same numbers. On a CPU, XLA compiles one loop for each array that an update writes. The loop of
+the parameters computes the new moments again from the old ones, which must then be copied first, because the new
+moments are written over them. Here the loop of the parameters reads the new moments.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ EPSILON = 1e-8
 
 
 def adamw(schedule: optax.Schedule, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformationExtraArgs:
-    """AdamW (Loshchilov and Hutter, 2019). `update` takes `finite`, a scalar: where false, the state stays."""
+    """AdamW (Loshchilov and Hutter, 2019). `update` takes `finite`, a scalar: if false, the state is unchanged."""
 
     def init(params: Any) -> optax.ScaleByAdamState:
         mu, nu = jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params)
@@ -41,5 +41,6 @@ def adamw(schedule: optax.Schedule, b1: float, b2: float, weight_decay: float) -
 
 
 def _written_out(tree: Any) -> Any:
-    """On a CPU, arrays that what follows must read, not compute again. Other devices write several from one loop."""
+    """The same arrays; on a CPU what follows must read them, not recompute them. Other devices write several arrays in
+    one loop."""
     return jax.lax.platform_dependent(tree, cpu=jax.lax.optimization_barrier, default=lambda x: x)

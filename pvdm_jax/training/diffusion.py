@@ -26,16 +26,18 @@ from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.inference.sampler import SampleBatch, SamplingProgram, split_settings
 from pvdm_jax.models import functional
 from pvdm_jax.models.condition import Condition, Neighbour
+from pvdm_jax.models.denoiser import denoiser_class
 from pvdm_jax.models.latent import Tokens
 from pvdm_jax.runtime import sharding
 from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.training.latents import training_latents
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
-from pvdm_jax.training.phases import Watch
+from pvdm_jax.training.policy import BestByMetric
 from pvdm_jax.weights.run_autoencoder import load_autoencoder, take_over
 
 # Parts of the configuration that this stage's numbers don't depend on: the latents' identity is checked by the cache.
 UNRELATED = ("train_autoencoder.*",)
+DENOISER = "denoiser"  # the name of the stage's step
 PICTURED = 4  # clips sampled at each evaluation, rounded up to the number of devices
 
 
@@ -61,8 +63,9 @@ class DiffusionStage:
         self.denoiser, self.config, self.mesh = config.denoiser, config.train_diffusion, mesh
         self.model = LatentModel(config.autoencoder, config.denoiser, mesh)
         self.process = Process(config.process)
-        self.optimizer = make_optimizer(self.config.optimizer, self.config.steps)
-        self.steps = {"denoiser": self.step}
+        excluded = denoiser_class(config.denoiser).NOT_MATRICES
+        self.optimizer = make_optimizer(self.config.optimizer, self.config.steps, excluded)
+        self.steps = {DENOISER: self.step}
         # What the evaluation takes. It samples as users of the trained model will.
         self.decoder, self.held_out, self.real = decoder, held_out, real
         program = SamplingProgram(config, self.model)
@@ -74,7 +77,7 @@ class DiffusionStage:
         """The state before training."""
         return init_state(self.model.init_denoiser(key), self.optimizer)
 
-    def step(self, state: TrainState, batch: LatentBatch, key: jax.Array, constants: Any = None):
+    def step(self, state: TrainState, batch: LatentBatch, key: jax.Array, constants: Any):
         """One update."""
         coin = None
         if self.config.recipe == "official":
@@ -232,9 +235,17 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
         real=_held_out_videos(config),
     )
     settings = config_to_dict(config) | {"latents": latents.identity, "class_names": list(latents.class_names)}
-    watch = Watch(stage_config.best_metric) if stage_config.best_metric else None
-    directory = RunFolder(workdir).diffusion.path
-    return run(stage, batches, directory, stage_config, settings, mesh, config.seed, UNRELATED, watch)
+    return run(
+        stage,
+        BestByMetric(DENOISER, stage_config.best_metric),
+        batches,
+        directory=RunFolder(workdir).diffusion.path,
+        config=stage_config,
+        settings=settings,
+        mesh=mesh,
+        seed=config.seed,
+        unrelated=UNRELATED,
+    )
 
 
 def _held_out_videos(config: Config) -> np.ndarray | None:

@@ -1,7 +1,7 @@
-"""Numbers of a run, written as JSON lines and as TensorBoard events.
+"""Writes the metrics of a run, as JSON lines and as TensorBoard events.
 
 `metrics.jsonl` has one line {"step": n, name: value, ...} per report, in the order of steps and without duplicates:
-a resumed run first drops the lines that lie beyond the checkpoint it resumes from.
+a resumed run first drops the lines of steps after the checkpoint that it resumes from.
 """
 
 import json
@@ -18,7 +18,7 @@ from pvdm_jax.storage.run_folder import StageFolder, read_metrics
 
 
 class MetricWriter:
-    """Writes the metrics of a run that goes on after update `step` (0: from the beginning).
+    """Writes the metrics of a run that resumes after update `step` (0: a new run).
 
     Only process 0 writes; on the others every method does nothing. A context manager.
     """
@@ -32,25 +32,25 @@ class MetricWriter:
         from tensorboardX import SummaryWriter
 
         self._lines = [line for line in read_metrics(self._path) if line["step"] <= step]
-        # Replaced in one go: a process killed here leaves the old file or the new one.
+        # Replaced atomically: a process killed here leaves the old file or the new one.
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in self._lines))
         self._file = self._path.open("a")
         self._events = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds one report. Values that aren't finite are left out, with a warning: JSON has no words for them."""
+        """Adds one report. Values that are not finite are skipped with a warning, since JSON cannot hold them."""
         if self._file is None:
             return
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         for name in values.keys() - finite.keys():
-            logging.warning("%s is %s at step %d; it is left out of %s", name, values[name], step, self._path.name)
+            logging.warning("%s is %s at step %d; it is not written to %s", name, values[name], step, self._path.name)
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
         for name, value in finite.items():
             self._events.add_scalar(name, value, step)
 
     def resumed_with(self, step: int, prefix: str) -> bool:
-        """Whether a report of `step` with a name that begins with `prefix` was there when this run went on."""
+        """Whether the file had a report of `step` with a name that starts with `prefix` when the run resumed."""
         found = (name for line in self._lines if line["step"] == step for name in line)
         return any(name.startswith(prefix) for name in found)
 

@@ -1,9 +1,12 @@
 """Muon for the hidden matrices of a network, AdamW for the rest.
 
 Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) replaces the momentum of a weight matrix by the
-nearest orthogonal matrix. The layers that touch pixels or latents, biases, norms and embeddings stay with AdamW.
+nearest orthogonal matrix. Biases, norms and embeddings stay with AdamW, and so do the layers that a model excludes:
+those that read or write pixels or latents. A model's class names them in `NOT_MATRICES`, as paths from the model's top
+("project_yx/out"), so that a new network has to say which of its layers are not hidden.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -11,20 +14,23 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-# Layers at a network's ends, by their names at its top.
-ENDS = ("from_pixels", "to_pixels", "lift_yx", "lift_tx", "lift_ty", "conv_in", "conv_out")
 UPDATE_RMS = 0.2  # of a matrix's update at learning rate 1, near AdamW's (Liu et al., 2025, arXiv 2502.16982)
 
 
-def dimension_numbers(params: Any) -> Any:
-    """For every leaf which axes go into and out of its matrix, or None where AdamW holds.
+def dimension_numbers(params: Any, not_matrices: Collection[str]) -> Any:
+    """For every leaf the input and output axes of its matrix, or None where AdamW updates it.
 
-    Kernels are (in, out), stacked (depth, in, out), or of convolutions (rows, columns, in, out).
+    Kernels are (in, out), stacked (depth, in, out), or (rows, columns, in, out) for convolutions. not_matrices: paths
+    of layers whose kernels AdamW updates. Raises ValueError if one of them is not a layer with a kernel.
     """
+    layers = {_layer(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    unknown = [layer for layer in not_matrices if (layer, "kernel") not in layers]
+    if unknown:
+        raise ValueError(f"not_matrices names {', '.join(unknown)}; there is no such layer with a kernel")
 
     def numbers(path: Any, leaf: jax.Array) -> MuonDimensionNumbers | None:
-        top, name = path[0].key, path[-1].key
-        if name != "kernel" or top in ENDS:
+        layer, name = _layer(path)
+        if name != "kernel" or layer in not_matrices:
             return None
         inputs = tuple(range(leaf.ndim - 1)) if leaf.ndim == 4 else (leaf.ndim - 2,)
         return MuonDimensionNumbers(reduction_axis=inputs, output_axis=(leaf.ndim - 1,))
@@ -32,17 +38,23 @@ def dimension_numbers(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(numbers, params)
 
 
+def _layer(path: Any) -> tuple[str, str]:
+    """The path of a leaf's layer, and the leaf's own name."""
+    *layer, name = (entry.key for entry in path)
+    return "/".join(layer), name
+
+
 class _Stacks:
-    """Parameters with their equal hidden kernels stacked, and back.
+    """Stacks the hidden kernels of equal shape, and takes the stacks apart again.
 
     A network has tens of kernels of one shape. Stacked, they take a few large products in place of hundreds of small
     ones, which compile and run faster.
     """
 
-    def __init__(self, params: Any):
+    def __init__(self, params: Any, not_matrices: Collection[str]):
         leaves, self.structure = jax.tree.flatten(params)
-        numbers = self.structure.flatten_up_to(dimension_numbers(params))
-        self.members: dict[str, list[int]] = {}  # of each stack: which leaves
+        numbers = self.structure.flatten_up_to(dimension_numbers(params, not_matrices))
+        self.members: dict[str, list[int]] = {}  # the leaves of each stack
         self.numbers: dict[str, MuonDimensionNumbers | None] = {}
         for index, (leaf, axes) in enumerate(zip(leaves, numbers, strict=True)):
             name = f"leaf_{index}" if axes is None else "x".join(map(str, leaf.shape))
@@ -66,11 +78,17 @@ class _Stacks:
 
 
 def muon_with_adamw(
-    muon_schedule: optax.Schedule, adam_schedule: optax.Schedule, b1: float, b2: float, weight_decay: float
+    muon_schedule: optax.Schedule,
+    adam_schedule: optax.Schedule,
+    not_matrices: Collection[str],
+    b1: float,
+    b2: float,
+    weight_decay: float,
 ) -> optax.GradientTransformationExtraArgs:
-    """The two together. b1, b2 are AdamW's; Muon's momentum is 0.95; both decay weights.
+    """Muon for the hidden matrices and AdamW for the rest.
 
-    `update` takes `finite`, a scalar: where false, the state stays.
+    not_matrices: paths of layers with a kernel that AdamW updates. b1, b2 are AdamW's; Muon's momentum is 0.95. Both
+    decay weights. `update` takes `finite`, a scalar: where it is false, the state is unchanged.
     """
 
     def optimizer(stacks: _Stacks) -> optax.GradientTransformation:
@@ -86,11 +104,11 @@ def muon_with_adamw(
         )
 
     def init(params: Any) -> optax.OptState:
-        stacks = _Stacks(params)
+        stacks = _Stacks(params, not_matrices)
         return optimizer(stacks).init(stacks.stack(params))
 
     def update(updates: Any, state: optax.OptState, params: Any, *, finite: jax.Array | bool = True, **_: Any):
-        stacks = _Stacks(params)
+        stacks = _Stacks(params, not_matrices)
         changed, new = optimizer(stacks).update(stacks.stack(updates), state, stacks.stack(params))
         return stacks.unstack(changed), jax.tree.map(lambda x, old: jnp.where(finite, x, old), new, state)
 

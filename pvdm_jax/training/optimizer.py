@@ -1,14 +1,14 @@
 """The optimizer, the state that both stages train, and gradient accumulation.
 
 AdamW, or Muon for the hidden matrices, with a warmed-up learning rate; an exponential moving average (EMA) of the
-parameters whose decay is ramped up as min(ema_decay, (1 + n) / (10 + n)) at the n-th EMA update, so that the first
-averages forget the initialisation quickly (the ramp of the official code and of most diffusion models).
+parameters. The EMA's decay is min(ema_decay, (1 + n) / (10 + n)) at its n-th update, so that the first averages forget
+the initialisation quickly (the ramp of the official code and of most diffusion models).
 
-Parameters are nested dicts of arrays (`nnx.to_pure_dict`). Nothing here knows of devices.
+Parameters are nested dicts of arrays (`nnx.to_pure_dict`). Nothing here depends on devices.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -37,17 +37,29 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int, rate: float | No
     return lambda count: warmup(count) * decay(count)
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of a run of `steps` updates, after clipping by the global norm where `clip_norm` is positive.
+def make_optimizer(
+    config: OptimizerConfig, steps: int, not_matrices: Collection[str] | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of a run of `steps` updates. Gradients are first clipped by their global norm if `clip_norm` > 0.
 
-    Its `update` takes `finite`, a scalar: where that is false, the state stays as it is.
+    not_matrices: the layers whose kernels Muon must not update, as the model's class names them (`NOT_MATRICES`).
+    The optimizer's `update` takes `finite`, a scalar: where it is false, the optimizer's state is unchanged. Raises
+    ValueError if the config asks for Muon and `not_matrices` is None.
     """
     schedule = learning_rate_schedule(config, steps)
     if config.muon_learning_rate == 0:
         optimizer = adamw(schedule, config.b1, config.b2, config.weight_decay)
+    elif not_matrices is None:
+        raise ValueError("Muon needs not_matrices, the layers that the model excludes from it")
     else:
-        muon_schedule = learning_rate_schedule(config, steps, config.muon_learning_rate)
-        optimizer = muon_with_adamw(muon_schedule, schedule, config.b1, config.b2, config.weight_decay)
+        optimizer = muon_with_adamw(
+            learning_rate_schedule(config, steps, config.muon_learning_rate),
+            adam_schedule=schedule,
+            not_matrices=not_matrices,
+            b1=config.b1,
+            b2=config.b2,
+            weight_decay=config.weight_decay,
+        )
     if config.clip_norm == 0:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
@@ -55,22 +67,54 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class NetworkState:
+    """A network's parameters and its optimizer's state."""
+
+    params: Any
+    opt_state: optax.OptState
+
+    def with_counts_of(self, other: "NetworkState") -> "NetworkState":
+        """These parameters and moments with the update counts of `other`, which learning rates depend on."""
+        opt_state = jax.tree.map(lambda x, y: y if y.ndim == 0 else x, self.opt_state, other.opt_state)
+        return dataclasses.replace(self, opt_state=opt_state)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that a stage trains: updates done and those in a row left out at the end of them (int32 scalars), parameters,
-    their EMA, the optimizer's moments."""
+    """The state of a stage.
+
+    step: updates done, an int32 scalar. skipped: how many of the latest updates in a row were skipped because their
+    gradient was not finite, an int32 scalar. network: what the stage trains. ema: the average of its parameters.
+    """
 
     step: jax.Array
     skipped: jax.Array
-    params: Any
+    network: NetworkState
     ema: Any
-    opt_state: optax.OptState
+
+    @property
+    def params(self) -> Any:
+        return self.network.params
+
+    @property
+    def opt_state(self) -> optax.OptState:
+        return self.network.opt_state
+
+
+def init_network(params: Any, optimizer: optax.GradientTransformationExtraArgs) -> NetworkState:
+    """A network before its first update."""
+    return NetworkState(params=params, opt_state=optimizer.init(params))
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformationExtraArgs) -> TrainState:
     """The state before the first update. The EMA starts as a copy of the parameters, in buffers of its own."""
-    step, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-    ema = jax.tree.map(jnp.copy, params)
-    return TrainState(step=step, skipped=skipped, params=params, ema=ema, opt_state=optimizer.init(params))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        network=init_network(params, optimizer),
+        ema=jax.tree.map(jnp.copy, params),
+    )
 
 
 def update(
@@ -80,13 +124,13 @@ def update(
     ema_decay: float,
     ema_every: int = 1,
 ) -> TrainState:
-    """One update of parameters and EMA. `grads` has the parameters' structure.
+    """One update of the parameters and their EMA. `grads` has the parameters' structure.
 
-    A gradient that isn't finite changes neither parameters nor moments, and counts in `skipped`.
+    A gradient that is not finite changes neither parameters nor moments, and is counted in `skipped`.
     """
     finite = is_finite(grads)
-    params, opt_state = apply_gradients(state.params, state.opt_state, grads, optimizer, finite)
-    return advance(state, finite, ema_decay, ema_every, params=params, opt_state=opt_state)
+    network = apply_gradients(state.network, grads, optimizer, finite)
+    return advance(state, finite, ema_decay, ema_every, network=network)
 
 
 def is_finite(grads: Any) -> jax.Array:
@@ -97,8 +141,8 @@ def is_finite(grads: Any) -> jax.Array:
 def global_norm(tree: Any) -> jax.Array:
     """The Euclidean norm of all arrays together.
 
-    Small ones, which every device has whole, are put in a row: a network has hundreds, and each sum takes its time to
-    compile.
+    Small arrays, which are whole on every device, are concatenated first: a network has hundreds of them, and each sum
+    takes time to compile.
     """
     leaves = jax.tree.leaves(tree)
     large = [leaf for leaf in leaves if leaf.size >= SMALL]
@@ -108,30 +152,33 @@ def global_norm(tree: Any) -> jax.Array:
 
 
 def apply_gradients(
-    params: Any,
-    opt_state: optax.OptState,
+    network: NetworkState,
     grads: Any,
     optimizer: optax.GradientTransformationExtraArgs,
     finite: jax.Array,
     scale: jax.Array | None = None,
-) -> tuple[Any, optax.OptState]:
-    """Parameters and moments after an update, or as they were where `finite` (a scalar) is false.
+) -> NetworkState:
+    """The network after one update, or unchanged where `finite` (a scalar) is false.
 
-    scale: of the learning rate (None: 1).
+    scale: factor of the learning rate (None: 1).
     """
-    updates, opt_state = optimizer.update(grads, opt_state, params, finite=finite)
+    updates, opt_state = optimizer.update(grads, network.opt_state, network.params, finite=finite)
     if scale is not None:
         updates = jax.tree.map(lambda x: scale * x, updates)
-    new = optax.apply_updates(params, updates)
-    return jax.tree.map(lambda ours, old: jnp.where(finite, ours, old), new, params), opt_state
+    new = optax.apply_updates(network.params, updates)
+    params = jax.tree.map(lambda ours, old: jnp.where(finite, ours, old), new, network.params)
+    return NetworkState(params=params, opt_state=opt_state)
 
 
-def advance(state: TrainState, finite: jax.Array, ema_decay: float, ema_every: int, **changed: Any) -> TrainState:
-    """The state one update later, with the fields that changed and with the EMA of its parameters."""
-    state = dataclasses.replace(state, step=state.step + 1, **changed)
+def advance(state: TrainState, finite: jax.Array, ema_decay: float, ema_every: int, **networks: NetworkState) -> Any:
+    """The state one update later: with the networks that changed, and with the EMA updated.
+
+    networks: by their names in the state. Returns a state of the same class.
+    """
+    state = dataclasses.replace(state, step=state.step + 1, **networks)
     count = (state.step // ema_every).astype(jnp.float32)
     decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
-    # Between two EMA updates the weight of the new parameters is 0, which leaves the average as it is.
+    # Between two EMA updates the weight of the new parameters is 0, which leaves the average unchanged.
     weight = jnp.where(state.step % ema_every == 0, 1 - decay, 0.0)
     ema = optax.incremental_update(state.params, state.ema, weight)
     return dataclasses.replace(state, ema=ema, skipped=jnp.where(finite, 0, state.skipped + 1))
@@ -151,8 +198,8 @@ def accumulate_gradients(
         return gradient(params, batch, key)
 
     def split(x):
-        # Micro-batch m takes rows m, m + accumulate, ...: a batch that is spread over devices in blocks of consecutive
-        # rows gives every device its share of each micro-batch, and no row has to move.
+        # Micro-batch m takes rows m, m + accumulate, ... Each device holds a block of consecutive rows, so it has its
+        # share of every micro-batch and no row has to move.
         return jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
 
     def add(total, micro):

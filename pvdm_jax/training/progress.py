@@ -1,4 +1,4 @@
-"""What a training run shows: the table of parameters, the progress bar, and the clock behind both."""
+"""What a training run prints: the table of parameters and the progress, with the clock that measures it."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-SLOW_DATA = 0.1  # part of the time spent waiting for batches from which on it is shown
+SLOW_DATA = 0.1  # the part of the time that waiting for batches takes is shown from here on
 
 
 def parameter_table(params: Any) -> str:
@@ -17,7 +17,7 @@ def parameter_table(params: Any) -> str:
     counts: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = [jax.tree_util.keystr((key,), simple=True) for key in path]
-        # The last name is the array's own; a module is named by what comes before.
+        # The last name is the array's; those before it name its module.
         module = ".".join(names[:-1][:2]) or names[0]
         counts[module] = counts.get(module, 0) + int(np.prod(leaf.shape))
     total = sum(counts.values())
@@ -30,7 +30,7 @@ def parameter_table(params: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person would say them: "0.4 s", "48 s", "12 min", "3 h 05 min"."""
+    """Seconds in a readable unit: "0.4 s", "48 s", "12 min", "3 h 05 min"."""
     if seconds < 99.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -38,10 +38,10 @@ def duration(seconds: float) -> str:
 
 
 class StepClock:
-    """Measures training steps alone: compilation, evaluation and saving are left out.
+    """Measures training steps without compilation, evaluation and saving.
 
-    `resume` starts it and `pause` stops it; between them `wait` marks the time spent waiting for data. The numbers
-    are those since the last `reset`, over the steps counted by `pause`.
+    `resume` starts it and `pause` stops it; between them `wait` adds time spent waiting for data. Its numbers are means
+    over the steps since the last `reset`, as counted by `pause`.
     """
 
     def __init__(self):
@@ -74,10 +74,10 @@ class StepClock:
 
 
 class Progress:
-    """A progress bar on a terminal, plain lines elsewhere; process 0 only.
+    """A progress bar on a terminal, plain lines elsewhere; on process 0 only.
 
-    Both show the step, the time of one, clips per second, the time left (at the pace so far, evaluations and saves
-    included) and the loss.
+    Both show the step, seconds per step, clips per second, the time left (at the pace so far, including evaluations and
+    saves) and the loss.
     """
 
     def __init__(self, name: str, start: int, steps: int, batch_size: int):
@@ -89,7 +89,7 @@ class Progress:
         self._bar = None
 
     def begin(self) -> None:
-        """Shows the bar and starts the clock of the time left; call it before the first step."""
+        """Shows the bar, and starts to measure the time left. Call it before the first step."""
         self._begun = self._last = time.perf_counter()
         if self._main and sys.stderr.isatty():
             layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
@@ -105,7 +105,7 @@ class Progress:
             print(text, flush=True)
 
     def advance(self, step: int) -> None:
-        """Moves the bar; call it after every step."""
+        """Moves the bar. Call it after every step."""
         now = time.perf_counter()
         elapsed, self._last = now - self._last, now
         self._step_seconds = 0.9 * self._step_seconds + 0.1 * elapsed if self._step_seconds else elapsed
@@ -114,7 +114,7 @@ class Progress:
             self._bar.update(step - self._bar.n)
 
     def report(self, step: int, step_seconds: float, data_wait: float, values: Mapping[str, float]) -> None:
-        """Shows the numbers of a log: in the bar, or as a line of its own."""
+        """Shows the numbers of a log, in the bar or as a line."""
         self._loss = f"{values['loss']:.4g}" if "loss" in values else ""
         self._waiting = f", {data_wait:.0%} waiting for data" if data_wait >= SLOW_DATA else ""
         if self._bar is None:
@@ -126,13 +126,13 @@ class Progress:
             self._bar.refresh()
 
     def retarget(self, steps: int) -> None:
-        """Takes note of another number of steps that the run will have."""
+        """Changes the number of steps that the run will have."""
         self._steps = steps
         if self._bar is not None:
             self._bar.total = steps
 
     def skip(self) -> None:
-        """Leaves the time since the last step out of the bar's step time."""
+        """Excludes the time since the last step from the bar's step time."""
         self._last = time.perf_counter()
 
     def _describe(self, step: int, step_seconds: float) -> str:

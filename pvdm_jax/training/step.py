@@ -1,82 +1,72 @@
-"""What a stage is to the training loop, and its step as the loop compiles it."""
+"""What the training loop needs of a stage, and how it compiles the stage's steps."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 from jax.sharding import Mesh
 
 from pvdm_jax.runtime import sharding
-from pvdm_jax.training.optimizer import global_norm
+from pvdm_jax.training.optimizer import TrainState, global_norm
+
+Batch = Any  # nested dicts of arrays (batch, ...)
+Constants = Any  # a pytree of arrays
+Metrics = dict[str, jax.Array]  # float32 scalars
+Step = Callable[[TrainState, Batch, jax.Array, Constants], tuple[TrainState, Metrics]]
 
 
 class Stage(Protocol):
-    """What the loop needs to know of a stage."""
+    """A stage: its first state, its steps and its evaluation.
+
+    steps: by name, pure functions `step(state, batch, key, constants) -> (state, metrics)`, each one update. A policy
+    (`training.policy`) chooses among them. constants: arrays that all steps take beside the state, or {}.
+    """
 
     name: str
+    steps: Mapping[str, Step]
+    constants: Constants
 
-    def init(self, key: jax.Array) -> Any:
-        """The first state, a `TrainState` or a dataclass that adds fields to it. Jitted."""
+    def init(self, key: jax.Array) -> TrainState:
+        """The first state. Jitted by the loop."""
 
-    def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-        """One update, pure and jitted: the new state, and float32 scalars with at least "loss"."""
-
-    def evaluate(self, state: Any, folder: pathlib.Path) -> dict[str, float]:
-        """Numbers of the fixed evaluation. Pictures go into `folder`, written by process 0 alone."""
-
-
-class PhasedStage(Stage, Protocol):
-    """What the loop needs to know of a stage with phases."""
-
-    constants: Any  # arrays that its steps take beside the state
-
-    def step(
-        self, state: Any, batch: Any, key: jax.Array, kind: str, constants: Any
-    ) -> tuple[Any, dict[str, jax.Array]]:
-        """One update of the given kind, named by `Phases.kind`. "loss" may be missing from its metrics."""
-
-    def begin(self, state: Any) -> Any:
-        """The state with which the second phase begins."""
-
-    def roll_back(self, best: Any, state: Any, rollbacks: int) -> Any:
-        """The state that goes on from that of the best checkpoint, at the step of `state`."""
+    def evaluate(self, state: TrainState, folder: pathlib.Path) -> dict[str, float]:
+        """The numbers of the fixed evaluation. Process 0 writes pictures into `folder`."""
 
 
 def keys(seed: int) -> tuple[jax.Array, jax.Array]:
-    """The key of the initialisation, and the one that steps fold their number into."""
+    """The key of the initialisation, and the key that each step folds its number into."""
     init, step = jax.random.split(jax.random.key(seed))
     return init, step
 
 
-def compile_step(stage: Stage, kind: str, state: Any, batch: Any, placed: Any, mesh: Mesh, seed: int) -> Callable:
-    """The stage's step as one compiled call (state, batch) -> (state, metrics); the state is donated."""
-    constants = stage.constants if kind else None
-    compiled = trace_step(stage, kind, state, batch, placed, mesh, seed).lower().compile()
-    return lambda state, batch: compiled(state, batch, constants)
+def compile_step(stage: Stage, name: str, state: Any, batch: Batch, placed: Any, mesh: Mesh, seed: int) -> Callable:
+    """The step of that name as one compiled call (state, batch) -> (state, metrics); the state is donated."""
+    traced = trace_step(stage, name, state=state, batch=batch, placed=placed, mesh=mesh, seed=seed)
+    compiled = traced.lower().compile()
+    return lambda state, batch: compiled(state, batch, stage.constants)
 
 
 def trace_step(
-    stage: Stage, kind: str, state: Any, batch: Any, placed: Any, mesh: Mesh, seed: int
+    stage: Stage, name: str, state: Any, batch: Batch, placed: Any, mesh: Mesh, seed: int
 ) -> jax.stages.Traced:
-    """The stage's step as it will be compiled, a function of state, batch and constants.
+    """The step of that name as the loop compiles it, a function of state, batch and constants.
 
-    kind: of a PhasedStage's step, which takes the stage's constants too; empty for a stage without phases. state,
-    batch: arrays, or ShapeDtypeStructs. placed: the state's structure, of ShapeDtypeStructs with shardings.
+    state, batch: arrays, or ShapeDtypeStructs. placed: the state's structure, of ShapeDtypeStructs with shardings.
     """
-    constants = stage.constants if kind else None
 
     def step(state, batch, constants):
         key = jax.random.fold_in(keys(seed)[1], state.step)
-        new_state, metrics = stage.step(state, batch, key, *((kind, constants) if kind else ()))
-        # The norm tells of an update that spoils the parameters before a checkpoint of them is made.
+        new_state, metrics = stage.steps[name](state, batch, key, constants)
+        # The norm shows an update that makes the parameters infinite before they are saved.
         return new_state, metrics | {"param_norm": global_norm(new_state.params), "skipped": new_state.skipped}
 
     shardings = jax.tree.map(lambda x: x.sharding, placed)
+    constant_shardings = jax.tree.map(lambda x: x.sharding, stage.constants)
     jitted = jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(shardings, sharding.batch_sharding(mesh), jax.tree.map(lambda x: x.sharding, constants)),
+        in_shardings=(shardings, sharding.batch_sharding(mesh), constant_shardings),
         out_shardings=(shardings, sharding.replicated(mesh)),
     )
-    return jitted.trace(state, batch, constants)
+    return jitted.trace(state, batch, stage.constants)

@@ -182,7 +182,7 @@ def test_bytes_per_device_fall_with_the_number_of_devices(stage):
         settings = dataclasses.replace(config.train_autoencoder, perceptual_weight=0.0)
         made = AutoencoderStage(config.autoencoder, settings, {"video": np.zeros((0, 16, 256, 256, 3))}, one)
     else:
-        made = DiffusionStage(config, (None, None), plane_shape(config.autoencoder), {}, one)
+        made = DiffusionStage(config, one)
     abstract = jax.eval_shape(made.init, jax.random.key(0))
     held = {}
     for devices in (1, 2, 4, 8, 16, 64, 128):

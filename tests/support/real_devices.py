@@ -23,17 +23,17 @@ from pvdm_jax.config import (
     UNetConfig,
 )
 from pvdm_jax.data.latent_batch import LatentBatch
-from pvdm_jax.models.autoencoder import plane_shape
+from pvdm_jax.models.autoencoder import latent_spec
 from pvdm_jax.runtime import sharding
 from pvdm_jax.training.autoencoder import AutoencoderStage
-from pvdm_jax.training.diffusion import DiffusionStage
+from pvdm_jax.training.diffusion import DENOISER, DiffusionStage
 from pvdm_jax.training.phases import BOTH, RECONSTRUCTION
 from pvdm_jax.training.step import compile_step, keys
 
 MESHES = ((1, 1), (2, 1), (1, 2), (2, 2), (1, 4), (8, 1), (4, 2), (2, 4), (1, 8))
 # One adversarial update: rounding grows with the next ones, as it does on one device with its clips in another order
 # (7e-6 of the parameters after three), over the kinks of the discriminators.
-UPDATES = {RECONSTRUCTION: 3, BOTH: 1, "denoiser": 3}
+UPDATES = {RECONSTRUCTION: 3, BOTH: 1, DENOISER: 3}
 BATCH, SEED = 16, 5
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, clip_norm=1.0)
 CLIP = AutoencoderConfig(
@@ -58,16 +58,15 @@ CONFIG = Config(
 
 def stage_and_batch(kind, mesh):
     rng = np.random.default_rng(0)
-    if kind == "denoiser":
-        shape = plane_shape(CLIP)
-        latents = rng.standard_normal((2, BATCH, shape.positions, CLIP.latent_channels)).astype(np.float32)
+    if kind == DENOISER:
+        latents = rng.standard_normal((2, BATCH, *latent_spec(CLIP).shape)).astype(np.float32)
         batch = LatentBatch(
             previous=latents[0],
             clip=latents[1],
             has_previous=rng.random(BATCH) < 0.7,
             label=rng.integers(0, 3, BATCH, np.int32),
         )
-        return DiffusionStage(CONFIG, (None, None), shape, None, mesh), batch
+        return DiffusionStage(CONFIG, mesh), batch
     video = rng.integers(0, 256, (BATCH, 4, 16, 16, 3), np.uint8)
     batch = {"video": video, "frame": rng.integers(0, 4, BATCH, np.int32)}
     return AutoencoderStage(CLIP, CONFIG.train_autoencoder, {"video": video[:0]}, mesh), batch
@@ -81,7 +80,7 @@ def train(kind, mesh):
     placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     state = jax.jit(stage.init, out_shardings=shardings)(keys(SEED)[0])
     batch = sharding.global_batch(mesh, batch)
-    update = compile_step(stage, "" if kind == "denoiser" else kind, state, batch, placed, mesh, SEED)
+    update = compile_step(stage, kind, state=state, batch=batch, placed=placed, mesh=mesh, seed=SEED)
     metrics = []
     for _ in range(UPDATES[kind]):
         state, found = update(state, batch)
@@ -101,7 +100,7 @@ def distance(tree, expected):
 def main():
     jax.config.update("jax_num_cpu_devices", 8)
     results = {}
-    for kind in (RECONSTRUCTION, BOTH, "denoiser"):
+    for kind in (RECONSTRUCTION, BOTH, DENOISER):
         expected = None
         for data, fsdp in MESHES:
             mesh = sharding.make_mesh(MeshConfig(data=data, fsdp=fsdp), jax.devices()[: data * fsdp])

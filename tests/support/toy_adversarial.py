@@ -83,11 +83,11 @@ def main():
         shardings = sharding.parameter_shardings(mesh, abstract)
         state = jax.device_put(state_of(stage), shardings)
         step = jax.jit(
-            lambda state, batch, stage=stage: stage.step(state, batch, jax.random.key(1), BOTH, {}),
+            lambda state, batch, stage=stage: stage.steps[BOTH](state, batch, jax.random.key(1), {}),
             out_shardings=(shardings, sharding.replicated(mesh)),
         )
         state, metrics = step(state, sharding.global_batch(mesh, batch))
-        moments = (state.opt_state, state.discriminator_opt_state)
+        moments = (state.opt_state, state.discriminators.opt_state)
         floats = [x for x in jax.tree.leaves(moments) if jnp.issubdtype(x.dtype, jnp.floating)]
         found[name] = [np.asarray(x) for x in (*floats, *(metrics[key] for key in sorted(metrics)))]
     differences = {}

@@ -36,7 +36,7 @@ def batch_moves(accumulate):
     stage = ToyStage(config)
     state = jax.jit(stage.init, out_shardings=sharding.replicated(mesh))(jax.random.key(0))
     batch = sharding.global_batch(mesh, next(toy_batches(32)(0)))
-    program = jax.jit(stage.step).lower(state, batch, jax.random.key(1)).compile().as_text()
+    program = jax.jit(stage.step).lower(state, batch, jax.random.key(1), {}).compile().as_text()
     return program.count(" all-to-all(") + program.count(" collective-permute(")
 
 

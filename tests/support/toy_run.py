@@ -19,6 +19,7 @@ from pvdm_jax.config import MeshConfig, OptimizerConfig, StageConfig
 from pvdm_jax.runtime.sharding import make_mesh, start_distributed
 from pvdm_jax.training.loop import train
 from pvdm_jax.training.optimizer import accumulate_gradients, init_state, make_optimizer, update
+from pvdm_jax.training.policy import BestByMetric
 
 WIDTH = 256  # 256 x 256 weights are large enough to be shared out over the fsdp axis
 
@@ -27,9 +28,11 @@ class ToyStage:
     """A small network that denoises random vectors: it uses its key, its batch, accumulation and the EMA."""
 
     name = "toy"
+    constants = {}
 
     def __init__(self, config):
         self.config = config
+        self.steps = {"toy": self.step}
         self.optimizer = make_optimizer(config.optimizer, config.steps)
 
     def init(self, key):
@@ -46,7 +49,7 @@ class ToyStage:
         loss = jnp.mean((hidden @ params["decoder"]["kernel"] - batch["x"]) ** 2)
         return loss, {"loss": loss}
 
-    def step(self, state, batch, key):
+    def step(self, state, batch, key, constants):
         grads, metrics = accumulate_gradients(self.loss, state.params, batch, key, self.config.accumulate)
         return update(state, grads, self.optimizer, self.config.ema_decay, self.config.ema_every), metrics
 
@@ -89,11 +92,18 @@ def digest(state):
 SETTINGS = {"model": {"width": WIDTH}, "train": {"steps": 40, "log_every": 4}, "seed": 7}
 
 
-def run(directory, config, mesh=None, settings=SETTINGS, stage=ToyStage, **options):
+def run(directory, config, mesh=None, settings=SETTINGS, stage=ToyStage, policy=None, batches=None, **options):
     """The loop on the toy stage, returning its state. `options` are those of `toy_batches`."""
-    mesh = mesh or make_mesh(MeshConfig())
-    batches = toy_batches(config.batch_size, **options)
-    return train(stage(config), batches, pathlib.Path(directory), config, settings, mesh, seed=7)
+    return train(
+        stage(config),
+        policy or BestByMetric("toy"),
+        batches or toy_batches(config.batch_size, **options),
+        directory=pathlib.Path(directory),
+        config=config,
+        settings=settings,
+        mesh=mesh or make_mesh(MeshConfig()),
+        seed=7,
+    )
 
 
 def main():

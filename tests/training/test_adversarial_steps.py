@@ -11,8 +11,9 @@ from flax import nnx
 from toy_adversarial import BATCH, MODEL, make_stage, state_of, tiny_config
 
 from pvdm_jax.config import AdversarialConfig, AutoencoderConfig, ConfigError, OptimizerConfig
+from pvdm_jax.losses.frames import pick_frames
 from pvdm_jax.models import functional
-from pvdm_jax.training.adversarial import make_discriminator_optimizer, pick_frames
+from pvdm_jax.training.adversarial import make_discriminator_optimizer
 from pvdm_jax.training.autoencoder import load_perceptual
 from pvdm_jax.training.phases import BOTH, DISCRIMINATOR, GENERATOR, RECONSTRUCTION
 
@@ -36,7 +37,7 @@ def official():
 
 
 def run_step(stage, state, kind, batch=BATCH, key=1):
-    return jax.jit(stage.step, static_argnums=3)(state, batch, jax.random.key(key), kind, stage.constants)
+    return jax.jit(stage.steps[kind])(state, batch, jax.random.key(key), stage.constants)
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +56,13 @@ def outputs(stage, state):
 
     @jax.jit
     def compute(params, discriminators, video, frame):
-        found = functional.merge(stage.graphdef, params)(video)
-        networks, rows = functional.merge(stage.discriminators, discriminators), jnp.arange(len(video))
+        found = functional.merge(stage.losses.autoencoder, params)(video)
+        networks, rows = functional.merge(stage.losses.discriminators, discriminators), jnp.arange(len(video))
         images = [networks.image(x[rows, frame]) for x in (video, found)]
         return found, [images, [networks.video(x) for x in (video, found)]]
 
     batch = float_batch()
-    return jax.device_get(compute(state.params, state.discriminators, batch["video"], batch["frame"]))
+    return jax.device_get(compute(state.params, state.discriminators.params, batch["video"], batch["frame"]))
 
 
 def test_frames_are_picked():
@@ -93,16 +94,18 @@ def test_each_step_trains_what_it_is_named_after(official, steps):
         new, metrics = steps[kind]
         assert equal(new.params, state.params) == ("g" not in expected)
         assert equal(new.opt_state, state.opt_state) == ("g" not in expected)
-        assert equal(new.discriminators, state.discriminators) == ("d" not in expected)
-        assert equal(new.discriminator_opt_state, state.discriminator_opt_state) == ("d" not in expected)
+        for part in ("params", "opt_state"):
+            pair = (getattr(found.discriminators, part) for found in (new, state))
+            assert equal(*pair) == ("d" not in expected)
         assert int(new.step) == int(state.step) + 1
         assert ("loss" in metrics, "discriminator_loss" in metrics) == ("g" in expected, "d" in expected)
 
 
 def test_both_at_once_is_one_of_each_on_the_same_batch(steps):
     """Neither side sees the other's update of the same step."""
-    for name, kind in (("opt_state", GENERATOR), ("discriminator_opt_state", DISCRIMINATOR)):
-        assert_near(getattr(steps[BOTH][0], name), getattr(steps[kind][0], name))
+    for name, kind in (("network", GENERATOR), ("discriminators", DISCRIMINATOR)):
+        found, expected = (getattr(steps[which][0], name).opt_state for which in (BOTH, kind))
+        assert_near(found, expected)
 
 
 def test_a_step_is_adamw_on_the_gradient_of_the_loss(official):
@@ -114,7 +117,8 @@ def test_a_step_is_adamw_on_the_gradient_of_the_loss(official):
     @jax.grad
     def gradient(params, rows):
         batch = {name: value[rows] for name, value in jax.tree.map(jnp.asarray, float_batch()).items()}
-        return stage.generator_loss(stage.reconstruct(params, batch["video"]), state.discriminators, batch, {})[0]
+        reconstruction = stage.losses.reconstruct(params, batch["video"])
+        return stage.losses.generator(reconstruction, state.discriminators.params, batch, {})[0]
 
     # Batch norm sees micro-batches: rows 0 and 2, then 1 and 3.
     grads = [gradient(state.params, jnp.array(rows)) for rows in ([0, 2], [1, 3])]
@@ -137,7 +141,7 @@ def test_adaptive_weights_balance_the_gradients_in_the_pixels(official):
 
     def gradient(weight, feature_weight, adaptive):
         stage = make_stage(weight=weight, feature_weight=feature_weight, adaptive=adaptive, warmup_steps=0)
-        loss = lambda x: stage.generator_loss(x, state.discriminators, batch, {})  # noqa: E731
+        loss = lambda x: stage.losses.generator(x, state.discriminators.params, batch, {})  # noqa: E731
         return jax.jit(jax.grad(loss, has_aux=True))(found)
 
     def norm(x):
@@ -157,11 +161,11 @@ def test_warm_up_raises_the_weights():
     """The phase began after 10 updates: the next is 1/20 into a warm-up of 20."""
     stage = make_stage(weight=1.0, feature_weight=4.0, adaptive=False, warmup_steps=20)
     state = state_of(stage)
-    step = jax.jit(stage.step, static_argnums=3)
+    step = jax.jit(stage.steps[GENERATOR])
 
     def at(number, scale=1.0):
         now = dataclasses.replace(state, step=jnp.int32(number), scale=jnp.float32(scale))
-        return step(now, BATCH, jax.random.key(0), GENERATOR, {})
+        return step(now, BATCH, jax.random.key(0), {})
 
     for number, expected in ((10, 1 / 20), (19, 0.5), (29, 1.0), (500, 1.0)):
         assert float(at(number)[1]["adversarial_weight"]) == pytest.approx(expected)
@@ -177,10 +181,10 @@ def test_decay_lowers_the_weights_to_nothing_at_the_end_of_the_phase():
     for steps, last in ((40, 50), (0, 110)):
         options = {"weight": 1.0, "adaptive": False, "warmup_steps": 0, "decay": "cosine", "steps": steps}
         stage = make_stage({"steps": last}, **options)
-        state, step = state_of(stage), jax.jit(stage.step, static_argnums=3)
+        state, step = state_of(stage), jax.jit(stage.steps[GENERATOR])
         for number, expected in ((10, 1.0), (10 + (last - 10) // 2, 0.5), (last, 0.0)):
             now = dataclasses.replace(state, step=jnp.int32(number))
-            metrics = step(now, BATCH, jax.random.key(0), GENERATOR, {})[1]
+            metrics = step(now, BATCH, jax.random.key(0), {})[1]
             assert float(metrics["adversarial_weight"]) == pytest.approx(expected, abs=1e-6)
 
 
@@ -198,11 +202,11 @@ def test_each_discriminator_is_clipped_by_itself():
 def test_a_gradient_that_is_not_finite_changes_neither_side(official):
     stage, state = official
     spoilt = jax.tree.map(lambda x: x, state.discriminators)
-    spoilt["image"]["layers"]["0"]["conv"]["kernel"] = spoilt["image"]["layers"]["0"]["conv"]["kernel"] * jnp.inf
+    spoilt.params["image"]["layers"]["0"]["conv"]["kernel"] *= jnp.inf
     state = dataclasses.replace(state, discriminators=spoilt)
     new, _ = run_step(stage, state, BOTH)
     assert int(new.skipped) == 1 and equal(new.params, state.params) and equal(new.opt_state, state.opt_state)
-    assert equal(new.discriminator_opt_state, state.discriminator_opt_state)
+    assert equal(new.discriminators.opt_state, state.discriminators.opt_state)
 
 
 def test_lpips_compares_the_frame_drawn(monkeypatch):
@@ -212,16 +216,14 @@ def test_lpips_compares_the_frame_drawn(monkeypatch):
     distance = lpips.LPIPS(rngs=nnx.Rngs(0))
     stage = make_stage(training={"perceptual_weight": 4.0}, lpips=distance)
     state, batch = state_of(stage), float_batch()
-    step = jax.jit(stage.step, static_argnums=3)
-    drawn = [
-        step(state, {"video": BATCH["video"]}, jax.random.key(k), RECONSTRUCTION, stage.constants) for k in (0, 1, 0)
-    ]
+    step = jax.jit(stage.steps[RECONSTRUCTION])
+    drawn = [step(state, {"video": BATCH["video"]}, jax.random.key(k), stage.constants) for k in (0, 1, 0)]
     # Without a given frame one is drawn by the key.
     values = [float(metrics["random_vgg"]) for _, metrics in drawn]
     assert values[0] == values[2] != values[1]
     _, metrics = run_step(stage, state, RECONSTRUCTION)
     rows = np.arange(len(BATCH["video"]))
-    found = np.asarray(jax.jit(stage.reconstruct)(state.params, batch["video"]))
+    found = np.asarray(jax.jit(stage.losses.reconstruct)(state.params, batch["video"]))
     images = (x[rows, batch["frame"]] for x in (batch["video"], found))
     expected = float(np.mean(jax.jit(lambda a, b: distance(a, b))(*images)))
     assert expected > 1e-3
@@ -238,7 +240,7 @@ def test_without_the_networks_a_step_costs_what_its_pixel_loss_costs():
 
     def plain(params, ema, moments, video):
         def loss(params):
-            error = functional.merge(stage.graphdef, params)(video) - video
+            error = functional.merge(stage.losses.autoencoder, params)(video) - video
             return jnp.mean(jnp.square(error))
 
         updates, moments = optimizer.update(jax.grad(loss)(params), moments, params)
@@ -252,7 +254,7 @@ def test_without_the_networks_a_step_costs_what_its_pixel_loss_costs():
     video = float_batch()["video"]
     key = jax.random.key(0)
     found = operations(
-        lambda s, b, k: stage.step(s, b, k, RECONSTRUCTION, {})[0], state, {"video": BATCH["video"]}, key
+        lambda s, b, k: stage.steps[RECONSTRUCTION](s, b, k, {})[0], state, {"video": BATCH["video"]}, key
     )
     expected = operations(plain, state.params, state.ema, optimizer.init(state.params), video)
     count = functional.count(state.params)

@@ -61,7 +61,7 @@ def test_official_flips_one_coin_for_a_batch(monkeypatch):
     official = stage("official")
     state = type("State", (), {"params": None})()
     for step in range(300):
-        official.step(state, windows(count=5), jax.random.key(step))
+        official.step(state, windows(count=5), jax.random.key(step), {})
     coins = np.stack([loss.keywords["coin"] for loss in seen])
     assert coins.shape == (300,)  # the loss of every micro-batch gets it
     assert abs(coins.mean() - 0.3) < 0.08
@@ -78,7 +78,7 @@ def test_the_default_recipe_knows_no_common_coin(monkeypatch):
     monkeypatch.setattr(diffusion, "accumulate_gradients", lambda loss, *_: (seen.append(loss), {}))
     monkeypatch.setattr(diffusion, "update", lambda *_: None)
     model = stage()
-    model.step(type("State", (), {"params": None})(), windows(count=5), jax.random.key(0))
+    model.step(type("State", (), {"params": None})(), windows(count=5), jax.random.key(0), {})
     assert [loss.keywords["coin"] for loss in seen] == [None]
 
 

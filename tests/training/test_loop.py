@@ -18,12 +18,10 @@ import pytest
 from disk import file_limit
 from toy_run import SETTINGS, ToyStage, digest, run, toy_batches, toy_config
 
-from pvdm_jax.config import ConfigError, MeshConfig
-from pvdm_jax.runtime.sharding import make_mesh
+from pvdm_jax.config import ConfigError
 from pvdm_jax.storage.checkpoint import best_step
 from pvdm_jax.storage.files import CheckpointError
-from pvdm_jax.training.loop import train
-from pvdm_jax.training.phases import Watch
+from pvdm_jax.training.policy import BestByMetric
 from pvdm_jax.training.progress import duration, parameter_table
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -174,13 +172,13 @@ def test_finished_run_goes_on_with_more_steps(undisturbed, tmp_path):
     assert digest(state) == digest(run(tmp_path / "whole", toy_config(steps=44)))
 
 
-def test_an_update_that_is_not_finite_is_left_out(tmp_path, caplog):
-    """The run goes on, and ends with finite numbers; the log tells how many updates were left out."""
+def test_an_update_that_is_not_finite_is_skipped(tmp_path, caplog):
+    """The run goes on, and ends with finite numbers; the log says how many updates were skipped."""
     state = run(tmp_path, toy_config(log_every=10), spoil_at=18)
     assert int(state.step) == 40 and int(state.skipped) == 0
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
     assert [record.message for record in caplog.records if "toy" in record.message] == [
-        "toy: the gradient at step 18 was not finite (loss neither); that update is left out"
+        "toy: the gradient at step 18 was not finite (nor loss); that update is skipped"
     ]
     assert {line["step"]: line["train/skipped"] for line in lines(tmp_path) if "train/skipped" in line} == {20: 1.0}
     assert all(np.isfinite(line["train/loss"]) for line in lines(tmp_path) if "train/loss" in line)
@@ -193,9 +191,9 @@ def test_too_many_such_updates_in_a_row_stop_the_run(tmp_path, allowed):
             loss, metrics = super().loss(params, batch, key)
             return loss * jax.numpy.where(batch["step"][0] < 17, 1.0, jax.numpy.inf), metrics
 
-        def step(self, state, batch, key):
+        def step(self, state, batch, key, constants):
             rows = jax.numpy.full(len(batch["x"]), state.step)
-            return super().step(state, batch | {"step": rows}, key)
+            return super().step(state, batch | {"step": rows}, key, constants)
 
     with pytest.raises(FloatingPointError, match="the gradient at step 18 was not finite.*max_skipped is") as error:
         run(tmp_path, toy_config(log_every=1, max_skipped=allowed, max_rollbacks=0), stage=Spoilt)
@@ -226,9 +224,9 @@ class Diverging(ToyStage):
         loss, metrics = super().loss(params, batch, key)
         return jax.numpy.where(batch["bad"][0], jax.numpy.inf, 1.0) * loss, metrics
 
-    def step(self, state, batch, key):
+    def step(self, state, batch, key, constants):
         bad = (state.step + 1 >= self.spoilt.start) & (state.step + 1 < self.spoilt.stop)
-        return super().step(state, batch | {"bad": jax.numpy.full(len(batch["x"]), bad)}, key)
+        return super().step(state, batch | {"bad": jax.numpy.full(len(batch["x"]), bad)}, key, constants)
 
 
 ROLLING = dict(max_skipped=3, max_rollbacks=1, log_every=4, checkpoint_every=5, keep=1, eval_every=40)
@@ -273,10 +271,9 @@ def test_the_videos_of_a_spoilt_batch_are_named(tmp_path, caplog):
 
     config = toy_config(log_every=10)
     batches = toy_batches(config.batch_size, spoil_at=18)
-    mesh = make_mesh(MeshConfig())
-    train(ToyStage(config), lambda start: Named(batches(start)), tmp_path, config, SETTINGS, mesh, seed=7)
+    run(tmp_path, config, batches=lambda start: Named(batches(start)))
     named = ", ".join(f"video{(16 * 17 + row) % 100}.mp4" for row in range(16))
-    assert f"step 18 was not finite (loss neither); that update is left out; the videos of its batch: {named}" in (
+    assert f"step 18 was not finite (nor loss); that update is skipped; the videos of its batch: {named}" in (
         caplog.text
     )
 
@@ -287,9 +284,8 @@ def test_the_best_by_a_metric_is_kept_and_told(tmp_path):
             return {"loss_alone": abs(int(state.step) - 20.0)}
 
     def judged(directory, steps, metric="loss_alone", **changes):
-        config, mesh = toy_config(steps=steps, keep=1, **changes), make_mesh(MeshConfig())
-        batches, watch = toy_batches(config.batch_size), metric and Watch(metric)
-        return train(Judged(config), batches, directory, config, SETTINGS, mesh, 7, (), watch or None)
+        config = toy_config(steps=steps, keep=1, **changes)
+        return run(directory, config, stage=Judged, policy=BestByMetric("toy", metric))
 
     expected = digest(judged(tmp_path, 40))
     assert saved_steps(tmp_path) == [20, 40] and best_step(tmp_path) == 20
@@ -322,8 +318,8 @@ def test_spoilt_parameters_are_not_saved(tmp_path):
     class Spoiling(ToyStage):
         """The update of step 5 makes a parameter infinite while its loss is still finite."""
 
-        def step(self, state, batch, key):
-            state, metrics = super().step(state, batch, key)
+        def step(self, state, batch, key, constants):
+            state, metrics = super().step(state, batch, key, constants)
             spoilt = jax.numpy.where(state.step == 5, jax.numpy.inf, 0)
             return jax.tree_util.tree_map_with_path(
                 lambda path, x: x + spoilt if "params" in str(path) else x, state

@@ -1,4 +1,4 @@
-"""The metrics file: resuming leaves no duplicates, and what isn't finite never reaches it."""
+"""The metrics file: resuming leaves no duplicates, and what is not finite never reaches it."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_resuming_drops_later_and_torn_lines(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_left_out_with_a_warning(tmp_path, caplog, value):
+def test_what_is_not_finite_is_skipped_with_a_warning(tmp_path, caplog, value):
     with MetricWriter(tmp_path, 0) as writer:
         writer.write(3, {"eval/psnr": value, "eval/other": 1})
     assert lines(tmp_path) == [{"step": 3, "eval/other": 1.0}]

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pvdm_jax.config import OptimizerConfig, UNetConfig
+from pvdm_jax.config import AutoencoderConfig, OptimizerConfig, UNetConfig
 from pvdm_jax.models import functional
+from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.models.unet import UNet
 from pvdm_jax.training.muon import dimension_numbers
 from pvdm_jax.training.optimizer import make_optimizer
@@ -22,7 +23,9 @@ def params():
 
 
 def test_hidden_kernels_are_matrices_and_the_rest_is_not(params):
-    numbers = dimension_numbers(params | {"conv_in": params["mid"]["conv"], "colour_bias": np.zeros(3, np.float32)})
+    numbers = dimension_numbers(
+        params | {"conv_in": params["mid"]["conv"], "colour_bias": np.zeros(3, np.float32)}, ("conv_in",)
+    )
     assert numbers["blocks"]["up"]["kernel"] == ((1,), (2,))
     assert numbers["mid"]["conv"]["kernel"] == ((0, 1, 2), (3,))
     assert numbers["blocks"]["up"]["bias"] is None
@@ -32,7 +35,7 @@ def test_hidden_kernels_are_matrices_and_the_rest_is_not(params):
 
 def test_a_first_update_is_orthogonal(params):
     """Newton-Schulz brings all singular values near 1; AdamW's signs would spread them widely."""
-    optimizer = make_optimizer(OptimizerConfig(muon_learning_rate=1.0, weight_decay=0.0), 10)
+    optimizer = make_optimizer(OptimizerConfig(muon_learning_rate=1.0, weight_decay=0.0), 10, ())
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     for matrix in (*updates["blocks"]["up"]["kernel"], updates["mid"]["conv"]["kernel"].reshape(36, 8)):
         values = np.linalg.svd(matrix, compute_uv=False)
@@ -41,7 +44,7 @@ def test_a_first_update_is_orthogonal(params):
 
 def test_an_update_has_the_size_of_adamws(params):
     """The learning rates of both are on one scale: 0.2 of the size that AdamW's first update has, its learning rate."""
-    optimizer = make_optimizer(OptimizerConfig(muon_learning_rate=0.1, learning_rate=0.1, weight_decay=0.0), 10)
+    optimizer = make_optimizer(OptimizerConfig(muon_learning_rate=0.1, learning_rate=0.1, weight_decay=0.0), 10, ())
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     size = np.sqrt(np.mean(np.square(updates["mid"]["conv"]["kernel"])))
     assert size == pytest.approx(0.02, rel=0.3)
@@ -51,7 +54,7 @@ def test_equal_kernels_are_updated_one_by_one(params):
     """Stacked with others of its shape, a kernel takes the steps that it takes alone."""
     rng = np.random.default_rng(1)
     twin = {"kernel": rng.normal(size=(3, 3, 4, 8)).astype(np.float32)}
-    optimizer = make_optimizer(OptimizerConfig(muon_learning_rate=0.1), 10)
+    optimizer = make_optimizer(OptimizerConfig(muon_learning_rate=0.1), 10, ())
 
     def two_steps(tree):
         state = optimizer.init(tree)
@@ -65,10 +68,25 @@ def test_equal_kernels_are_updated_one_by_one(params):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), together, alone | other)
 
 
-def test_it_takes_every_hidden_layer_of_a_denoiser():
-    config = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=1)
-    _, params = functional.abstract(lambda: UNet(config, rngs=nnx.Rngs(0)))
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    kernels = {"/".join(key.key for key in path) for path, _ in leaves if path[-1].key == "kernel"}
-    taken = jax.tree_util.tree_leaves_with_path(dimension_numbers(params), is_leaf=lambda x: hasattr(x, "output_axis"))
-    assert kernels - {"/".join(key.key for key in path) for path, _ in taken} == {"conv_in/kernel", "conv_out/kernel"}
+def test_a_model_must_say_what_it_excludes(params):
+    with pytest.raises(ValueError, match="Muon needs not_matrices"):
+        make_optimizer(OptimizerConfig(muon_learning_rate=0.1), 10)
+    with pytest.raises(ValueError, match="not_matrices names mid; there is no such layer with a kernel"):
+        dimension_numbers(params, ("blocks/up", "mid"))
+
+
+UNET = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=1)
+CLIP = AutoencoderConfig(frames=4, height=16, width=16, patch_size=4, channels=32, depth=1, plane_depth=1)
+
+
+@pytest.mark.parametrize(("model", "config"), [(UNet, UNET), (Autoencoder, CLIP)])
+def test_it_takes_every_hidden_layer_of_a_model(model, config):
+    """All kernels but those that read or write pixels or latents."""
+    _, params = functional.abstract(lambda: model(config, rngs=nnx.Rngs(0)))
+    leaves = functional.flatten(params)
+    kernels = {name: leaf.shape for name, leaf in leaves.items() if name.endswith("kernel")}
+    outside = {3 * CLIP.patch_size**2, config.latent_channels, 2 * config.latent_channels}
+    ends = {name for name, shape in kernels.items() if outside & set(shape[-2:])}
+    numbers = jax.tree.structure(params).flatten_up_to(dimension_numbers(params, model.NOT_MATRICES))
+    axes = dict(zip(leaves, numbers, strict=True))
+    assert ends and {name for name in axes if axes[name] is not None} == kernels.keys() - ends

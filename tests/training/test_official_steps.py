@@ -1,7 +1,6 @@
 """Stage 1's updates against those of the official trainer: losses, gradients, both optimizers, one after the other."""
 
 import dataclasses
-import functools
 
 import jax
 import numpy as np
@@ -15,10 +14,12 @@ from pvdm_jax.config import (
     MeshConfig,
     OptimizerConfig,
 )
-from pvdm_jax.losses.adversarial import feature_matching, generator_loss
+from pvdm_jax.losses.adversarial import adversarial_loss
+from pvdm_jax.losses.feature_matching import feature_matching
 from pvdm_jax.models import functional
 from pvdm_jax.runtime import sharding
 from pvdm_jax.training.autoencoder import AutoencoderStage
+from pvdm_jax.training.optimizer import init_network
 from pvdm_jax.training.phases import DISCRIMINATOR, GENERATOR, RECONSTRUCTION
 from pvdm_jax.weights import official
 
@@ -61,11 +62,9 @@ def case(reference, recipe):
     params = functional.split(autoencoder)[1]
     state = dataclasses.replace(
         stage.init(jax.random.key(0)),
-        params=params,
+        network=init_network(params, stage.optimizer),
         ema=params,
-        opt_state=stage.optimizer.init(params),
-        discriminators=discriminators,
-        discriminator_opt_state=stage.discriminator_optimizer.init(discriminators),
+        discriminators=init_network(discriminators, stage.discriminator_optimizer),
     )
     return info, stage, state
 
@@ -82,8 +81,7 @@ def micro_batches(info, recipe, update):
 
 
 def run(stage, state, batch, kind):
-    step = functools.partial(stage.step, kind=kind)
-    return jax.jit(step)(state, batch, jax.random.key(0), constants=stage.constants)
+    return jax.jit(stage.steps[kind])(state, batch, jax.random.key(0), stage.constants)
 
 
 def gradient(before, after, b1=0.5):
@@ -98,7 +96,7 @@ def test_first_phase(case, recipe):
     after, metrics = run(stage, state, micro_batches(info, recipe, 0), RECONSTRUCTION)
     assert float(metrics["loss"]) == pytest.approx(info["first_phase"]["loss"], rel=1e-5)
     grads = gradient(state.opt_state, after.opt_state)
-    written = official.to_torch(functional.merge(stage.graphdef, grads))
+    written = official.to_torch(functional.merge(stage.losses.autoencoder, grads))
     expected = dict(info["first_phase"]["gradient"])
     total = expected.pop("total")
     assert float(optax.tree.norm(grads)) == pytest.approx(total, rel=1e-5)
@@ -115,12 +113,12 @@ def test_adversarial_terms(case, recipe, name):
     video = recipe.video(frames, side, side, seed=seed, batch=batch)
     fake = np.clip(video + 0.3 * recipe.noise((batch, frames, side, side, 3), seed, "noise"), -1, 1)
     pick = {"image": lambda x: x[:, 1], "video": lambda x: x}[name]
-    discriminator = getattr(functional.merge(stage.discriminators, state.discriminators), name)
+    discriminator = getattr(functional.merge(stage.losses.discriminators, state.discriminators.params), name)
     wanted = discriminator(pick(video))[1]
 
     def terms(x):
         logits, features = discriminator(pick(x))
-        found = {f"{name}_logits": generator_loss(logits)}
+        found = {f"{name}_logits": adversarial_loss(logits)}
         for i in range(len(features) - 1):
             pair = [features[i], features[-1]], [wanted[i], wanted[-1]]
             found[f"{name}_feature_{i}"] = feature_matching(*pair)
@@ -150,7 +148,7 @@ def test_alternating_updates(case, recipe):
             found = gradient(state.opt_state, after.opt_state)
             assert float(optax.tree.norm(found)) == pytest.approx(expected["gradient"], rel=1e-3), number
         else:
-            found = gradient(state.discriminator_opt_state, after.discriminator_opt_state)
+            found = gradient(state.discriminators.opt_state, after.discriminators.opt_state)
             for part, name in (("image", "gradient_2d"), ("video", "gradient_3d")):
                 clipped = min(expected[name], 1.0)
                 assert float(optax.tree.norm(found[part])) == pytest.approx(clipped, rel=tolerance), (number, part)

@@ -1,5 +1,7 @@
 """Phases in the training loop, on a toy whose evaluations are prescribed: decisions, roll-backs, resuming, the best."""
 
+import dataclasses
+import functools
 import json
 import shutil
 
@@ -7,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_run import SETTINGS, ToyStage, digest, toy_batches, toy_config
+from toy_run import ToyStage, digest, toy_config
+from toy_run import run as toy_run
 
-from pvdm_jax.config import AdversarialConfig, MeshConfig
-from pvdm_jax.runtime import sharding
+from pvdm_jax.config import AdversarialConfig
 from pvdm_jax.storage.checkpoint import Checkpoints, best_step, read_part
-from pvdm_jax.training.loop import train
-from pvdm_jax.training.phases import BOTH, RECONSTRUCTION, Phases
+from pvdm_jax.training.adversarial import with_discriminators
+from pvdm_jax.training.metrics import MetricWriter
+from pvdm_jax.training.optimizer import NetworkState
+from pvdm_jax.training.phases import BOTH, RECONSTRUCTION, AdversarialSchedule
 
 # The adversarial phase begins after step 10; the evaluation after step 20 sees a divergence.
 ERRORS = {5: 3.0, 10: 2.0, 15: 1.9, 20: 9.0, 25: 1.8, 30: 1.7, 35: 1.75, 40: 1.9}
@@ -25,22 +29,17 @@ class PhasedToy(ToyStage):
 
     def __init__(self, config, errors=ERRORS, constant=0.5):
         super().__init__(config)
+        self.steps = {RECONSTRUCTION: self.step, BOTH: self.mirrored_step}
         self.errors, self.constants = errors, {"rate": jnp.float32(constant)}
 
-    def step(self, state, batch, key, kind, constants):
-        if kind == RECONSTRUCTION:
-            return super().step(state, batch, key)
-        assert kind == BOTH
+    def init(self, key):
+        return with_discriminators(super().init(key), NetworkState(params={}, opt_state={}))
+
+    def mirrored_step(self, state, batch, key, constants):
         mirrored = jax.tree.map(lambda x: -x, state.params)
-        new, metrics = super().step(state, batch, key)
+        new, metrics = self.step(state, batch, key, constants)
         back = jax.tree.map(lambda x, y: x + 1e-3 * constants["rate"] * y, new.params, mirrored)
-        return type(new)(**(vars(new) | {"params": back})), metrics
-
-    def begin(self, state):
-        return state
-
-    def roll_back(self, best, state, rollbacks):
-        return type(best)(**(vars(best) | {"step": state.step}))
+        return dataclasses.replace(new, network=dataclasses.replace(new.network, params=back)), metrics
 
     def evaluate(self, state, folder):
         error = self.errors[int(state.step)]
@@ -53,11 +52,8 @@ class Crash(Exception):
 
 def run(directory, before=lambda step: None, adversarial=ADVERSARIAL, errors=ERRORS, keep=2, **changes):
     config = toy_config(**({"eval_every": 5, "checkpoint_every": 4, "keep": keep} | changes))
-    mesh = sharding.make_mesh(MeshConfig())
-    batches = toy_batches(config.batch_size, before=before)
-    return train(
-        PhasedToy(config, errors), batches, directory, config, SETTINGS, mesh, seed=7, phases=Phases(adversarial)
-    )
+    stage, policy = functools.partial(PhasedToy, errors=errors), AdversarialSchedule(adversarial)
+    return toy_run(directory, config, stage=stage, policy=policy, before=before)
 
 
 def record(directory):
@@ -121,7 +117,7 @@ def test_dying_anywhere_leaves_the_same_numbers(undisturbed, tmp_path, step):
 @pytest.mark.parametrize("step", [10, 20])
 def test_dying_between_evaluation_and_decision(undisturbed, tmp_path, step, monkeypatch):
     """The evaluation is there or not, best.json is of an earlier one: the run decides again."""
-    original = Phases.judge
+    original = AdversarialSchedule.judge
 
     def judge(self, number, values):
         if number == step:
@@ -129,8 +125,26 @@ def test_dying_between_evaluation_and_decision(undisturbed, tmp_path, step, monk
         return original(self, number, values)
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(Phases, "judge", judge)
+        patch.setattr(AdversarialSchedule, "judge", judge)
         run(tmp_path)
+    assert digest(run(tmp_path)) == undisturbed[1]
+    assert untimed(tmp_path) == untimed(undisturbed[0])
+
+
+@pytest.mark.parametrize("step", [10, 20])
+def test_dying_between_decision_and_report(undisturbed, tmp_path, step, monkeypatch):
+    """best.json has the decision, metrics.jsonl lacks the evaluation: that is of the state before the decision."""
+    original = MetricWriter.write
+
+    def write(self, number, values):
+        if number == step and "eval/error" in values:
+            raise Crash
+        return original(self, number, values)
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(MetricWriter, "write", write)
+        run(tmp_path)
+    assert record(tmp_path)["judged"] == step
     assert digest(run(tmp_path)) == undisturbed[1]
     assert untimed(tmp_path) == untimed(undisturbed[0])
 
@@ -142,15 +156,22 @@ def test_a_decision_that_was_written_is_taken_up(undisturbed, tmp_path):
     assert digest(run(tmp_path)) == undisturbed[1]
 
 
-def test_going_back_behind_the_best_forgets_it(undisturbed, tmp_path):
-    """The checkpoints from step 30 on are lost: the best of the others counts until they are trained again."""
+@pytest.mark.parametrize(("lost", "best"), [((30, 32, 35, 36, 40), 25), ((32, 35, 36, 40), 30)])
+def test_losing_the_newest_checkpoints_forgets_later_decisions(undisturbed, tmp_path, lost, best):
+    """The best of the other checkpoints counts until the lost ones are trained again."""
     run(tmp_path, keep=20)
-    for step in (30, 32, 35, 36, 40):
+    for step in lost:
         shutil.rmtree(tmp_path / "checkpoints" / str(step))
+
+    def crash(step):
+        if step == lost[0] - 1:
+            raise Crash
+
     with pytest.raises(Crash):
-        run(tmp_path, before=lambda step: (_ for _ in ()).throw(Crash) if step == 29 else None, keep=20)
-    assert best_step(tmp_path) == 25
+        run(tmp_path, before=crash, keep=20)
+    assert best_step(tmp_path) == best
     assert digest(run(tmp_path, keep=20)) == undisturbed[1]
+    assert untimed(tmp_path) == untimed(undisturbed[0])
 
 
 def test_the_guard_ends_a_run_that_diverges_too_often(tmp_path, caplog, capsys):

@@ -7,27 +7,24 @@ import pytest
 
 from pvdm_jax.config import AdversarialConfig
 from pvdm_jax.training.phases import (
-    BEGIN,
     BOTH,
     DISCRIMINATOR,
-    END,
     GENERATOR,
     RECONSTRUCTION,
-    ROLL_BACK,
-    Phases,
-    Record,
+    AdversarialSchedule,
 )
+from pvdm_jax.training.policy import BEGIN, END, ROLL_BACK, PhaseRecord
 
 GOOD = {"error": 1.0, "error_now": 1.0, "discriminator_loss": 1.5}
 
 
 def phases(**changes):
     values = {"start_step": 100, "warmup_steps": 20, "guard_tolerance": 0.2, "guard_rollbacks": 2}
-    return Phases(AdversarialConfig(**(values | changes)))
+    return AdversarialSchedule(AdversarialConfig(**(values | changes)))
 
 
 def adversarial(**changes):
-    """Phases whose adversarial phase began after step 100 at an error of 1."""
+    """A schedule whose adversarial phase began after step 100 at an error of 1."""
     made = phases(**changes)
     made.judge(50, {"error": 1.1, "error_now": 1.1})
     assert made.judge(100, {"error": 1.0, "error_now": 1.0}).action == BEGIN
@@ -35,11 +32,11 @@ def adversarial(**changes):
 
 
 def test_without_an_adversarial_phase_only_the_best_is_chosen():
-    made = Phases(AdversarialConfig())
+    made = AdversarialSchedule(AdversarialConfig())
     for step, error in enumerate((0.5, 0.3, 0.4, 0.2, 0.2), start=1):
         assert made.judge(step, {"error": error}).action == ""
-        assert made.kind(step + 1) == RECONSTRUCTION
-        assert not made.due(step)
+        assert made.step_name(step + 1) == RECONSTRUCTION
+        assert not made.evaluation_due(step)
     assert (made.record.best_step, made.record.best_error) == (4, 0.2)
     assert made.last_step(10) == 10
 
@@ -47,11 +44,11 @@ def test_without_an_adversarial_phase_only_the_best_is_chosen():
 def test_the_phase_begins_at_its_step():
     made = phases()
     assert made.judge(99, GOOD).action == ""
-    assert made.due(100) and not made.due(99) and made.kind(100) == RECONSTRUCTION
+    assert made.evaluation_due(100) and not made.evaluation_due(99) and made.step_name(100) == RECONSTRUCTION
     record = made.judge(100, GOOD)
     assert (record.action, record.adversarial_start, record.warmup_start) == (BEGIN, 100, 100)
-    assert made.kind(101) == BOTH
-    assert not made.due(100)
+    assert made.step_name(101) == BOTH
+    assert not made.evaluation_due(100)
     assert made.judge(150, GOOD).action == ""
 
 
@@ -70,7 +67,7 @@ def test_the_phase_begins_at_a_plateau():
 
 def test_turns_are_taken_from_the_first_step_of_the_phase():
     made = adversarial(alternate=True)
-    assert [made.kind(step) for step in (101, 102, 103, 104)] == [GENERATOR, DISCRIMINATOR] * 2
+    assert [made.step_name(step) for step in (101, 102, 103, 104)] == [GENERATOR, DISCRIMINATOR] * 2
 
 
 def test_the_phase_has_as_many_steps_as_it_is_given():
@@ -131,6 +128,6 @@ def test_without_a_guard_nothing_is_rolled_back():
 
 
 def test_a_record_survives_json():
-    for record in (Record(), adversarial().record):
+    for record in (PhaseRecord(), adversarial().record):
         text = json.dumps(record.to_json(), allow_nan=False)
-        assert Record.from_json(json.loads(text)) == record
+        assert PhaseRecord.from_json(json.loads(text)) == record

@@ -129,7 +129,7 @@ def test_processes_are_killed_and_others_go_on_with_the_same_numbers(alone, tmp_
         np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=2e-6)
         states = [final_state(folder, stage, tmp_path / "state.npz") for folder in (workdir, alone)]
         assert states[0].keys() == states[1].keys() and states[0]["step"] == 8
-        for part in ("params.", "ema.", "opt_state."):
+        for part in ("network.params.", "ema.", "network.opt_state."):
             pairs = [(states[0][name], states[1][name]) for name in states[0] if name.startswith(part)]
             apart = np.sqrt(sum(np.sum(np.square(a - b, dtype=np.float64)) for a, b in pairs))
             norm = np.sqrt(sum(np.sum(np.square(b, dtype=np.float64)) for _, b in pairs))

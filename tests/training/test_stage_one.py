@@ -17,7 +17,7 @@ from pvdm_jax.config import AdversarialConfig, AutoencoderTrainingConfig, Config
 from pvdm_jax.storage.checkpoint import best_step, read_part
 from pvdm_jax.training import autoencoder
 from pvdm_jax.training.loop import train
-from pvdm_jax.training.phases import Phases
+from pvdm_jax.training.phases import AdversarialSchedule
 from pvdm_jax.weights.run_autoencoder import load_autoencoder
 
 pytestmark = pytest.mark.long
@@ -48,8 +48,16 @@ def run(directory, before=lambda step: None, **changes):
             before(index)
             yield batch
 
-    phases = Phases(stage.adversarial)
-    return train(stage, watched, directory, stage.config, {"phase": phase}, stage.mesh, seed=3, phases=phases)
+    return train(
+        stage,
+        AdversarialSchedule(stage.adversarial),
+        watched,
+        directory=directory,
+        config=stage.config,
+        settings={"phase": phase},
+        mesh=stage.mesh,
+        seed=3,
+    )
 
 
 def lines(directory):

@@ -20,6 +20,7 @@ from pvdm_jax.config import (
     SampleConfig,
     UNetConfig,
 )
+from pvdm_jax.losses.latent_noise import add_noise
 from pvdm_jax.models.triplane import Planes
 from pvdm_jax.training import autoencoder, diffusion, latents
 
@@ -223,6 +224,6 @@ def test_loading_needs_a_run(tmp_path):
 
 def test_latent_noise_has_its_deviation():
     planes = Planes(*(np.zeros((2, 16, 32, 4), np.float32) for _ in range(3)))
-    noisy = autoencoder.add_noise(planes, 0.3, jax.random.key(0)).pack()
+    noisy = add_noise(planes, 0.3, jax.random.key(0)).pack()
     assert float(noisy.std()) == pytest.approx(0.3, rel=0.05)
-    assert autoencoder.add_noise(planes, 0.0, jax.random.key(0)) is planes
+    assert add_noise(planes, 0.0, jax.random.key(0)) is planes

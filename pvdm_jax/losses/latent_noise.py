@@ -1,0 +1,15 @@
+"""Noise on the latents, a regulariser: the decoder learns to tolerate the errors of the latents that stage 2 makes."""
+
+from typing import Any
+
+import jax
+
+
+def add_noise(latents: Any, scale: float, key: jax.Array) -> Any:
+    """A tree of latents with normal noise of standard deviation `scale` added; unchanged if that is 0."""
+    if scale == 0:
+        return latents
+    leaves, structure = jax.tree.flatten(latents)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [leaf + scale * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, noisy)

@@ -23,7 +23,6 @@ from pvdm_jax.models import functional
 from pvdm_jax.models.triplane import Planes, unpack
 from pvdm_jax.models.unet import UNet
 from pvdm_jax.runtime import sharding
-from pvdm_jax.runtime.allocator import fill_holes_after_compiling
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.run_folder import CONFIG as RUN_CONFIG
 from pvdm_jax.storage.run_folder import RunFolder
@@ -87,7 +86,6 @@ class PVDM:
         class_names: tuple[str, ...] = (),
         mesh: Mesh | None = None,
     ):
-        fill_holes_after_compiling()
         self.config, self.class_names = config, class_names
         self.program = self.make_program(config)
         self.plane_shape = self.program.plane_shape

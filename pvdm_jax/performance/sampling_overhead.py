@@ -1,4 +1,4 @@
-"""What a call of the sampler costs beyond the denoiser's and the decoder's own time: `pvdm benchmark --sampling`."""
+"""`pvdm benchmark --sampling`: the overhead of a sampling call over its denoiser and its decoder."""
 
 import time
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from pvdm_jax.inference.pipeline import PVDM
 
 
 def measure_sampling(model: PVDM, num_videos: int = 4, repeats: int = 3, **options: Any) -> dict[str, float]:
-    """Times one call of `model.sample` for a clip each of `num_videos`, and its parts alone.
+    """Times a call of `model.sample` for one clip of each of `num_videos`, and the call's parts by themselves.
 
-    options: as of `sample`, without guidance (which changes the denoiser's batch). Returns, in seconds, medians of
-    `repeats`: "first_call" (with compilation, or its cache), "call", "denoiser" (all its calls, as one program),
-    "decoder", and "overhead", the share of a call that is neither. On a machine with other work the parts and the
-    whole are slowed differently: repeat it there.
+    options: those of `sample`, except for guidance, which changes the denoiser's batch. Returns seconds: "first_call"
+    (which compiles, or reads the compilation cache), and the medians over `repeats` of "call", "denoiser" (all its
+    calls, as one program) and "decoder"; and "overhead", the fraction of a call that is neither denoiser nor decoder.
+    On a busy machine these are slowed down unequally: repeat the measurement. Raises ValueError if guidance is on.
     """
     if options.get("guidance") or options.get("class_guidance"):
-        raise ValueError("guidance changes the denoiser's batch; leave it out")
+        raise ValueError("guidance must be off: it changes the denoiser's batch")
     options = {"guidance": 0.0, "class_guidance": 0.0, "plane_order": "keep"} | options
     program, calls = model.program, model.calls(**options)
     shape = (num_videos, *program.latent_shape)
@@ -31,7 +31,7 @@ def measure_sampling(model: PVDM, num_videos: int = 4, repeats: int = 3, **optio
     @jax.jit
     def denoise(weights, x, steps):
         def call(x, step):
-            # The next call waits for this one, as in sampling.
+            # As in sampling, the next call needs this one's result.
             return 0.9 * x + 0.1 * program.denoise(weights, x, jnp.full(num_videos, step), context, label), None
 
         return jax.lax.scan(call, x, steps)[0]
@@ -44,9 +44,9 @@ def measure_sampling(model: PVDM, num_videos: int = 4, repeats: int = 3, **optio
         "denoiser": lambda: denoise(model.weights, noise, steps),
         "decoder": lambda: decode(model.weights, jnp.tanh(noise)),
     }
-    for run in parts.values():  # compiled before anything is timed
+    for run in parts.values():  # compiles everything before the timed runs
         _seconds(run)
-    # In turn, so that a machine that gets slower slows all of them.
+    # In turn, so that a machine that becomes slower slows down all of them.
     times = [{name: _seconds(run) for name, run in parts.items()} for _ in range(repeats)]
     medians = {name: float(np.median([each[name] for each in times])) for name in parts}
     overhead = 1 - (medians["denoiser"] + medians["decoder"]) / medians["call"]
@@ -54,13 +54,13 @@ def measure_sampling(model: PVDM, num_videos: int = 4, repeats: int = 3, **optio
 
 
 def describe(found: dict[str, float]) -> str:
-    """`measure_sampling`'s result in words."""
+    """The result of `measure_sampling` as text."""
     return "\n".join(
         [
             f"a call for {found['videos']} videos: {found['call']:.2f} s (the first one {found['first_call']:.2f} s)",
             f"denoiser: {found['denoiser']:.2f} s in {found['calls_of_denoiser']} calls",
             f"decoder: {found['decoder']:.2f} s",
-            f"neither: {found['overhead']:.1%} of a call",
+            f"overhead: {found['overhead']:.1%} of a call",
         ]
     )
 

@@ -1,7 +1,7 @@
-# Sourced by the other scripts here: finds a Python that will do and makes virtual environments.
+# Functions for the other scripts here, which source this file: find a suitable Python, make virtual environments.
 
-# Prints the Python to use: $PYTHON if that is set, else the newest that works of those on the PATH.
-# A candidate is run rather than looked up, because version managers leave commands on the PATH that only fail.
+# Prints the Python to use: $PYTHON if it is set, else the newest one on the PATH that works.
+# Candidates are run, not just looked up: version managers put commands on the PATH that only fail.
 find_python() {
     local candidate version reason tried="" candidates=(python3.13 python3.12 python3.11 python3)
     [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
@@ -19,12 +19,12 @@ find_python() {
         fi
         tried="$tried  $candidate $reason"$'\n'
     done
-    printf 'error: pvdm_jax needs Python 3.11 or later. Tried:\n%sInstall one, or name it: PYTHON=/path/to/python3 bash %s\n' "$tried" "$0" >&2
+    printf 'error: pvdm_jax needs Python 3.11 or later. Tried:\n%sInstall one, or set PYTHON: PYTHON=/path/to/python3 bash %s\n' "$tried" "$0" >&2
     return 1
 }
 
-# make_environment FOLDER REQUIREMENT: a virtual environment in FOLDER with REQUIREMENT (such as ".[test]") installed
-# editable. It is kept until the requirements, the version or the Python change.
+# make_environment FOLDER REQUIREMENT: makes a virtual environment in FOLDER with an editable install of REQUIREMENT,
+# such as ".[test]". An existing environment is kept unless the requirements, the version or the Python have changed.
 make_environment() {
     local folder=$1 requirement=$2 python stamp
     python=$(find_python)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Checks the project: lint, format, tests on the CPU, in an environment of its own (.venv-test).
-#   bash launch/test.sh                      everything but what is marked long
-#   bash launch/test.sh -m long              the rest
-#   bash launch/test.sh tests/test_cli.py    arguments go to pytest
+# Checks the project: lint, format and tests on the CPU, in its own virtual environment (.venv-test).
+#   bash launch/test.sh                      all tests but those marked long
+#   bash launch/test.sh -m long              the tests marked long
+#   bash launch/test.sh tests/test_cli.py    arguments are passed to pytest
 #   PYTHON=/path/to/python3 bash launch/test.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,10 +11,10 @@ cd "$(dirname "$0")/.."
 make_environment .venv-test ".[test]"
 bin=.venv-test/bin
 
-# libtpu compiles for TPUs that aren't here; without it the tests that do so are skipped, with their reason.
+# libtpu compiles for TPUs that are not attached. Without it the tests that need it are skipped, with a reason.
 if [ ! -e $bin/../libtpu ]; then
-    echo "== Installing libtpu, where there is one for this machine"
-    $bin/python -m pip install -qq --disable-pip-version-check -e ".[test,tpu]" 2>/dev/null || echo "== There is none: plans for TPUs are not tested"
+    echo "== Installing libtpu, if there is one for this machine"
+    $bin/python -m pip install -qq --disable-pip-version-check -e ".[test,tpu]" 2>/dev/null || echo "== There is none: planning for TPUs is not tested"
     touch $bin/../libtpu
 fi
 
@@ -26,6 +26,6 @@ echo "== Tests"
 export JAX_PLATFORMS=cpu
 # As `pvdm` does for itself (pvdm_jax/runtime/allocator.py): buffers are kept for the next step instead of given back.
 export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1 MALLOC_TOP_PAD_=67108864
-# The workers, and the next run, share what has been compiled.
+# The workers share compiled programs with each other and with the next run.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.venv-test/jax-cache}"
 exec $bin/python -m pytest -n 2 -m "not long" "$@"

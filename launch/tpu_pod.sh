@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# A run on a Cloud TPU slice, of one host or many, from any machine with gcloud.
+# A run on a Cloud TPU slice with one or more hosts, started from any machine with gcloud.
 #   export TPU=pvdm ZONE=us-west4-a TYPE=v5litepod-16
 #   bash launch/tpu_pod.sh run train-autoencoder --config=ucf101:l --workdir=gs://BUCKET/runs/ucf101 \
 #       --config.data.path=gs://BUCKET/data/ucf101
-#   bash launch/tpu_pod.sh logs [HOST]      the newest lines of a host's output (default: 0, the one that reports)
-#   bash launch/tpu_pod.sh stop             SIGTERM on all hosts: the run saves and ends
-#   bash launch/tpu_pod.sh delete           gives the slice back
+#   bash launch/tpu_pod.sh logs [HOST]      the last lines of a host's output (default: host 0, which reports)
+#   bash launch/tpu_pod.sh stop             sends SIGTERM on all hosts: the run saves and ends
+#   bash launch/tpu_pod.sh delete           deletes the slice
 #
-# `run` makes the slice where there is none, installs this checkout's last commit on its hosts, starts the command on all
-# of them and waits. When the slice is preempted or the command fails, it makes or starts it again, and the run goes on
-# from its newest checkpoint; exit code 2, settings that can't work, ends it. It can be stopped (Ctrl-C) and started
-# again: the hosts don't need it. Checkpoints, metrics and pictures are in --workdir, which must be gs:// or a mounted
-# file system that all hosts see: a host's own disk goes with the slice.
+# `run` creates the slice if there is none, installs this checkout's last commit on its hosts, starts the command on
+# all of them and waits. If the slice is preempted or the command fails, it starts over, and training resumes from the
+# newest checkpoint. It gives up after exit code 2 (invalid settings). The hosts don't need this script: it can be
+# stopped with Ctrl-C and started again. Checkpoints, metrics and pictures are in --workdir, which must be gs:// or a
+# mounted file system that all hosts see: a host's own disk is deleted with the slice.
 #
-# Further settings: PROJECT; VERSION of the hosts' image; SPOT=1; POLL=30, seconds between two looks; MAX_RESTARTS=100;
+# Further settings: PROJECT; VERSION of the hosts' image; SPOT=1; POLL=30, seconds between polls; MAX_RESTARTS=100;
 # SETUP, the shell command that installs .venv/bin/pvdm in the checkout's folder on a host.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 usage() {
-    sed -n '2,16p' "$0" >&2
+    sed -n '2,17p' "$0" >&2
     exit 2
 }
 
@@ -33,7 +33,7 @@ tpus() { gcloud compute tpus tpu-vm "$@" "${place[@]}" --quiet; }
 state() { tpus describe "$TPU" --format='value(state)' 2>/dev/null || echo MISSING; }
 on() { tpus ssh "$TPU" --worker="$1" --command="$2"; }
 
-# The image that goes with a kind of TPU.
+# The image for a type of TPU.
 image() {
     case "$TYPE" in
     v5litepod-*) echo v2-alpha-tpuv5-lite ;;
@@ -51,7 +51,7 @@ ensure_slice() {
         case $now in
         PREEMPTED | TERMINATED | STOPPED | FAILED) tpus delete "$TPU" || true ;;
         MISSING)
-            : "${TYPE:?there is no slice $TPU; to make it, export TYPE=v5litepod-16}"
+            : "${TYPE:?there is no slice $TPU; to create it, export TYPE=v5litepod-16}"
             tpus create "$TPU" --accelerator-type="$TYPE" --version="${VERSION:-$(image)}" ${SPOT:+--spot} && continue
             ;;
         esac
@@ -59,7 +59,7 @@ ensure_slice() {
     done
 }
 
-# Puts the last commit on all hosts and installs it, unless it is there.
+# Copies the last commit to all hosts and installs it, unless it is already installed.
 install() {
     local commit archive
     commit=$(git rev-parse HEAD)
@@ -72,7 +72,7 @@ install() {
     on all "tar xf pvdm_jax.tar && cd pvdm_jax && { $setup; } && echo $commit >installed"
 }
 
-# What a host does to end a run that is there: SIGTERM, and time to save.
+# Ends a host's current run, if there is one: SIGTERM, then time to save.
 stop_there='cd pvdm_jax && if kill -TERM -- -$(cat run.pid 2>/dev/null) 2>/dev/null; then
 for i in $(seq 300); do kill -0 -- -$(cat run.pid) 2>/dev/null || break; sleep 1; done; fi'
 
@@ -81,10 +81,10 @@ run() {
     command=$(printf ' %q' "$@")
     while :; do
         ensure_slice
-        install || { echo "== can't install; once more in $poll s"; sleep "$poll"; continue; }
+        install || { echo "== installation failed; retrying in $poll s"; sleep "$poll"; continue; }
         echo "== $(date -u +%FT%TZ) start $((restarts + 1)): pvdm$command"
-        # In a session of its own, so that it outlives the connection. The shell around it survives the SIGTERM to tell
-        # the exit code.
+        # In a session of its own, so that it survives the end of the connection. The shell around it survives SIGTERM,
+        # to write the exit code.
         on all "$stop_there; rm -f run.exit run.stop; setsid nohup bash -c 'trap : TERM; .venv/bin/pvdm \"\$@\" >>run.log 2>&1
             echo \$? >run.exit' pvdm$command </dev/null >/dev/null 2>&1 & echo \$! >run.pid" || true
         code=""
@@ -101,7 +101,7 @@ run() {
         esac
         restarts=$((restarts + 1))
         if [ "$restarts" -gt "${MAX_RESTARTS:-100}" ]; then
-            echo "== started $restarts times; not again" >&2
+            echo "== started $restarts times; giving up" >&2
             return 1
         fi
     done

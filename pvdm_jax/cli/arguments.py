@@ -38,9 +38,9 @@ def load_distributed_config(args: argparse.Namespace) -> Config:
     """The settings, checked before this process waits for the others of a multi-host run."""
     config = load_config(args)
 
-    from pvdm_jax.runtime import sharding
+    from pvdm_jax.runtime import distributed
 
-    sharding.start_distributed()
+    distributed.start_distributed()
     return config
 
 

@@ -59,9 +59,9 @@ def _of_model(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
 
         data = load_settings(args.config, args.overrides).data
 
-    from pvdm_jax.runtime import sharding
+    from pvdm_jax.runtime import distributed
 
-    sharding.start_distributed()
+    distributed.start_distributed()
 
     from pvdm_jax.evaluation.evaluate import evaluate_model
 
@@ -73,9 +73,9 @@ def _of_sets(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
     for name in ("real", "fake"):
         require(getattr(args, name) is not None, f"--{name}", None, "--real and --fake go together")
 
-    from pvdm_jax.runtime import sharding
+    from pvdm_jax.runtime import distributed
 
-    sharding.start_distributed()
+    distributed.start_distributed()
 
     from pvdm_jax.evaluation.evaluate import evaluate_sets
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from pvdm_jax.cli.arguments import AddCommand, add_settings, load_config, positive, positive_number
 from pvdm_jax.config import require
 from pvdm_jax.config.models import REMAT_POLICIES
+from pvdm_jax.performance.choices import OPERATIONS, SIZES
 from pvdm_jax.storage.files import write_json
 
 
@@ -15,16 +16,16 @@ def _benchmark(args: argparse.Namespace) -> None:
         value, option = getattr(args, name), f"--{name.replace('_', '-')}"
         require(value is None or getattr(args, mode), option, value, f"it goes with --{mode}")
     alone = not (args.data or args.sampling or args.scaling)
-    for name, value in (("profile", args.profile), ("remat", args.remat != "none"), ("resolution", args.resolution)):
+    for name, value in (("trace", args.trace), ("remat", args.remat != "none"), ("resolution", args.resolution)):
         require(alone or not value, f"--{name}", getattr(args, name), "it goes with the models' operations")
     if args.data:
         return _benchmark_data(args)
     if args.sampling:
         return _benchmark_sampling(args)
 
-    from pvdm_jax import performance
+    from pvdm_jax.performance import runner
 
-    performance.run(
+    runner.run(
         sizes=args.size.split(","),
         dtypes=args.dtype.split(","),
         batch_size=args.batch_size,
@@ -32,7 +33,7 @@ def _benchmark(args: argparse.Namespace) -> None:
         repeats=args.repeats,
         limit=args.limit,
         steps=args.steps,
-        profiled=args.profile,
+        trace=args.trace,
         scaling=args.scaling,
         output=args.output,
         remat=args.remat,
@@ -56,11 +57,11 @@ def _benchmark_sampling(args: argparse.Namespace) -> None:
     require(args.model is not None, "--model", args.model, "--sampling measures a trained model: name its folder")
 
     from pvdm_jax.inference.pipeline import load
-    from pvdm_jax.performance import sampling_cost
+    from pvdm_jax.performance import sampling_overhead
 
     options = {"steps": args.steps} if args.steps else {}
-    found = sampling_cost.measure_sampling(load(args.model), args.batch_size or 4, args.repeats, **options)
-    print(sampling_cost.describe(found))
+    found = sampling_overhead.measure_sampling(load(args.model), args.batch_size or 4, args.repeats, **options)
+    print(sampling_overhead.describe(found))
     if args.output:
         write_json(args.output / "sampling.json", found)
 
@@ -68,7 +69,7 @@ def _benchmark_sampling(args: argparse.Namespace) -> None:
 def _plan(args: argparse.Namespace) -> None:
     config = load_config(args)
     if args.topology != "local":
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs; what isn't here need not be looked for
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs, so there is no need to look for devices
 
     from pvdm_jax.performance import plan
 
@@ -94,7 +95,7 @@ def add_commands(add: AddCommand) -> None:
         "time the models on this device, beside what the device can do",
         "pvdm benchmark --size=demo,s --dtype=float32 --output=runs/benchmark",
     )
-    help = "sizes of the models: demo, s (PVDM-S), l (PVDM-L), separated by commas (default: demo)"
+    help = f"sizes of the models, separated by commas: {', '.join(SIZES)}; s and l are the paper's (default: demo)"
     command.add_argument("--size", default="demo", help=help)
     help = "float32, bfloat16 or both, separated by a comma (default: float32)"
     command.add_argument("--dtype", default="float32", help=help)
@@ -104,10 +105,7 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--resolution", type=positive, help=help)
     help = "what of the models is computed again for the gradient: none, dots, blocks (default: none)"
     command.add_argument("--remat", choices=REMAT_POLICIES, default="none", help=help)
-    help = (
-        "operations, separated by commas: encode, decode, autoencoder_train, denoiser, denoiser_train, sample, data "
-        "(default: all)"
-    )
+    help = f"operations, separated by commas: {', '.join(OPERATIONS)} (default: all)"
     command.add_argument("--only", help=help)
     command.add_argument("--repeats", type=positive, default=10, help="calls timed of each, at most (default: 10)")
     help = "seconds for an operation's calls; what would take longer is left out (default: 60)"
@@ -116,8 +114,8 @@ def add_commands(add: AddCommand) -> None:
         "denoising steps of the sampling call (default: 100, or as many as fit into the limit); of training with --data"
     )
     command.add_argument("--steps", type=positive, help=help)
-    help = "also say where the time of a call goes: forward, backward, update; convolutions, matrix products, the rest"
-    command.add_argument("--profile", action="store_true", help=help)
+    help = "folder for a profiler trace of one more call of each operation, for XProf, TensorBoard or ui.perfetto.dev"
+    command.add_argument("--trace", type=Path, help=help)
     instead = command.add_argument_group(
         "other measurements, instead of the models' operations"
     ).add_mutually_exclusive_group()
@@ -137,11 +135,11 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         "plan",
         _plan,
-        "say what training will cost on devices that aren't here: memory, time, the largest batch",
+        "predict what training costs on devices that are not attached: memory, time, the largest batch",
         "pvdm plan --config=ucf101:l --topology=v5e:4x4 --stage=2 --config.mesh.data=1 --config.mesh.fsdp=-1",
     )
     add_settings(command)
-    help = "devices that need not be here, such as v5e:4x4, v6e:8x8, h100:1, h100:2x8; or local (default: local)"
+    help = "devices, which need not be attached, such as v5e:4x4, v6e:8x8, h100:1, h100:2x8; or local (default: local)"
     command.add_argument("--topology", default="local", help=help)
     command.add_argument("--stage", type=int, choices=(1, 2), help="one stage (default: both)")
     help = "none, dots, blocks, or auto: the first with which the batch fits (default: the configured one)"

@@ -10,9 +10,9 @@ from pvdm_jax.config.diffusion import GRIDS, PLANE_ORDERS, SAMPLERS
 
 def _sample(args: argparse.Namespace) -> None:
     from pvdm_jax.commands import generate
-    from pvdm_jax.runtime import sharding
+    from pvdm_jax.runtime import distributed
 
-    sharding.start_distributed()
+    distributed.start_distributed()
     generate.sample(
         pvdm_jax.load(args.model),
         args.output,

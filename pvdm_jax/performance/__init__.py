@@ -1,9 +1,5 @@
-"""`pvdm benchmark`: how fast the models run on this device, beside what the device was measured to do in the same run.
+"""What the models cost: measured on this machine, and predicted for other devices.
 
-Every operation is compiled anew (no cache), called once to warm up and then timed. It runs with nothing but jax, flax,
-optax, orbax, einops and numpy; only `data`, the loading of batches, needs the data libraries.
+`runner.run` is `pvdm benchmark`. It needs only jax, flax, optax, orbax, einops and numpy; its operation `data` also
+needs the data libraries. `plan.plan` is `pvdm plan`.
 """
-
-from pvdm_jax.performance.runner import Result, run
-
-__all__ = ["Result", "run"]

@@ -1,22 +1,34 @@
-"""What a compiled program costs, read from its text (XLA's HLO): bytes between devices, and bytes of device memory.
+"""Network and memory traffic of a compiled program, read from its text (XLA's HLO).
 
-XLA's own `cost_analysis` counts the body of a loop once, and nothing of what the network moves. Here every
-instruction counts as often as its loop runs. The two numbers are estimates: what XLA keeps in a chip's own memory is
-left out as far as the text says so, and caches are unknown.
+XLA's own `cost_analysis` counts the body of a loop once and does not count network traffic. Here every instruction
+counts as often as its loop runs. Both numbers are estimates: arrays that the text places in on-chip memory are not
+counted, and caches are ignored.
 """
 
 import dataclasses
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
 
 BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "c64": 64, "c128": 128}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
-# Instructions that move nothing by themselves.
-FREE = (
-    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"),
-    *("opt-barrier", "partition-id", "replica-id", "iota", "domain", "add-dependency"),
+# Instructions that cause no memory traffic by themselves.
+NO_TRAFFIC = (
+    "add-dependency",
+    "after-all",
+    "bitcast",
+    "call",
+    "conditional",
+    "constant",
+    "domain",
+    "get-tuple-element",
+    "iota",
+    "opt-barrier",
+    "parameter",
+    "partition-id",
+    "replica-id",
+    "tuple",
+    "while",
 )
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$")
@@ -27,7 +39,7 @@ _NAME = re.compile(r"%([\w.\-]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line: `name = shape opcode(operands), attributes`. `size`: bytes of the result in device memory."""
+    """One line of the text: `name = shape opcode(operands), attributes`."""
 
     name: str
     shape: str
@@ -38,32 +50,33 @@ class Instruction:
 
     @property
     def size(self) -> float:
+        """Bytes of the result in device memory."""
         return 0.0 if self.shape.startswith("((") else array_bytes(self.shape)
 
     def refers_to(self, attribute: str) -> str | None:
-        """The computation that an attribute names, as body=%name."""
+        """The computation that an attribute names, such as `body=%name`; None without that attribute."""
         found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.attributes)
         return found and found.group(1)
 
 
-def array_bytes(shape: str, everywhere: bool = False) -> float:
-    """Bytes of the arrays in a shape's text, those of device memory (memory space 0) or `everywhere`."""
+def array_bytes(shape: str, all_memories: bool = False) -> float:
+    """Bytes of the arrays in a shape's text: those in device memory (memory space 0), or in all memories."""
     total = 0.0
     for kind, sizes, layout in _ARRAY.findall(shape):
         bits = BITS.get(kind) or int("".join(re.findall(r"\d+", kind.partition("e")[0])) or 0)
-        if everywhere or not re.search(r"S\([1-9]", layout):
+        if all_memories or not re.search(r"S\([1-9]", layout):
             total += bits / 8 * math.prod(int(size) for size in sizes.split(",") if size)
     return total
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """A transfer between devices: of how many, how often in a run, and bytes each device sends or receives."""
+    """A transfer between devices."""
 
-    kind: str
-    devices: int
-    runs: int
-    bytes: float
+    kind: str  # of COLLECTIVES
+    devices: int  # that take part
+    runs: int  # in one call of the program
+    bytes: float  # that each device sends or receives in one run
 
 
 class Program:
@@ -96,7 +109,7 @@ class Program:
                 current[name] = Instruction(name, shape, opcode, operands, attributes, bool(root))
 
     def runs(self) -> dict[str, int]:
-        """How often each computation runs of its own: the entry, bodies of loops, branches and calls."""
+        """How often each computation runs: the entry, loop bodies, branches and calls, but not fusions."""
         counts: dict[str, int] = {}
 
         def visit(name: str, times: int) -> None:
@@ -110,14 +123,14 @@ class Program:
                     branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
                     names = _NAME.findall(branches.group(1)) if branches else []
                     names += [n for n in map(instruction.refers_to, ("true_computation", "false_computation")) if n]
-                    for branch in names[:1]:  # one of them runs
+                    for branch in names[:1]:  # only one of them runs
                         visit(branch, times)
 
         visit(self.entry, 1)
         return counts
 
     def trip_count(self, loop: Instruction) -> int:
-        """How often a loop runs: as XLA noted, or the constant that its condition compares with; else 1."""
+        """How often a loop runs: XLA's own annotation, or the constant in the loop's condition, or else 1."""
         if noted := re.search(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)', loop.attributes):
             return int(noted.group(1))
         condition = self.computations.get(loop.refers_to("condition") or "", {})
@@ -130,8 +143,7 @@ class Program:
         return constants[0] if len(constants) == 1 else 1
 
     def _inner(self, name: str) -> Iterator[tuple[str, Instruction]]:
-        """The instructions of a computation and of what it calls for fusions and asynchronous parts, each with the name
-        of the one it is in."""
+        """Pairs (computation, instruction) of a computation and of the fusions and asynchronous parts that it calls."""
         for instruction in self.computations.get(name, {}).values():
             yield name, instruction
             called = instruction.refers_to("calls")
@@ -139,7 +151,7 @@ class Program:
                 yield from self._inner(called)
 
     def collectives(self) -> list[Collective]:
-        """Every transfer between devices. One that XLA split into parts with the same channel counts once."""
+        """Every transfer between devices. Parts of one transfer (the same channel) count once."""
         found = []
         for computation, runs in self.runs().items():
             channels = set()
@@ -153,13 +165,13 @@ class Program:
                 if key in channels or devices == 1:
                     continue
                 channels.add(key)
-                size = array_bytes(instruction.shape, everywhere=True)
+                size = array_bytes(instruction.shape, all_memories=True)
                 if instruction.opcode.endswith("-start") and instruction.shape.startswith("("):
-                    # The operand and the result, side by side.
-                    sizes = [array_bytes(f"{a}[{b}]", True) for a, b, _ in _ARRAY.findall(instruction.shape)]
-                    size = max(sizes)
+                    # A tuple of the operand and the result.
+                    arrays = (found.group() for found in _ARRAY.finditer(instruction.shape))
+                    size = max(array_bytes(array, all_memories=True) for array in arrays)
                 if kind == "all-reduce" and "all-reduce-scatter" in place:
-                    kind, size = "reduce-scatter", size / devices  # how TPUs write it
+                    kind, size = "reduce-scatter", size / devices  # the form that TPUs use
                 found.append(Collective(kind, devices, runs, _moved(kind, size, devices)))
         return found
 
@@ -175,7 +187,7 @@ class Program:
         return 2 if instruction.opcode.startswith("collective-permute") else self.devices
 
     def memory_bytes(self) -> float:
-        """Bytes that instructions read from and write to device memory, each as often as it runs."""
+        """Bytes that the program reads from and writes to device memory in one call."""
         total = 0.0
         for computation, runs in self.runs().items():
             here = self.computations.get(computation, {})
@@ -183,8 +195,9 @@ class Program:
         return total
 
     def _traffic(self, instruction: Instruction, here: dict[str, Instruction]) -> float:
+        """Bytes that one run of an instruction reads and writes; `here` is the computation around it."""
         opcode = instruction.opcode
-        if opcode in FREE or opcode.endswith(("-done", "-update")):
+        if opcode in NO_TRAFFIC or opcode.endswith(("-done", "-update")):
             return 0.0
         if opcode == "dynamic-slice":
             return 2 * instruction.size
@@ -200,7 +213,7 @@ class Program:
 
     @staticmethod
     def _fused(inner: dict[str, Instruction], operands, sizes, written):
-        """What a fusion reads of each operand, and what it writes: slices count by their own size."""
+        """Bytes that a fusion reads of each operand and writes. Of a sliced array only the slices count."""
         sizes = list(sizes)
         parameters = {
             int(number.group(1)): instruction.name
@@ -213,39 +226,15 @@ class Program:
             if users and all(user.opcode == "dynamic-slice" and user.operands[0] == name for user in users):
                 sizes[index] = min(sizes[index], sum(user.size for user in users))
             elif users and all(user.opcode == "dynamic-update-slice" and user.operands[0] == name for user in users):
-                # Updated in place: only the new part is written, nothing else of the array is touched.
+                # Updated in place: only the new part is written, and the rest of the array is not read.
                 update = sum(inner[user.operands[1]].size for user in users if user.operands[1] in inner)
                 written += update - min(written, sizes[index])
                 sizes[index] = 0.0
         return sizes, max(0.0, written)
 
 
-def traced_flops(jaxpr: Any) -> float:
-    """Operations (2 for a multiplication and its addition) of the matrix products and convolutions of a traced
-    program, `jax.jit(f).trace(...).jaxpr`, over all devices. Loops count as often as they run; of branches the
-    costliest."""
-    total = 0.0
-    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        name, values = equation.primitive.name, equation.params
-        shapes = [variable.aval.shape for variable in equation.invars if hasattr(variable.aval, "shape")]
-        result = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
-        if name == "dot_general":
-            contracted = values["dimension_numbers"][0][0]
-            total += 2 * result * math.prod(shapes[0][axis] for axis in contracted)
-        elif name == "conv_general_dilated":
-            features = values["dimension_numbers"].rhs_spec[0]
-            total += 2 * result * math.prod(shapes[1]) / shapes[1][features]
-        elif name == "cond":
-            total += max(traced_flops(branch) for branch in values["branches"])
-        else:
-            times = values["length"] if name == "scan" else 1
-            inner = (leaf for value in values.values() for leaf in (value if isinstance(value, tuple) else (value,)))
-            total += times * sum(traced_flops(leaf) for leaf in inner if hasattr(getattr(leaf, "jaxpr", leaf), "eqns"))
-    return total
-
-
 def _until_closed(rest: str) -> tuple[str, str]:
-    """ "a, b), c" to "a, b" and ", c"."""
+    """Splits at the bracket that closes: "a, b), c" into "a, b" and ", c"."""
     depth = 1
     for index, letter in enumerate(rest):
         depth += (letter == "(") - (letter == ")")
@@ -255,7 +244,7 @@ def _until_closed(rest: str) -> tuple[str, str]:
 
 
 def _moved(kind: str, size: float, devices: int) -> float:
-    """Bytes that each device sends (and receives) in a ring, for a result of `size` bytes."""
+    """Bytes that each device sends and receives in a ring algorithm, for a result of `size` bytes."""
     share = (devices - 1) / devices
     if kind == "all-reduce":
         return 2 * share * size

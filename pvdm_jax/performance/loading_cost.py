@@ -1,4 +1,4 @@
-"""What reading, decoding and loading clips costs, and whether training waits for it: `pvdm benchmark --data`."""
+"""`pvdm benchmark --data`: how fast clips are read and loaded, and whether training waits for them."""
 
 import dataclasses
 import tempfile
@@ -13,13 +13,18 @@ from pvdm_jax.storage.run_folder import RunFolder, read_metrics
 
 
 def measure_data(config: Config, steps: int = 100, seconds: float = 10.0, step_seconds: float = 0.0) -> dict[str, Any]:
-    """Measures a configuration's data, each thing for about `seconds`.
+    """Measures how fast the clips of a configuration are read and loaded. Each measurement takes about `seconds`.
 
-    Returns "frames_per_second" and "clips_per_second" that one core reads, "first_batch_seconds" from asking for the
-    pipeline to its first batch, "loaded_per_second" clips of this process's whole pipeline, and "waiting", the part of
-    a training step, of "step_seconds" each, that goes by in waiting for the next batch. The steps are real ones:
-    `steps` updates of stage 1 on these devices, of which the second half counts; or, if `step_seconds` is given, pauses
-    of that length, which stand for an accelerator that isn't here.
+    Returns
+
+    - "frames_per_second" and "clips_per_second", read by one core,
+    - "first_batch_seconds", from making the pipeline to its first batch,
+    - "loaded_per_second", clips that this process's whole pipeline delivers,
+    - "waiting", the fraction of the training time that is spent waiting for the next batch, with steps of
+      "step_seconds".
+
+    The training steps are `steps` real updates of stage 1 on these devices, of which the second half is measured. If
+    `step_seconds` is given, pauses of that length simulate the steps of an accelerator that is not attached.
     """
     source = open_source(config.data, config.autoencoder, "train", config.seed)
     settings = (config.autoencoder, config.data)
@@ -38,7 +43,7 @@ def measure_data(config: Config, steps: int = 100, seconds: float = 10.0, step_s
 
 
 def _train(config: Config, steps: int) -> tuple[float, float]:
-    """Seconds of a step of stage 1 and the part of it that is waiting, by a short run in a folder that is removed."""
+    """Trains stage 1 briefly in a temporary folder: seconds of a step, and the fraction of it that is waiting."""
     from pvdm_jax.training import autoencoder
 
     half = max(1, steps // 2)
@@ -52,7 +57,7 @@ def _train(config: Config, steps: int) -> tuple[float, float]:
 
 
 def describe(found: dict[str, Any]) -> str:
-    """`measure_data`'s result in words."""
+    """The result of `measure_data` as text."""
     return "\n".join(
         [
             f"reading: {found['clips_per_second']:.1f} clips/s, {found['frames_per_second']:.0f} frames/s per core",

@@ -1,4 +1,4 @@
-"""How fast clips are read, and whether training would wait for them."""
+"""How fast clips are read and loaded, and whether training would wait for them."""
 
 import dataclasses
 import time
@@ -14,17 +14,17 @@ from pvdm_jax.data.sources import VideoSource
 
 @dataclasses.dataclass(frozen=True)
 class Loading:
-    """What `measure_loading` found."""
+    """Speed of a loading pipeline, measured by `measure_loading`."""
 
-    first_batch_seconds: float  # from asking for the pipeline to having its first batch
-    clips_per_second: float  # of this process, taken as fast as they come
-    step_seconds: float  # of the imagined step
-    waiting: float  # part of the time, 0 to 1, that such steps wait for their batches
+    first_batch_seconds: float  # from making the pipeline to its first batch
+    clips_per_second: float  # of this process, when nothing else holds up the pipeline
+    step_seconds: float  # of the simulated training step
+    waiting: float  # fraction of the time, 0 to 1, that such steps wait for their batches
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What `measure_reading` found: speeds of one core."""
+    """Reading speed of one core, measured by `measure_reading`."""
 
     clips_per_second: float
     frames_per_second: float
@@ -33,10 +33,10 @@ class Reading:
 def measure_loading(
     batches: Callable[[], Iterator[dict[str, Any]]], step_seconds: float = 0.0, seconds: float = 10.0
 ) -> Loading:
-    """Takes batches for about `seconds` as fast as they come, and as long again with pauses of `step_seconds` between.
+    """Takes batches as fast as possible for about `seconds`, then with pauses of `step_seconds` for as long again.
 
-    `batches` makes the pipeline (of `train_batches`, say). The pause stands for a training step on an accelerator: it
-    leaves the CPU to the loader. Steps that run on the CPU too are measured by `pvdm_jax.performance.loading_cost`.
+    `batches` makes the pipeline, for example `train_batches`. A pause simulates a training step on an accelerator,
+    during which the loader has the CPU to itself. `pvdm_jax.performance.loading_cost` measures steps on the CPU.
     """
     began = time.perf_counter()
     iterator = batches()
@@ -65,9 +65,10 @@ def measure_loading(
 def measure_reading(
     source: VideoSource, clip: AutoencoderConfig, data: DataConfig, seconds: float = 10.0, seed: int = 0
 ) -> Reading:
-    """Reads random windows of random videos on this thread for about `seconds` of the CPU's time.
+    """Reads random windows of random videos on this thread for about `seconds` of CPU time.
 
-    The rates are per second of that time, so other programs hardly change them. Raises ValueError for an empty source.
+    The rates are per second of CPU time, so other programs hardly change them. Raises ValueError if the source is
+    empty.
     """
     if len(source) == 0:
         raise ValueError("the source is empty: there is nothing to read")

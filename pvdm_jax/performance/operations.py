@@ -1,198 +1,131 @@
-"""The operations that are timed: programs with their arguments, made one after the other.
+"""The operations that are timed, as programs with their arguments.
 
-Weights are constants: the time doesn't depend on them, and drawing half a billion takes long.
+Weights and training states are ShapeDtypeStructs until `filled` makes arrays of them: tracing an operation, which is
+enough to count its FLOPs, needs no memory. All weights are equal: the time does not depend on their values, and drawing
+half a billion random numbers is slow.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from pvdm_jax.config import (
     AutoencoderConfig,
     AutoencoderTrainingConfig,
     Config,
+    DenoiserConfig,
     OptimizerConfig,
-    UNetConfig,
+    SampleConfig,
     require,
 )
 from pvdm_jax.data.latent_batch import LatentBatch
-from pvdm_jax.diffusion.process import Process
-from pvdm_jax.diffusion.sampling import sample_clip
-from pvdm_jax.models import functional
-from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
-from pvdm_jax.models.pixels import to_float, to_uint8
-from pvdm_jax.models.triplane import unpack
-from pvdm_jax.models.unet import UNet
-from pvdm_jax.performance.formulas import TRAINING, autoencoder_flops, decode_flops, denoiser_flops, encode_flops
+from pvdm_jax.inference.latent_model import LatentModel
+from pvdm_jax.inference.sampler import SampleBatch, SamplingProgram, split_settings
+from pvdm_jax.models.condition import Condition
+from pvdm_jax.performance.choices import SIZES
 from pvdm_jax.training.autoencoder import AutoencoderStage
 from pvdm_jax.training.diffusion import DiffusionStage
-
-DEMO_AUTOENCODER = AutoencoderConfig(
-    frames=16,
-    height=32,
-    width=32,
-    patch_size=4,
-    channels=64,
-    depth=2,
-    num_heads=2,
-    head_dim=32,
-    mlp_ratio=2,
-    plane_depth=1,
-    plane_num_heads=4,
-    plane_head_dim=32,
-    plane_mlp_dim=128,
-)
-DEMO_UNET = UNetConfig(
-    model_channels=64,
-    channel_mult=(1, 1),
-    num_res_blocks=1,
-    attention_resolutions=(2, 1),
-    num_heads=1,
-    position_embedding=True,
-    num_classes=3,
-)
-# Sizes by name: those of configs/demo.py, and the paper's, of configs/ucf101.py's official variants.
-SIZES = {
-    "demo": (DEMO_AUTOENCODER, DEMO_UNET),
-    "s": (AutoencoderConfig(), UNetConfig(model_channels=128)),
-    "l": (AutoencoderConfig(), UNetConfig()),
-}
-NAMES = ("encode", "decode", "autoencoder_train", "denoiser", "denoiser_train", "sample", "data")
 
 
 @dataclasses.dataclass
 class Operation:
-    """A jitted program and its arguments. `flops`: of a call, by the formula. carries: its first result is the first
-    argument of the next call, whose memory it takes over."""
+    """A jitted program and its arguments, in which ShapeDtypeStructs stand for weights."""
 
-    name: str
     program: Any
     arguments: tuple
-    flops: float
-    carries: bool = False
+    carries_state: bool = False  # the first result is the next call's first argument, and takes over its memory
+
+    def trace(self) -> Any:
+        return self.program.trace(*self.arguments)
 
 
-def constants(abstract: Any) -> Any:
-    """Arrays for a tree of ShapeDtypeStructs: 0.01, or 0 for integers."""
-    return jax.tree.map(
-        lambda x: jnp.full(x.shape, 0.01 if jnp.issubdtype(x.dtype, jnp.floating) else 0, x.dtype), abstract
-    )
+def filled(tree: Any) -> Any:
+    """The tree with arrays in place of its ShapeDtypeStructs: all elements are 0.01, or 0 for integers."""
+
+    def fill(x):
+        if not isinstance(x, jax.ShapeDtypeStruct):
+            return x
+        return jnp.full(x.shape, 0.01 if jnp.issubdtype(x.dtype, jnp.floating) else 0, x.dtype)
+
+    return jax.tree.map(fill, tree)
 
 
 def size_of(
     name: str, dtype: str, remat: str = "none", resolution: int | None = None
-) -> tuple[AutoencoderConfig, UNetConfig]:
-    """The two models of a size. resolution: pixels of a clip's sides (None: the size's own).
+) -> tuple[AutoencoderConfig, DenoiserConfig]:
+    """The settings of a size's two models. resolution: height and width of a clip in pixels (None: those of the size).
 
-    Raises ConfigError for a size that doesn't exist, and for a policy or resolution that the autoencoder can't have.
+    Raises ConfigError if `name` is not one of SIZES, or if the autoencoder refuses the policy or the resolution.
     """
     require(name in SIZES, "--size", name, f"{', '.join(SIZES)}, or several of them separated by commas")
-    autoencoder, unet = (dataclasses.replace(config, dtype=dtype, remat=remat) for config in SIZES[name])
+    autoencoder, denoiser = (dataclasses.replace(config, dtype=dtype, remat=remat) for config in SIZES[name])
     if resolution is not None:
         autoencoder = dataclasses.replace(autoencoder, height=resolution, width=resolution)
-    return autoencoder, unet
+    return autoencoder, denoiser
 
 
 class Operations:
-    """Makes operations on one size of the models, by name: `make(name)`."""
+    """Makes the operations of one size of the models."""
 
-    def __init__(self, autoencoder: AutoencoderConfig, unet: UNetConfig, batch: int, mesh: Mesh, steps: int):
-        self.autoencoder, self.unet, self.batch, self.mesh, self.steps = autoencoder, unet, batch, mesh, steps
-        self.shape = plane_shape(autoencoder)
+    def __init__(self, autoencoder: AutoencoderConfig, denoiser: DenoiserConfig, batch: int, mesh: Mesh, steps: int):
+        self.autoencoder, self.denoiser = autoencoder, denoiser
+        self.batch, self.mesh, self.steps = batch, mesh, steps
+        self.model = LatentModel(autoencoder, denoiser)
         self.video_shape = (autoencoder.frames, autoencoder.height, autoencoder.width, 3)
-        self.latent_shape = (self.shape.positions, autoencoder.latent_channels)
-
-    def flops(self, name: str) -> float:
-        """Of a call, by the formula."""
-        encode, decode = encode_flops(self.autoencoder), decode_flops(self.autoencoder)
-        denoiser = denoiser_flops(self.unet, self.shape)
-        return self.batch * {
-            "encode": encode,
-            "decode": decode,
-            "autoencoder_train": TRAINING * autoencoder_flops(self.autoencoder),
-            "denoiser": denoiser,
-            "denoiser_train": TRAINING * denoiser,
-            "sample": self.steps * denoiser + decode,
-        }.get(name, 0.0)
 
     def make(self, name: str) -> Operation:
-        program, arguments, *carries = getattr(self, f"_{name}")()
-        return Operation(name, program, arguments, self.flops(name), bool(carries))
+        """The operation of a name in OPERATIONS; `data` is not one of the models' and has none."""
+        return getattr(self, f"_{name}")()
 
     def _video(self) -> np.ndarray:
         return np.random.default_rng(0).integers(0, 256, (self.batch, *self.video_shape), dtype=np.uint8)
 
     def _latents(self) -> jax.Array:
-        return 0.5 * jax.random.normal(jax.random.key(0), (self.batch, *self.latent_shape))
+        return 0.5 * jax.random.normal(jax.random.key(0), (self.batch, *self.model.spec.shape))
 
-    def _weights(self, make: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Any]:
-        graphdef, abstract = functional.abstract(make)
-        return graphdef, constants(abstract)
+    def _condition(self) -> Condition:
+        return self.model.absent(self.batch)
 
-    def _autoencoder(self) -> tuple[nnx.GraphDef, Any]:
-        return self._weights(lambda: Autoencoder(self.autoencoder, rngs=nnx.Rngs(0)))
+    def _encode(self) -> Operation:
+        return Operation(jax.jit(self.model.encode), (self.model.autoencoder_shapes, jnp.asarray(self._video())))
 
-    def _encode(self):
-        graphdef, params = self._autoencoder()
-        program = jax.jit(lambda params, video: functional.merge(graphdef, params).encode(to_float(video)).pack())
-        return program, (params, jnp.asarray(self._video()))
+    def _decode(self) -> Operation:
+        return Operation(jax.jit(self.model.decode), (self.model.autoencoder_shapes, self._latents()))
 
-    def _decode(self):
-        graphdef, params = self._autoencoder()
-
-        def decode(params, latents):
-            return to_uint8(functional.merge(graphdef, params).decode(unpack(latents, self.shape)))
-
-        return jax.jit(decode), (params, self._latents())
-
-    def _train(self, stage: Any, batch: Any):
-        state = constants(jax.eval_shape(stage.init, jax.random.key(0)))
+    def _train(self, stage: Any, batch: Any) -> Operation:
         (step,) = stage.steps.values()
+        state = jax.eval_shape(stage.init, jax.random.key(0))
         program = jax.jit(lambda state, batch: step(state, batch, jax.random.key(0), stage.constants), donate_argnums=0)
-        return program, (state, batch), True
+        return Operation(program, (state, batch), carries_state=True)
 
-    def _autoencoder_train(self):
+    def _autoencoder_train(self) -> Operation:
         settings = AutoencoderTrainingConfig(optimizer=OptimizerConfig())
-        nothing = {"video": np.zeros((0, *self.video_shape), np.uint8)}
-        stage = AutoencoderStage(self.autoencoder, settings, nothing, self.mesh)
+        no_clips = {"video": np.zeros((0, *self.video_shape), np.uint8)}
+        stage = AutoencoderStage(self.autoencoder, settings, no_clips, self.mesh)
         return self._train(stage, {"video": jnp.asarray(self._video())})
 
-    def _denoiser_weights(self):
-        graphdef, params = self._weights(lambda: UNet(self.unet, rngs=nnx.Rngs(0)))
+    def _denoiser(self) -> Operation:
+        times = jnp.full(self.batch, 500)
+        arguments = (self.model.denoiser_shapes, self._latents(), times, self._condition())
+        return Operation(jax.jit(self.model.denoise), arguments)
 
-        def predict(params, x, step, context):
-            step = jnp.broadcast_to(step, x.shape[:1])
-            return functional.merge(graphdef, params)(unpack(x, self.shape), step, unpack(context, self.shape)).pack()
+    def _denoiser_train(self) -> Operation:
+        config = Config(autoencoder=self.autoencoder, denoiser=self.denoiser)
+        return self._train(DiffusionStage(config, self.mesh), filled(LatentBatch.abstract(config, self.batch)))
 
-        return predict, params
+    def _sample(self) -> Operation:
+        sample = SampleConfig(sampler="ddim", steps=self.steps, eta=1.0, plane_order="keep")
+        config = Config(autoencoder=self.autoencoder, denoiser=self.denoiser, sample=sample)
+        settings, numbers = split_settings(self.model, sample)
+        program = SamplingProgram(config, self.model)
 
-    def _denoiser(self):
-        predict, params = self._denoiser_weights()
-        return jax.jit(predict), (params, self._latents(), jnp.asarray(500), self._latents())
+        def run(weights, key, batch):
+            return program.generate(weights, key, 0, batch, numbers, settings=settings, clips=1, given=False)[0]
 
-    def _denoiser_train(self):
-        config = Config(autoencoder=self.autoencoder, unet=self.unet)
-        stage = DiffusionStage(config, (None, None), self.shape, None, self.mesh)
-        batch = constants(LatentBatch.abstract(config, self.batch))
-        return self._train(stage, batch)
-
-    def _sample(self):
-        predict, params = self._denoiser_weights()
-        graphdef, decoder = self._autoencoder()
-        process = Process(Config().process)
-
-        def sample(params, decoder, context, keys):
-            def denoiser(x, step):
-                return predict(params, x, step, context)
-
-            latents = sample_clip(denoiser, process, keys, self.latent_shape, sampler="ddim", steps=self.steps, eta=1.0)
-            return to_uint8(functional.merge(graphdef, decoder).decode(unpack(latents, self.shape)))
-
-        keys = jax.random.split(jax.random.key(0), self.batch)
-        return jax.jit(sample), (params, decoder, jnp.zeros((self.batch, *self.latent_shape)), keys)
+        weights = {"autoencoder": self.model.autoencoder_shapes, "denoiser": self.model.denoiser_shapes}
+        batch = SampleBatch(jnp.arange(self.batch, dtype=jnp.uint32), self._condition())
+        return Operation(jax.jit(run), (weights, jax.random.key(0), batch))

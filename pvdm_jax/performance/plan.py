@@ -1,12 +1,13 @@
-"""What a training step will cost on devices that aren't here.
+"""`pvdm plan`: what a training step will cost on devices that are not attached.
 
-The compiler says what memory a chip needs (`performance.planned_step`); the traced program how many floating point
-operations it does; its text (`performance.hlo`) what it moves. Against a chip's published peaks these give the least
-time that a step can take. Real steps take longer: peaks are never reached, and transfers overlap only in part.
+The compiler reports the memory that a chip needs (`performance.planned_step`), the traced program gives the FLOPs
+(`performance.flops`), and the compiled program's text gives the memory and network traffic (`performance.hlo`). With a
+chip's published peaks these give a lower bound for the time of a step. Real steps take longer: peaks are never reached,
+and transfers overlap only in part.
 
 Published peaks of one chip: Google Cloud's documentation of its system architectures ("TPU v5e", "TPU v5p", "TPU v6e",
 docs.cloud.google.com/tpu/docs, read in November 2026), and NVIDIA's data sheet of the H100 (SXM, without sparsity).
-The interconnect's bandwidth there is of both directions; half of it counts here.
+Interconnect bandwidth is published for both directions together; half of it is used here.
 """
 
 import dataclasses
@@ -18,20 +19,20 @@ from typing import Any
 from pvdm_jax.config import Config, require
 from pvdm_jax.models.ops.remat import POLICIES
 from pvdm_jax.performance import planned_step
-from pvdm_jax.performance.planned_step import STAGES, Measured
+from pvdm_jax.performance.planned_step import STAGES, StepCost
 
 GIGA = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Peaks of one chip: bfloat16 operations a second, bytes of memory, and bytes a second of it and of the links."""
+    """Published peaks of one chip."""
 
     name: str
-    flops: float
-    memory: float
-    bandwidth: float
-    network: float
+    flops: float  # bfloat16 FLOPs per second
+    memory: float  # bytes
+    bandwidth: float  # bytes per second of the memory
+    network: float  # bytes per second of the links to other chips
 
 
 CHIPS = {
@@ -40,13 +41,13 @@ CHIPS = {
     "v6e": Chip("TPU v6e", 918e12, 32e9, 1638e9, 400e9),
     "h100": Chip("NVIDIA H100", 989e12, 80e9, 3350e9, 450e9),
 }
-# How JAX names them.
+# JAX's names for them.
 DEVICE_KINDS = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e", "H100": "h100"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `plan` found. `step` is None where the configured batch doesn't compile: `problem` says why."""
+    """The cost of a step. `step` is None if the configured batch does not compile; `problem` then says why."""
 
     stage: int
     topology: str
@@ -57,13 +58,13 @@ class Plan:
     remat: str
     accumulate: int
     chip: Chip | None
-    limit: float | None  # bytes of memory that a chip may use
-    step: Measured | None
+    limit: float | None  # bytes of a chip's memory that may be used
+    step: StepCost | None
     problem: str
-    largest: Measured | None  # the largest batch that fits
+    largest: StepCost | None  # the largest batch that fits
 
-    def seconds(self, step: Measured) -> dict[str, float]:
-        """The least time of a step by each of the chip's peaks; empty where they aren't known."""
+    def seconds(self, step: StepCost) -> dict[str, float]:
+        """Lower bounds for the time of a step, one for each of the chip's peaks; empty if these are not known."""
         if self.chip is None:
             return {}
         chip = self.chip
@@ -94,17 +95,17 @@ class Plan:
             lines += self._describe(self.step)
         if self.largest is not None:
             largest = self.largest
-            fits = f"{largest.batch_per_device} per device and micro-batch, {largest.batch_size} in all"
+            fits = f"{largest.batch_per_device} per device and micro-batch, {largest.batch_size} in total"
             lines.append(f"  largest batch       {fits} ({largest.memory / GIGA:.2f} GB of {self.limit / GIGA:.1f} GB)")
             if self.chip:
                 bound, seconds = max(self.seconds(largest).items(), key=lambda item: item[1])
                 rate = largest.batch_size / seconds
-                lines.append(f"                      at most {rate:.4g} clips a second (bound by {bound})")
+                lines.append(f"                      at most {rate:.4g} clips per second (bound by {bound})")
         elif self.limit is not None:
-            lines.append(f"  largest batch       none fits into {self.limit / GIGA:.1f} GB")
+            lines.append(f"  largest batch       none fits in {self.limit / GIGA:.1f} GB")
         return "\n".join(lines)
 
-    def _describe(self, step: Measured) -> list[str]:
+    def _describe(self, step: StepCost) -> list[str]:
         of = f" of {self.limit / GIGA:.1f} GB" if self.limit else ""
         parts = f"arguments {step.arguments / GIGA:.2f}, temporaries {step.temporaries / GIGA:.2f}"
         moved = ", ".join(f"{count} {kind}" for kind, count in step.collectives.items()) or "none"
@@ -120,7 +121,7 @@ class Plan:
             times = ", ".join(f"{kind} {value * 1000:.4g} ms" for kind, value in seconds.items())
             lines.append(f"  a step takes        {times} or more: bound by {bound}")
         else:
-            lines.append("  a step takes        peaks of this device aren't known; `pvdm benchmark` measures them")
+            lines.append("  a step takes        the peaks of this device are not known; `pvdm benchmark` measures them")
         return lines
 
 
@@ -134,13 +135,17 @@ def plan(
     search: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Plan:
-    """Compiles a stage's step for a topology ("v5e:4x4", "h100:8", or "local") and says what it costs.
+    """Compiles a stage's step for a topology ("v5e:4x4", "h100:8", or "local") and reports its cost.
 
-    remat: a policy instead of the configured one, or "auto": the first of none, dots and blocks with which the
-    configured batch fits. chip_memory: bytes of a chip that may be used (default: what it has). search: whether to
-    look for the largest batch per device that fits, in up to five more compilations. Raises ConfigError for
-    a topology, stage or policy that doesn't exist, and for a batch that doesn't split over the devices. Steps for
-    devices that aren't here are compiled in processes of their own: call it from within `if __name__ == "__main__":`.
+    - remat: a policy instead of the configured one, or "auto": the first of none, dots and blocks for which the
+      configured batch fits.
+    - chip_memory: bytes of a chip's memory that may be used (None: all).
+    - search: whether to look for the largest batch per device that fits, with up to five more compilations.
+    - say: is called with a line of progress after each compilation.
+
+    Raises ConfigError if the topology, stage or policy is unknown, or the batch does not divide evenly among the
+    devices. The compiler for devices that are not attached runs in subprocesses: a script must call this from within
+    `if __name__ == "__main__":`.
     """
     from pvdm_jax.runtime import sharding
 
@@ -157,25 +162,25 @@ def plan(
     sharding.check_batch(mesh, batch_size, f"{section}.batch_size", accumulate)
     unit = mesh.size * accumulate
 
-    def measure(policy: str, per_device: int) -> Measured | str:
+    def compiled(policy: str, per_device: int) -> StepCost | str:
         changed = _with_stage(config, stage, policy, per_device * unit)
-        found = planned_step.measure(changed, stage, topology, per_device)
+        found = planned_step.compile_step(changed, stage, topology, per_device)
         text = found if isinstance(found, str) else f"{found.memory / GIGA:.2f} GB per device"
         say(f"remat {policy}, batch {per_device * unit} ({per_device} per device and micro-batch): {text}")
         return found
 
-    def fits(found: Measured | str) -> bool:
-        return isinstance(found, Measured) and (limit is None or found.memory <= limit)
+    def fits(found: StepCost | str) -> bool:
+        return isinstance(found, StepCost) and (limit is None or found.memory <= limit)
 
     configured = (config.autoencoder if stage == 1 else config.denoiser).remat
     candidates = policies if remat == "auto" else (remat or configured,)
     for policy in candidates:
-        found = measure(policy, batch_size // unit)
+        found = compiled(policy, batch_size // unit)
         if fits(found):
             break
     largest = None
     if limit is not None and search:
-        largest = _largest(lambda per_device: measure(policy, per_device), batch_size // unit, found, limit)
+        largest = _largest(lambda per_device: compiled(policy, per_device), batch_size // unit, found, limit)
     elif fits(found) and limit is not None:
         largest = found
     return Plan(
@@ -201,7 +206,7 @@ def _local_memory(device: Any) -> float | None:
 
 
 def _with_stage(config: Config, stage: int, policy: str, batch_size: int) -> Config:
-    section, model = STAGES[stage], {1: "autoencoder", 2: "unet"}[stage]
+    section, model = STAGES[stage], {1: "autoencoder", 2: "denoiser"}[stage]
     changed = {
         section: dataclasses.replace(getattr(config, section), batch_size=batch_size),
         model: dataclasses.replace(getattr(config, model), remat=policy),
@@ -210,23 +215,25 @@ def _with_stage(config: Config, stage: int, policy: str, batch_size: int) -> Con
 
 
 def _largest(
-    measure: Callable[[int], Measured | str], start: int, first: Measured | str, limit: float
-) -> Measured | None:
-    """The largest batch per device that was found to fit: memory is taken to grow linearly, and what that says is
-    tried."""
-    tried: dict[int, Measured | str] = {start: first}
+    compiled: Callable[[int], StepCost | str], start: int, first: StepCost | str, limit: float
+) -> StepCost | None:
+    """The largest batch per device that was found to fit, starting from `first` at `start`.
+
+    Each next guess assumes that memory grows linearly with the batch.
+    """
+    tried: dict[int, StepCost | str] = {start: first}
 
     def fits(size: int) -> bool:
         if size not in tried:
-            tried[size] = measure(size)
-        return isinstance(tried[size], Measured) and tried[size].memory <= limit
+            tried[size] = compiled(size)
+        return isinstance(tried[size], StepCost) and tried[size].memory <= limit
 
     second = 2 * start if fits(start) else max(1, start // 2)
     fits(second)
     for _ in range(4):
         good = max((size for size in tried if fits(size)), default=0)
         bad = min((size for size in tried if size > good and not fits(size)), default=None)
-        known = sorted(size for size, found in tried.items() if isinstance(found, Measured))[-2:]
+        known = sorted(size for size, found in tried.items() if isinstance(found, StepCost))[-2:]
         guess = 2 * good if bad is None else (good + bad) // 2
         if len(known) == 2:
             low, high = (tried[size].memory for size in known)
@@ -246,7 +253,7 @@ def _largest(
 
 
 def write(found: Plan, folder: pathlib.Path) -> None:
-    """Writes a plan's numbers into FOLDER/plan_TOPOLOGY_stageN.json."""
+    """Writes a plan's numbers to FOLDER/plan_TOPOLOGY_stageN.json."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"plan_{found.topology.replace(':', '_')}_stage{found.stage}.json"
     (folder / name).write_text(json.dumps(found.to_json(), indent=2) + "\n")

@@ -1,7 +1,7 @@
-"""A training step compiled for devices that aren't here, and what the compiled program says of itself.
+"""A training step compiled for devices that are not attached, and its cost as read from the compiled program.
 
-The real step, with its shardings, is compiled for a TPU topology through libtpu, which needs no TPU, for NVIDIA GPUs
-through JAX's plugin for CUDA, which needs no GPU, or for the devices of this machine.
+The real step, with its shardings, is compiled for a TPU topology through libtpu, which needs no TPU; for NVIDIA GPUs
+through JAX's CUDA plugin, which needs no GPU; or for the devices of this machine.
 """
 
 import concurrent.futures
@@ -18,7 +18,7 @@ from pvdm_jax.config import Config, ConfigError, require
 
 STAGES = {1: "train_autoencoder", 2: "train_diffusion"}
 TPUS = ("v5e", "v5p", "v6e")
-# What XLA asks a GPU about itself: the H100 (SXM) by NVIDIA's data sheet and its tuning guide for Hopper.
+# What XLA would ask a GPU: the H100 (SXM) from NVIDIA's data sheet and its tuning guide for Hopper.
 GPUS = {
     "h100": """
         platform_name: "CUDA"
@@ -46,8 +46,8 @@ GPUS = {
             block_dim_limit_z: 65535
         }""",
 }
-# There is no GPU on which to time the ways to compute a product. The first of these that compiles is taken: without
-# timings some programs have products that Triton's default tiles don't fit; cuBLAS then does all of them.
+# Compiler options for a GPU, of which the first that compiles is used. Without a GPU XLA can't tune its matrix products
+# by timing them. Triton's default tiles don't fit some products; in such a program cuBLAS computes all of them.
 GPU_OPTIONS = (
     {"xla_gpu_autotune_level": 0},
     {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False},
@@ -55,17 +55,17 @@ GPU_OPTIONS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """A step compiled for one batch. Bytes and operations are of one device and one step."""
+class StepCost:
+    """A step compiled for one batch. Bytes and FLOPs are those of one device in one step."""
 
-    batch_size: int  # of all devices
-    batch_per_device: int  # of one micro-batch
+    batch_size: int  # over all devices
+    batch_per_device: int  # in one micro-batch
     arguments: float  # bytes: the state and the batch
     temporaries: float  # bytes
     flops: float
     memory_traffic: float  # bytes
     network_traffic: float  # bytes
-    collectives: dict[str, int]  # how many transfers of each kind
+    collectives: dict[str, int]  # number of transfers of each kind
     compile_seconds: float
 
     @property
@@ -74,10 +74,10 @@ class Measured:
 
 
 def find_devices(topology: str) -> list:
-    """The devices of a topology such as "v5e:4x4" or "h100:8", real ones for "local".
+    """The devices of a topology such as "v5e:4x4" or "h100:8"; this machine's devices for "local".
 
-    A TPU's shape is that of its slice; a GPU's the number of GPUs, or of hosts and of each host's GPUs ("h100:2x8").
-    Raises ConfigError where there are none.
+    For TPUs the shape is that of the slice; for GPUs it is the number of GPUs, or of hosts and GPUs per host
+    ("h100:2x8"). Raises ConfigError if the topology is unknown or the plugin that compiles for it is not installed.
     """
     import jax
 
@@ -97,7 +97,7 @@ def find_devices(topology: str) -> list:
     else:
         needed = "libtpu is needed, and a shape that exists: pip install 'pvdm_jax[tpu]'"
         options = {"platform": "tpu", "topology_name": topology}
-        # There is no TPU to ask, and none that another process could hold.
+        # No TPU is attached: don't look for one, and don't lock it.
         for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
             os.environ.setdefault(name, "1")
     try:
@@ -107,29 +107,28 @@ def find_devices(topology: str) -> list:
         raise ConfigError(f"--topology is {topology!r}; {needed} ({text})") from error
 
 
-def measure(config: Config, stage: int, topology: str, per_device: int) -> Measured | str:
-    """The step of a stage compiled for `per_device` clips in each device's micro-batch, or why it can't be.
+def compile_step(config: Config, stage: int, topology: str, per_device: int) -> StepCost | str:
+    """The cost of a stage's step with `per_device` clips in each device's micro-batch, or why it can't be compiled.
 
-    For devices that aren't here in a process of its own: where a compiler fails one of its own checks, it takes its
-    process with it.
+    For devices that are not attached, the compiler runs in a subprocess: a failed check of its own kills its process.
     """
     if topology == "local":
         return _compile(config, stage, topology, per_device)
-    return in_process_of_its_own(_compile, config, stage, topology, per_device)
+    return in_subprocess(_compile, config, stage, topology, per_device)
 
 
-def in_process_of_its_own(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns, or what is to be said when its process has died of it."""
+def in_subprocess(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function returns in a process of its own; a message for the user if that process dies."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, spawn, initializer=_end_with_parent) as pool:
         try:
             return pool.submit(function, *arguments).result()
         except concurrent.futures.process.BrokenProcessPool:
-            return "the compiler's process died: of a failed check of its own, printed above, or for want of memory"
+            return "the compiler's process died: it failed a check of its own, printed above, or ran out of memory"
 
 
 def _end_with_parent() -> None:
-    """Lets this process, which may compile for an hour, end as soon as the one that began it is killed."""
+    """Ends this process, which may compile for an hour, as soon as its parent ends."""
 
     def wait() -> None:
         multiprocessing.parent_process().join()
@@ -138,10 +137,11 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _compile(config: Config, stage: int, topology: str, per_device: int) -> Measured | str:
+def _compile(config: Config, stage: int, topology: str, per_device: int) -> StepCost | str:
     import jax
 
-    from pvdm_jax.performance.hlo import Program, traced_flops
+    from pvdm_jax.performance.flops import traced_flops
+    from pvdm_jax.performance.hlo import Program
     from pvdm_jax.runtime import sharding
 
     mesh = sharding.make_mesh(config.mesh, find_devices(topology))
@@ -162,7 +162,7 @@ def _compile(config: Config, stage: int, topology: str, per_device: int) -> Meas
     transfers = program.collectives()
     for transfer in transfers:
         collectives[transfer.kind] = collectives.get(transfer.kind, 0) + transfer.runs
-    return Measured(
+    return StepCost(
         batch_size=getattr(config, STAGES[stage]).batch_size,
         batch_per_device=per_device,
         arguments=stats.argument_size_in_bytes,
@@ -179,38 +179,51 @@ def _explain(error: str) -> str:
     if "RESOURCE_EXHAUSTED" not in error:
         return f"the compiler failed: {error.partition(chr(10))[0][:300]}"
     used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", error)
-    return f"out of memory{f': needs {used[1]}iB, {used[2]}iB are there' if used else ''}"
+    return f"out of memory{f': needs {used[1]}iB, {used[2]}iB are available' if used else ''}"
 
 
 def trace_step(config: Config, stage: int, mesh: Any) -> Any:
     """The stage's step as the training loop compiles it, traced for abstract arrays on the mesh.
 
-    For stage 1 its heaviest step: with the adversarial losses if the config has that phase.
+    For stage 1 this is the most expensive kind of step: with the adversarial losses, if they are configured.
     """
+    import jax
+
+    from pvdm_jax.runtime import sharding
+    from pvdm_jax.training import step
+
+    made, name, batch = {1: _autoencoder_stage, 2: _diffusion_stage}[stage](config, mesh)
+    state = sharding.place(mesh, jax.eval_shape(made.init, jax.random.key(0)))
+    return step.trace_step(made, name, state=state, batch=batch, placed=state, mesh=mesh, seed=config.seed)
+
+
+def _autoencoder_stage(config: Config, mesh: Any) -> tuple[Any, str, Any]:
+    """Stage 1, the name of its most expensive step, and its batch as ShapeDtypeStructs."""
     import jax
     import numpy as np
     from flax import nnx
 
-    from pvdm_jax.data.latent_batch import LatentBatch
     from pvdm_jax.losses.lpips import LPIPS
     from pvdm_jax.runtime import sharding
-    from pvdm_jax.training import diffusion, phases, step
+    from pvdm_jax.training import phases
     from pvdm_jax.training.autoencoder import AutoencoderStage
 
-    clip = config.autoencoder
+    clip, settings = config.autoencoder, config.train_autoencoder
     video = (clip.frames, clip.height, clip.width, 3)
+    lpips = nnx.eval_shape(lambda: LPIPS(rngs=nnx.Rngs(0))) if settings.perceptual_weight > 0 else None
+    name = phases.RECONSTRUCTION
+    if settings.adversarial.enabled:
+        name = phases.GENERATOR if settings.adversarial.alternate else phases.BOTH
+    made = AutoencoderStage(clip, settings, {"video": np.zeros((0, *video), np.uint8)}, mesh, lpips)
     rows = sharding.batch_sharding(mesh)
-    if stage == 1:
-        settings, count = config.train_autoencoder, config.train_autoencoder.batch_size
-        lpips = nnx.eval_shape(lambda: LPIPS(rngs=nnx.Rngs(0))) if settings.perceptual_weight > 0 else None
-        made = AutoencoderStage(clip, settings, {"video": np.zeros((0, *video), np.uint8)}, mesh, lpips)
-        name = phases.RECONSTRUCTION
-        if settings.adversarial.enabled:
-            name = phases.GENERATOR if settings.adversarial.alternate else phases.BOTH
-        batch: Any = {"video": jax.ShapeDtypeStruct((count, *video), np.uint8, sharding=rows)}
-    else:
-        made = diffusion.DiffusionStage(config, mesh)
-        name = diffusion.DENOISER
-        batch = LatentBatch.abstract(config, config.train_diffusion.batch_size, rows)
-    state = sharding.place(mesh, jax.eval_shape(made.init, jax.random.key(0)))
-    return step.trace_step(made, name, state=state, batch=batch, placed=state, mesh=mesh, seed=config.seed)
+    return made, name, {"video": jax.ShapeDtypeStruct((settings.batch_size, *video), np.uint8, sharding=rows)}
+
+
+def _diffusion_stage(config: Config, mesh: Any) -> tuple[Any, str, Any]:
+    """Stage 2, the name of its step, and its batch as ShapeDtypeStructs."""
+    from pvdm_jax.data.latent_batch import LatentBatch
+    from pvdm_jax.runtime import sharding
+    from pvdm_jax.training import diffusion
+
+    batch = LatentBatch.abstract(config, config.train_diffusion.batch_size, sharding.batch_sharding(mesh))
+    return diffusion.DiffusionStage(config, mesh), diffusion.DENOISER, batch

@@ -1,55 +1,32 @@
-"""Runs the benchmark and writes its table, its numbers as JSON and a roofline picture."""
+"""`pvdm benchmark`: times the models' operations, next to the peaks that the device reached in the same run.
 
+Every operation is compiled without the compilation cache, called once to warm up, and then timed.
+"""
+
+import contextlib
 import dataclasses
 import functools
-import json
-import os
-import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 
 from pvdm_jax.config import Config, MeshConfig, require
 from pvdm_jax.config.models import DTYPES
-from pvdm_jax.performance.hlo import Program, traced_flops
-from pvdm_jax.performance.operations import NAMES, Operation, Operations, size_of
-from pvdm_jax.performance.profile import Share, profile, profile_table
-from pvdm_jax.performance.roofline import roofline_svg
+from pvdm_jax.performance import results
+from pvdm_jax.performance.choices import OPERATIONS
+from pvdm_jax.performance.flops import traced_flops
+from pvdm_jax.performance.hlo import Program
+from pvdm_jax.performance.operations import Operation, Operations, filled, size_of
+from pvdm_jax.performance.results import Result
 from pvdm_jax.performance.scaling import measure_scaling, scaling_table
 from pvdm_jax.performance.timing import Peaks, Timing, measure_peaks, time_calls
 from pvdm_jax.runtime import sharding
-from pvdm_jax.runtime.allocator import fill_holes_after_compiling
 
-SLOWEST = 0.3  # of the measured matrix rate, at which a call is expected to run when it is decided whether to try
+SLOWEST = 0.3  # fraction of the measured matrix rate that an operation is expected to reach at least
 STEPS = 100  # denoising steps of the sampling call
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """One operation at one size. Seconds, bytes, floating point operations; None where it isn't known."""
-
-    operation: str
-    size: str
-    dtype: str
-    batch: int
-    resolution: int  # pixels of a side
-    remat: str
-    note: str = ""  # why it was left out, or what is special
-    median: float | None = None
-    spread: float | None = None  # distance of the quartiles over the median
-    calls: int = 0
-    compile: float | None = None
-    memory: float | None = None  # arguments, results and temporaries of the compiled program
-    flops: float | None = None  # by the formula
-    program_flops: float | None = None  # of the traced program
-    xla_flops: float | None = None  # as XLA counts, loops once
-    traffic: float | None = None  # bytes of memory that the compiled program reads and writes
-    of_peak: float | None = None  # of the measured matrix rate
-    profile: tuple[Share, ...] = ()  # where the time of one call goes, the costliest kinds of operations first
 
 
 def run(
@@ -60,7 +37,7 @@ def run(
     repeats: int = 10,
     limit: float = 60.0,
     steps: int | None = None,
-    profiled: bool = False,
+    trace: Path | None = None,
     scaling: bool = False,
     output: Path | None = None,
     remat: str = "none",
@@ -68,156 +45,159 @@ def run(
 ) -> list[Result]:
     """Times operations at the given sizes and prints a table.
 
-    batch_size: clips at once (None: 8 of the demo's size; of the others 1 on a CPU, else 8). only: names of operations.
-    repeats: calls timed of each, within `limit` seconds; what is expected to take longer than that for one call is
-    left out, with a note. steps: of the sampling call (None: 100, or as many as fit into the limit). profiled: say
-    where the time of one more call goes, too. scaling: times training steps along batch, resolution and frames instead.
-    output: a folder for benchmark.json, benchmark.txt and a roofline picture of each dtype. remat: the models'
-    rematerialisation policy. resolution: pixels of the clips' sides (None: the size's own). Raises ConfigError for a
-    name that doesn't exist, and for a resolution that a size can't have.
+    - batch_size: clips in a batch (None: 8 for the demo's size; for the others 1 on a CPU and 8 elsewhere).
+    - only: names of operations (None: all).
+    - repeats: calls to time of each operation, within `limit` seconds. An operation whose single call would take longer
+      is skipped, with a note.
+    - steps: of the sampling call (None: 100, or as many as fit into the limit).
+    - trace: a folder for a profiler trace of one more call of each operation (None: no traces).
+    - scaling: times training steps along batch, resolution and frames instead.
+    - output: a folder for benchmark.json, benchmark.txt and a roofline picture of each dtype.
+    - remat: the models' rematerialisation policy.
+    - resolution: height and width of the clips in pixels (None: those of the size).
+
+    Raises ConfigError if a name is unknown, or if a size refuses the resolution.
     """
     models = {size: functools.partial(size_of, size, remat=remat, resolution=resolution) for size in sizes}
-    for make in models.values():
-        autoencoder, unet = make("float32")
-        if set(only or NAMES) & {"denoiser", "denoiser_train", "sample"}:
-            Config(autoencoder=autoencoder, unet=unet)  # refuses planes that the U-Net can't halve often enough
-    for dtype in dtypes:
-        require(dtype in DTYPES, "--dtype", dtype, f"{', '.join(DTYPES)}, or both separated by a comma")
-    for name in only or ():
-        require(name in NAMES, "--only", name, f"{', '.join(NAMES)}, or several of them separated by commas")
-    cached = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
-        return _run(models, dtypes, batch_size, only or NAMES, repeats, limit, steps, profiled, scaling, output)
-    finally:
-        jax.config.update("jax_enable_compilation_cache", cached)
-
-
-def _run(models, dtypes, batch_size, names, repeats, limit, steps, profiled, scaling, output) -> list[Result]:
-    fill_holes_after_compiling()
+    _check(models, dtypes, only)
     mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
-    machine, lines = describe_machine(), []
+    machine, lines = results.describe_machine(), []
 
     def say(text: str) -> None:
         lines.append(text)
         print(text, flush=True)
 
-    say(", ".join(f"{name} {value}" for name, value in machine.items()))
-    results: list[Result] = []
+    found: list[Result] = []
     peaks: dict[str, Peaks] = {}
-    scalings = []
-    for dtype in dtypes:
-        peaks[dtype] = measure_peaks(dtype)
-        rate, bandwidth = peaks[dtype].flops / 1e9, peaks[dtype].bandwidth / 1e9
-        say(f"\n{dtype}: matrix product {rate:.4g} GFLOP/s, copy {bandwidth:.4g} GB/s")
-        if scaling:
-            found = measure_scaling(
-                lambda made, name: _time(made.make(name), repeats, limit).timing.median, dtype, mesh
-            )
-            scalings += [dataclasses.asdict(row) | {"dtype": dtype, "exponent": row.exponent} for row in found]
-            say(scaling_table(found))
-            continue
-        say(HEADER)
-        for size, make in models.items():
-            autoencoder, unet = make(dtype)
-            small = size == "demo" or jax.default_backend() != "cpu"
-            batch = batch_size or (8 if small else 1)
-            expected = SLOWEST * peaks[dtype].flops
-            operations = Operations(autoencoder, unet, batch, mesh, steps or STEPS)
-            if steps is None and operations.flops("sample") / expected > limit:
-                one = Operations(autoencoder, unet, batch, mesh, 1).flops("denoiser")
-                operations.steps = max(2, int(limit * expected / one / 2))
-            for name in names:
-                result = _measure(operations, name, size, dtype, peaks[dtype], repeats, limit, profiled)
-                results.append(result)
-                say(row(result))
-            for result in results:
-                if (result.size, result.dtype) == (size, dtype) and result.profile:
-                    say(f"\nWhere a call of {result.operation} spends its time:\n\n{profile_table(result.profile)}")
+    scalings: list[dict[str, Any]] = []
+    say(", ".join(f"{name} {value}" for name, value in machine.items()))
+    with _without_compilation_cache():
+        for dtype in dtypes:
+            peaks[dtype] = measure_peaks(dtype)
+            rate, bandwidth = peaks[dtype].flops / 1e9, peaks[dtype].bandwidth / 1e9
+            say(f"\n{dtype}: matrix product {rate:.4g} GFLOP/s, copy {bandwidth:.4g} GB/s")
+            if scaling:
+                measured = measure_scaling(functools.partial(_seconds_and_flops, repeats, limit), dtype, mesh)
+                scalings += [dataclasses.asdict(row) | {"dtype": dtype, "exponent": row.exponent} for row in measured]
+                say(scaling_table(measured))
+                continue
+            say(results.HEADER)
+            for size, make in models.items():
+                autoencoder, denoiser = make(dtype)
+                small = size == "demo" or jax.default_backend() != "cpu"
+                operations = Operations(autoencoder, denoiser, batch_size or (8 if small else 1), mesh, steps or STEPS)
+                if steps is None and "sample" in (only or OPERATIONS):
+                    operations.steps = _fitting_steps(operations, SLOWEST * peaks[dtype].flops * limit)
+                for name in only or OPERATIONS:
+                    place = trace and trace / f"{name}_{size}_{dtype}"
+                    labels = {"operation": name, "size": size, "dtype": dtype}
+                    found.append(_measure(operations, labels, peaks[dtype], repeats, limit, place))
+                    say(results.row(found[-1]))
+    if trace is not None and not scaling:
+        say(f"\ntraces of one call each are in {trace}, for XProf, TensorBoard or ui.perfetto.dev")
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        values = {"machine": machine, "peaks": {name: dataclasses.asdict(peak) for name, peak in peaks.items()}}
-        values |= {"results": [dataclasses.asdict(result) for result in results], "scaling": scalings}
-        (output / "benchmark.json").write_text(json.dumps(values, indent=2) + "\n")
-        (output / "benchmark.txt").write_text("\n".join(lines) + "\n")
-        for dtype, peak in peaks.items():
-            points = [
-                (f"{result.operation} {result.size}", result.flops / result.traffic, result.flops / result.median)
-                for result in results
-                if result.dtype == dtype and result.traffic and result.median and result.flops
-            ]
-            if points:
-                title = f"{machine['device']}, {dtype}, batch {results[0].batch}"
-                (output / f"roofline_{dtype}.svg").write_text(
-                    roofline_svg(title, peak.flops, peak.bandwidth, points), encoding="utf-8"
-                )
-    return results
+        results.write(output, machine, peaks, found, scalings, "\n".join(lines) + "\n")
+    return found
 
 
-def _measure(operations, name, size, dtype, peaks, repeats, limit, profiled) -> Result:
-    made = {"operation": name, "size": size, "dtype": dtype, "batch": operations.batch}
-    made |= {"resolution": operations.autoencoder.height, "remat": operations.autoencoder.remat}
-    if name == "data":
-        return _measure_data(operations, made, repeats, limit)
-    flops = operations.flops(name)
+def _check(models: dict[str, Callable], dtypes: Sequence[str], only: Sequence[str] | None) -> None:
+    for make in models.values():
+        autoencoder, denoiser = make("float32")
+        if set(only or OPERATIONS) & {"denoiser", "denoiser_train", "sample"}:
+            Config(autoencoder=autoencoder, denoiser=denoiser)  # refuses latents that the denoiser can't shrink
+    for dtype in dtypes:
+        require(dtype in DTYPES, "--dtype", dtype, f"{', '.join(DTYPES)}, or both separated by a comma")
+    for name in only or ():
+        allowed = f"{', '.join(OPERATIONS)}, or several of them separated by commas"
+        require(name in OPERATIONS, "--only", name, allowed)
+
+
+@contextlib.contextmanager
+def _without_compilation_cache() -> Iterator[None]:
+    cached = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", cached)
+
+
+def _fitting_steps(operations: Operations, flops: float) -> int:
+    """The denoising steps of the sampling call: STEPS, or as many as take about half of `flops`; at least 2."""
+    if traced_flops(operations.make("sample").trace().jaxpr) <= flops:
+        return STEPS
+    return max(2, int(flops / traced_flops(operations.make("denoiser").trace().jaxpr) / 2))
+
+
+def _measure(
+    operations: Operations, labels: dict, peaks: Peaks, repeats: int, limit: float, trace: Path | None
+) -> Result:
+    values = labels | {"batch": operations.batch}
+    values |= {"resolution": operations.autoencoder.height, "remat": operations.autoencoder.remat}
+    if labels["operation"] == "data":
+        return _measure_data(operations, values, repeats, limit)
+    operation = operations.make(labels["operation"])
+    traced = operation.trace()
+    flops = traced_flops(traced.jaxpr)
     least = flops / peaks.flops
     if least > limit:
-        return Result(**made, flops=flops, note=f"left out: at least {least:.0f} s, more than the limit")
+        return Result(**values, flops=flops, note=f"skipped: at least {least:.0f} s, more than the limit")
     try:
-        timed = _time(operations.make(name), repeats, limit)
+        timing, compiled, seconds = _time(operation, traced, repeats, limit, trace)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Result(**made, flops=flops, note="left out: not enough memory")
-    timing, compiled = timed.timing, timed.compiled
-    program = Program(compiled.as_text())
+        return Result(**values, flops=flops, note="skipped: not enough memory")
     stats, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    made["note"] = f"{operations.steps} steps" if name == "sample" else ""
-    results = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    new_results = stats.output_size_in_bytes - stats.alias_size_in_bytes
     return Result(
-        **made,
+        **values,
+        note=f"{operations.steps} steps" if labels["operation"] == "sample" else "",
         median=timing.median,
         spread=timing.spread,
         calls=len(timing.seconds),
-        compile=timed.compile_seconds,
-        memory=stats.argument_size_in_bytes + stats.temp_size_in_bytes + results,
+        compile=seconds,
+        memory=stats.argument_size_in_bytes + stats.temp_size_in_bytes + new_results,
         flops=flops,
-        program_flops=traced_flops(timed.traced.jaxpr),
         xla_flops=cost.get("flops"),
-        traffic=program.memory_bytes(),
+        traffic=Program(compiled.as_text()).memory_bytes(),
         of_peak=flops / timing.median / peaks.flops,
-        profile=profile(timed.call, program) if profiled else (),
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Timed:
-    timing: Timing
-    traced: Any
-    compiled: Any
-    compile_seconds: float
-    call: Callable[[], Any]  # once more
-
-
-def _time(operation: Operation, repeats: int, limit: float) -> _Timed:
+def _time(
+    operation: Operation, traced: Any, repeats: int, limit: float, trace: Path | None = None
+) -> tuple[Timing, Any, float]:
+    """Compiles and times an operation: the times of its calls, the compiled program, and the seconds it took to
+    compile. trace: a folder for a profiler trace of one more call."""
     began = time.perf_counter()
-    traced = operation.program.trace(*operation.arguments)
     compiled = traced.lower().compile()
     seconds = time.perf_counter() - began
-    arguments = list(operation.arguments)
-    operation.arguments = ()  # so that a state that is carried on is not kept here too
+    arguments = [filled(argument) for argument in operation.arguments]
 
     def call():
         found = compiled(*arguments)
-        if operation.carries:
+        if operation.carries_state:
             arguments[0] = found[0]
         return found
 
-    return _Timed(time_calls(call, repeats, limit), traced, compiled, seconds, call)
+    timing = time_calls(call, repeats, limit)
+    if trace is not None:
+        with jax.profiler.trace(trace):
+            jax.block_until_ready(call())
+    return timing, compiled, seconds
 
 
-def _measure_data(operations, made: dict, repeats: int, limit: float) -> Result:
-    """Batches of synthetic clips, as stage 1 is fed them."""
+def _seconds_and_flops(repeats: int, limit: float, operations: Operations, name: str) -> tuple[float, float]:
+    """The median time of an operation's calls, and the FLOPs of one."""
+    operation = operations.make(name)
+    traced = operation.trace()
+    timing, _, _ = _time(operation, traced, repeats, limit)
+    return timing.median, traced_flops(traced.jaxpr)
+
+
+def _measure_data(operations: Operations, values: dict, repeats: int, limit: float) -> Result:
+    """Batches of synthetic clips, loaded as for stage 1."""
     try:
         from pvdm_jax.config import DataConfig
         from pvdm_jax.data.loader import train_batches
@@ -227,59 +207,12 @@ def _measure_data(operations, made: dict, repeats: int, limit: float) -> Result:
         data = DataConfig(source="synthetic", synthetic_videos=64)
         source = open_source(data, operations.autoencoder, "train", 0)
     except ModuleNotFoundError as error:
-        return Result(**made, note=f"left out: {error.name} is not installed")
+        return Result(**values, note=f"skipped: {error.name} is not installed")
     iterator = train_batches(source, operations.autoencoder, data, BatchSpec(operations.batch, seed=0))
     try:
         timing = time_calls(lambda: next(iterator)["video"].shape[0], repeats, limit)
     finally:
         if hasattr(iterator, "close"):
             iterator.close()
-    return Result(**made, median=timing.median, spread=timing.spread, calls=len(timing.seconds), note="synthetic clips")
-
-
-HEADER = "\n".join(
-    [
-        "| operation | size | batch | median | spread | calls | compile | memory | GFLOP | in program | of peak | |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-)
-
-
-def row(result: Result) -> str:
-    """A result as a line of the table."""
-
-    def shown(value: float | None, pattern: str, scale: float = 1.0) -> str:
-        return "" if value is None else format(value / scale, pattern)
-
-    median = shown(result.median, ".3g") and (
-        f"{result.median:.3g} s" if result.median >= 1 else f"{result.median * 1000:.3g} ms"
-    )
-    columns = [
-        result.operation,
-        result.size,
-        str(result.batch),
-        median,
-        shown(result.spread, ".0%"),
-        str(result.calls or ""),
-        shown(result.compile, ".1f") and f"{result.compile:.1f} s",
-        shown(result.memory, ".2f", 1e9) and f"{result.memory / 1e9:.2f} GB",
-        shown(result.flops, ".4g", 1e9),
-        shown(result.program_flops, ".4g", 1e9),
-        shown(result.of_peak, ".0%"),
-        result.note,
-    ]
-    return f"| {' | '.join(columns)} |"
-
-
-def describe_machine() -> dict[str, Any]:
-    """What the numbers depend on beside the code."""
-    device = jax.local_devices()[0]
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "device": device.device_kind,
-        "platform": device.platform,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-    }
+    timed = {"median": timing.median, "spread": timing.spread, "calls": len(timing.seconds)}
+    return Result(**values, **timed, note="synthetic clips")

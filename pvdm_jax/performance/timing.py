@@ -1,4 +1,4 @@
-"""Compiling a program and timing its calls."""
+"""Timing calls, and the peaks that this device reaches."""
 
 import dataclasses
 import statistics
@@ -11,7 +11,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds of a number of calls, after one that isn't counted."""
+    """Seconds of each timed call."""
 
     seconds: tuple[float, ...]
 
@@ -21,7 +21,7 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """Distance of the quartiles over the median (of two or three calls, of their ends); 0 for a single one."""
+        """The interquartile range over the median; with fewer than four calls, the whole range over the median."""
         if len(self.seconds) < 4:
             return (max(self.seconds) - min(self.seconds)) / self.median
         low, _, high = statistics.quantiles(self.seconds, n=4)
@@ -29,9 +29,9 @@ class Timing:
 
 
 def time_calls(call: Callable[[], Any], repeats: int, limit: float) -> Timing:
-    """Times up to `repeats` calls of a function within about `limit` seconds, its results awaited; at least one.
+    """Times between one and `repeats` calls of a function within about `limit` seconds, and waits for their results.
 
-    A first call warms up; it is counted where it alone takes more than half of the limit.
+    The first call warms up and is not timed, unless it alone takes more than half of the limit.
     """
     seconds: list[float] = []
     began = time.perf_counter()
@@ -48,15 +48,15 @@ def time_calls(call: Callable[[], Any], repeats: int, limit: float) -> Timing:
 
 @dataclasses.dataclass(frozen=True)
 class Peaks:
-    """What this device was measured to do: operations a second in a matrix product, bytes a second in a copy."""
+    """The peaks that this device reached."""
 
-    flops: float
-    bandwidth: float
+    flops: float  # FLOPs per second of a matrix product
+    bandwidth: float  # bytes per second of a copy
 
 
 def measure_peaks(dtype: str, seconds: float = 1.0) -> Peaks:
-    """The best of square matrix products of growing size in `dtype`, with float32 sums, and of copies of an array that
-    no cache holds. Takes about `seconds` for each."""
+    """Measures square matrix products of growing size in `dtype`, with float32 sums, and copies of an array too large
+    for any cache. Each of the two takes about `seconds`."""
 
     @jax.jit
     def product(a, b):

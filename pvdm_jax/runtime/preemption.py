@@ -1,4 +1,4 @@
-"""SIGTERM, by which clusters announce that they take a machine away: the run saves and ends with exit code 143."""
+"""SIGTERM, which clusters send before they reclaim a machine: the run saves and ends with exit code 143."""
 
 import contextlib
 import signal
@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.experimental import multihost_utils
 
-SIGTERM_EXIT = 128 + signal.SIGTERM  # 143: saved, to be started again
+SIGTERM_EXIT = 128 + signal.SIGTERM  # 143: the run has saved and can be restarted
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[int], bool]]:
-    """Within it SIGTERM no longer kills: the function it gives tells after each step whether to stop.
+    """A context in which SIGTERM does not kill: it yields a function that says after each step whether to stop.
 
-    Several processes must stop at the same step, wherever the signal arrives: JAX agrees on one for them.
+    Several processes must stop at the same step, whichever of them receives the signal: JAX agrees on one for them.
     """
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point

@@ -22,7 +22,6 @@ from jax.sharding import Mesh
 
 from pvdm_jax.config import StageConfig
 from pvdm_jax.runtime import sharding
-from pvdm_jax.runtime.allocator import fill_holes_after_compiling
 from pvdm_jax.runtime.preemption import SIGTERM_EXIT, stop_requests
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.checkpoint import Checkpoints, check_settings
@@ -85,7 +84,6 @@ def train(
     read, CheckpointError if none can be written, and SystemExit(143) after SIGTERM, once the state is saved.
     """
     sharding.check_batch(mesh, config.batch_size, f"{config.section}.batch_size", config.accumulate)
-    fill_holes_after_compiling()
     directory = pathlib.Path(directory).absolute()
     directory.mkdir(parents=True, exist_ok=True)
     folder = StageFolder(directory)

@@ -70,7 +70,7 @@ def test_demo_needs_no_argument(replace):
 )
 def test_commands_with_a_configuration(replace, command, module, function):
     called = replace(module, function)
-    start = replace("pvdm_jax.runtime.sharding", "start_distributed")
+    start = replace("pvdm_jax.runtime.distributed", "start_distributed")
     arguments = ["--config=video_folder", "--config.data.path=some/folder", "--workdir=run", "--config.seed=3"]
     assert cli.main([command, *arguments]) == 0
     expected = load_settings("video_folder", ["--config.data.path=some/folder", "--config.seed=3"])

@@ -1,4 +1,4 @@
-"""`pvdm benchmark --data` and `--sampling`: what the data and a sampling call cost."""
+"""`pvdm benchmark --data` and `--sampling`: loading speed, and the overhead of a sampling call."""
 
 import json
 import tempfile
@@ -11,7 +11,7 @@ from pvdm_jax import cli
 from pvdm_jax.config.loading import load_settings
 from pvdm_jax.performance.loading_cost import describe as describe_data
 from pvdm_jax.performance.loading_cost import measure_data
-from pvdm_jax.performance.sampling_cost import describe, measure_sampling
+from pvdm_jax.performance.sampling_overhead import describe, measure_sampling
 
 TINY = [
     *("--config.data.synthetic_videos=4", "--config.autoencoder.depth=1"),

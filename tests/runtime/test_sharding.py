@@ -1,14 +1,12 @@
 """The mesh and the rules of sharding; the toy stage on eight devices against one (in a program of its own)."""
 
 import dataclasses
-import http.server
 import json
 import math
 import os
 import pathlib
 import subprocess
 import sys
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +16,6 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from pvdm_jax.config import ConfigError, MeshConfig
 from pvdm_jax.config.loading import load_settings
-from pvdm_jax.models.autoencoder import plane_shape
 from pvdm_jax.runtime import sharding
 from pvdm_jax.training.autoencoder import AutoencoderStage
 from pvdm_jax.training.diffusion import DiffusionStage
@@ -107,67 +104,6 @@ def test_batch_that_does_not_split_is_refused(batch_size, accumulate, message):
     sharding.check_batch(mesh, 48, "train.batch_size", accumulate)
     with pytest.raises(ConfigError, match=message):
         sharding.check_batch(mesh, batch_size, "train.batch_size", accumulate)
-
-
-CLUSTER = (
-    *("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JOB_COMPLETION_INDEX"),
-    *("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_COORDINATOR_ADDRESS"),
-    *("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "TPU_SKIP_MDS_QUERY"),
-)
-
-
-@pytest.mark.parametrize(
-    "environment, expected",
-    [
-        ({}, None),
-        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_JOB_ID": "7"}, None),  # one task needs no others
-        ({"JOB_COMPLETION_INDEX": "1"}, None),  # of an indexed job that isn't a run of several
-        ({"SLURM_STEP_NUM_TASKS": "2"}, (None, None, None)),  # JAX asks Slurm for the rest
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, (None, None, None)),
-        ({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}, (None, None, None)),  # a GKE slice
-        ({"TPU_WORKER_HOSTNAMES": "a"}, None),
-        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_COORDINATOR_ADDRESS": "b"}, (None, None, None)),  # several slices
-        (
-            {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4", "JOB_COMPLETION_INDEX": "3"},
-            ("a:1", 4, 3),  # a JobSet on GPUs
-        ),
-        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, ("a:1", 2, 0)),
-    ],
-)
-def test_a_run_of_several_processes_is_recognised(monkeypatch, environment, expected):
-    for name in CLUSTER:
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda **values: calls.append(tuple(values.values())))
-    sharding.start_distributed()
-    assert calls == ([] if expected is None else [expected])
-
-
-def test_a_tpu_vm_asks_the_metadata_server(monkeypatch):
-    asked = []
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append((self.path, self.headers["Metadata-Flavor"]))
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"a:b:10.0.0.1,a:b:10.0.0.2")
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        environment = {"GCE_METADATA_IP": f"127.0.0.1:{server.server_address[1]}"}
-        assert sharding.tpu_hosts(environment, has_chips=lambda: True) == 2
-        assert asked == [("/computeMetadata/v1/instance/attributes/worker-network-endpoints", "Google")]
-        for others, chips in (({}, False), ({"JAX_PLATFORMS": "cpu"}, True), ({"TPU_SKIP_MDS_QUERY": "1"}, True)):
-            assert sharding.tpu_hosts(environment | others, has_chips=lambda chips=chips: chips) == 1
-        server.shutdown()
-    assert len(asked) == 1
-    assert sharding.tpu_hosts(environment, has_chips=lambda: True) == 1  # nobody answers
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "denoiser"])

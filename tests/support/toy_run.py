@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pvdm_jax.config import MeshConfig, OptimizerConfig, StageConfig
-from pvdm_jax.runtime.sharding import make_mesh, start_distributed
+from pvdm_jax.runtime.distributed import start_distributed
+from pvdm_jax.runtime.sharding import make_mesh
 from pvdm_jax.training.loop import train
 from pvdm_jax.training.optimizer import accumulate_gradients, init_state, make_optimizer, update
 from pvdm_jax.training.policy import BestByMetric

@@ -21,7 +21,7 @@ from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_from_
             {"autoencoder": {"height": 60}},
             "autoencoder.height is 60; it must be a multiple of autoencoder.patch_size (8)",
         ),
-        ({"autoencoder": {"frames": 12}}, "autoencoder.frames is 12; it must be a multiple of 8: the U-Net shrinks"),
+        ({"autoencoder": {"frames": 12}}, "autoencoder.frames is 12; it must be a multiple of 8: the denoiser shrinks"),
         ({"autoencoder": {"dtype": "float16"}}, "autoencoder.dtype is 'float16'; choose one of float32, bfloat16"),
         ({"autoencoder": {"depth": 2.0}}, "autoencoder.depth is 2.0; int is needed here, not float"),
         (

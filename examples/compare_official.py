@@ -143,10 +143,9 @@ def official(folder: pathlib.Path, only: list[str], repeats: int, compiled: bool
 
 def ours(only: list[str], repeats: int):
     """Yields (operation, timing) of this package."""
-    from pvdm_jax.runtime.allocator import fill_holes_after_compiling, keep_memory
+    from pvdm_jax.runtime.allocator import keep_memory
 
     keep_memory()
-    fill_holes_after_compiling()
     import dataclasses
 
     import jax

@@ -145,22 +145,24 @@ def official(folder: pathlib.Path, only: list[str], repeats: int, compiled: bool
 
 
 def ours(only: list[str], repeats: int):
-    """Yields (operation, timing) for this package."""
-    from pvdm_jax.runtime.allocator import fill_holes_after_compiling, keep_memory
+    """Yields (operation, timing) of this package."""
+    from pvdm_jax.runtime.allocator import keep_memory
 
     keep_memory()
-    fill_holes_after_compiling()
     import dataclasses
+    import functools
 
     import jax
     import jax.numpy as jnp
 
     from pvdm_jax.config import AutoencoderConfig, AutoencoderTrainingConfig, Config, MeshConfig, OptimizerConfig
     from pvdm_jax.data.latent_batch import LatentBatch
+    from pvdm_jax.diffusion.guidance import guide
     from pvdm_jax.diffusion.process import Process
     from pvdm_jax.diffusion.sampling import sample_clip
+    from pvdm_jax.inference.latent_model import LatentModel
     from pvdm_jax.models import functional
-    from pvdm_jax.models.triplane import PlaneShape, unpack
+    from pvdm_jax.models.condition import Neighbour
     from pvdm_jax.runtime import sharding
     from pvdm_jax.training.autoencoder import AutoencoderStage
     from pvdm_jax.training.diffusion import DiffusionStage
@@ -168,7 +170,7 @@ def ours(only: list[str], repeats: int):
 
     given = {name: jnp.asarray(array) for name, array in inputs().items()}
     packed = {name: jnp.swapaxes(given[name], 1, 2) for name in ("x", "cond", "noise")}
-    shape, mesh = PlaneShape(16, 32, 32), sharding.make_mesh(MeshConfig())
+    mesh = sharding.make_mesh(MeshConfig())
 
     def channels_first(array):
         return np.swapaxes(np.asarray(array), 1, 2)
@@ -187,8 +189,8 @@ def ours(only: list[str], repeats: int):
 
     if {"encode", "decode"} & set(only):
         graphdef, params = functional.split(official.autoencoder_from_torch(weights("autoencoder")))
-        encode = jax.jit(lambda params, video: functional.merge(graphdef, params).encode(video).pack())
-        decode = jax.jit(lambda params, latents: functional.merge(graphdef, params).decode(unpack(latents, shape)))
+        encode = jax.jit(lambda params, video: functional.merge(graphdef, params).encode(video))
+        decode = jax.jit(lambda params, latents: functional.merge(graphdef, params).decode(latents))
         if "encode" in only:
             yield "encode", timed(lambda: channels_first(encode(params, given["video"])), repeats)
         if "decode" in only:
@@ -206,33 +208,27 @@ def ours(only: list[str], repeats: int):
     gc.collect()
     if not {"denoiser", "denoiser_train", "ddim100"} & set(only):
         return
-    graphdef, params = functional.split(official.unet_from_torch(weights("unet")))
-
-    def predict(params, x, step, context):
-        step = jnp.broadcast_to(step, x.shape[:1])
-        return functional.merge(graphdef, params)(unpack(x, shape), step, unpack(context, shape)).pack()
-
-    step = jnp.full((1,), 500)
+    config = Config()
+    model = LatentModel(config.autoencoder, config.denoiser)
+    _, params = functional.split(official.unet_from_torch(weights("unet")))
+    given = Neighbour(packed["cond"], jnp.ones(1, bool))
+    condition = dataclasses.replace(model.absent(1), previous=given)
     if "denoiser" in only:
-        call = jax.jit(predict)
-        yield "denoiser", timed(lambda: channels_first(call(params, packed["x"], step, packed["cond"])), repeats)
+        call, time = jax.jit(model.denoise), jnp.full((1,), 500)
+        yield "denoiser", timed(lambda: channels_first(call(params, packed["x"], time, condition)), repeats)
     if "ddim100" in only:
-        process = Process(Config().process)
+        process, keys = Process(config.process), jax.random.split(jax.random.key(0), 1)
 
         @jax.jit
-        def sample(params, context, keys):
-            def denoiser(x, t):
-                return predict(params, x, t, context)
+        def sample(params, condition, keys):
+            predict = guide(functools.partial(model.denoise, params), condition)
+            return sample_clip(predict, process, keys, model.spec.shape, sampler="ddim", steps=DDIM_STEPS, eta=1.0)
 
-            return sample_clip(denoiser, process, keys, x_shape, sampler="ddim", steps=DDIM_STEPS, eta=1.0)
-
-        x_shape, keys = packed["x"].shape[1:], jax.random.split(jax.random.key(0), 1)
-        yield "ddim100", timed(lambda: np.asarray(sample(params, packed["cond"], keys)), 1)
+        yield "ddim100", timed(lambda: np.asarray(sample(params, condition, keys)), 1)
     if "denoiser_train" in only:
         del params
         gc.collect()
-        config = dataclasses.replace(Config())
-        stage = DiffusionStage(config, (None, None), shape, None, mesh)
+        stage = DiffusionStage(config, mesh)
         batch = LatentBatch(
             clip=packed["x"],
             previous=packed["cond"],

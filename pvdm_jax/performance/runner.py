@@ -183,7 +183,9 @@ def _time(
 
     timing = time_calls(call, repeats, limit)
     if trace is not None:
-        with jax.profiler.trace(trace):
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # tracing Python functions would slow the call down
+        with jax.profiler.trace(trace, profiler_options=options):
             jax.block_until_ready(call())
     return timing, compiled, seconds
 

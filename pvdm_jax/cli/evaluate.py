@@ -1,7 +1,6 @@
 """The command that measures: a trained model or two folders of videos, by a protocol that the result carries."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pvdm_jax
 from pvdm_jax.cli.arguments import AddCommand, positive
 from pvdm_jax.config import ConfigError, require
 from pvdm_jax.config.evaluation import FEATURES, PROTOCOLS
+from pvdm_jax.storage.cache import cache_folder
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -66,7 +66,7 @@ def _of_model(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
     from pvdm_jax.evaluation.evaluate import evaluate_model
 
     model = pvdm_jax.load(args.model)
-    return evaluate_model(model, protocol, _places(args), data, args.batch_size, args.model.name)
+    return evaluate_model(model, protocol, _paths(args), data=data, batch_size=args.batch_size, name=args.model.name)
 
 
 def _of_sets(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _of_sets(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
 
     from pvdm_jax.evaluation.evaluate import evaluate_sets
 
-    return evaluate_sets(args.real, args.fake, protocol, _places(args), args.batch_size)
+    return evaluate_sets(args.real, args.fake, protocol, _paths(args), args.batch_size)
 
 
 def _compare(paths: list[Path]) -> None:
@@ -88,11 +88,10 @@ def _compare(paths: list[Path]) -> None:
     print(compare(*(read_card(path) for path in paths), names=tuple(map(str, paths))))
 
 
-def _places(args: argparse.Namespace) -> Any:
-    from pvdm_jax.evaluation.evaluate import Places
+def _paths(args: argparse.Namespace) -> Any:
+    from pvdm_jax.evaluation.evaluate import EvaluationPaths
 
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Places(args.cache or Path(cache) / "pvdm_jax" / "evaluation", args.weights, args.features_file)
+    return EvaluationPaths(args.cache or cache_folder("evaluation"), args.weights, args.features_file)
 
 
 def add_commands(add: AddCommand) -> None:

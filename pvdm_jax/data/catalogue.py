@@ -21,6 +21,7 @@ import tqdm
 
 from pvdm_jax.config import ConfigError
 from pvdm_jax.data.storage import PIECE_FRAMES, pack_pictures
+from pvdm_jax.storage.cache import cache_folder
 from pvdm_jax.storage.files import write_text
 from pvdm_jax.video.media import decode_image
 
@@ -134,8 +135,7 @@ class Catalogue:
     def _index(self) -> dict[str, list[dict]]:
         info = self._folder / "dataset_info.json"
         key = f"{self._folder.resolve()} {info.stat().st_mtime_ns} {self._feature}"
-        root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        path = pathlib.Path(root) / "pvdm_jax" / "datasets" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+        path = cache_folder("datasets") / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
         if path.exists():
             return json.loads(path.read_text())
         index = {}

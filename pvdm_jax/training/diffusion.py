@@ -186,8 +186,8 @@ class DiffusionStage:
         Writes clips that the EMA samples, always from the same noise: samples.gif. With `eval_samples`, also the
         Frechet distance of as many of them from held-out clips, in the scattering space.
         """
-        from pvdm_jax.evaluation.features import video_features
         from pvdm_jax.evaluation.frechet import frechet_distance
+        from pvdm_jax.evaluation.scattering import video_features
         from pvdm_jax.video.media import video_grid, write_video
 
         errors = sharding.map_batches(
@@ -256,7 +256,7 @@ def _held_out_videos(config: Config) -> np.ndarray | None:
     """The clips that samples are compared with in training; None where `eval_samples` is 0."""
     from pvdm_jax.data.loader import fixed_clips
     from pvdm_jax.data.sources import open_held_out
-    from pvdm_jax.evaluation.features import MIN_FRAMES, MIN_SIDE
+    from pvdm_jax.evaluation.scattering import MIN_FRAMES, MIN_SIDE
 
     count, clip = config.train_diffusion.eval_samples, config.autoencoder
     if count == 0:

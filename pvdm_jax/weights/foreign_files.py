@@ -9,7 +9,6 @@ and its code is only text. PyTorch is not needed.
 
 import collections
 import dataclasses
-import hashlib
 import json
 import math
 import pathlib
@@ -21,6 +20,8 @@ from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
+
+from pvdm_jax.storage.files import file_hash
 
 
 class WeightFileError(ValueError):
@@ -67,12 +68,6 @@ def read_weights(path: str | pathlib.Path, plain: bool = False) -> WeightFile:
     except (WeightFileError, zipfile.BadZipFile, *_DAMAGE) as error:
         raise WeightFileError(f"{path} can't be read as weights: {error}") from error
     return WeightFile(path, digest, weights, code)
-
-
-def file_hash(path: str | pathlib.Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with pathlib.Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # What reading truncated or nonsensical bytes raises.

@@ -36,9 +36,8 @@ from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
 from pvdm_jax.models.unet import UNet
 from pvdm_jax.storage.checkpoint import best_step
-from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.files import file_hash, write_json
 from pvdm_jax.storage.run_folder import RunFolder, StageFolder, read_metrics
-from pvdm_jax.weights.foreign_files import file_hash
 
 FORMAT = 1
 CONFIG_FILE, CARD_FILE, PAGE_FILE = "config.json", "card.json", "README.md"

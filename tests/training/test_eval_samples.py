@@ -19,8 +19,8 @@ from pvdm_jax.config import (
     UNetConfig,
 )
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.evaluation.features import video_features
 from pvdm_jax.evaluation.frechet import frechet_distance
+from pvdm_jax.evaluation.scattering import video_features
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder, plane_shape
 from pvdm_jax.runtime import sharding

@@ -1,4 +1,4 @@
-"""The command that measures: a trained model or two folders of videos, by a protocol that the result carries."""
+"""`pvdm evaluate`: measures a trained model or two folders of videos by a protocol, which the result contains."""
 
 import argparse
 from pathlib import Path
@@ -103,12 +103,12 @@ def add_commands(add: AddCommand) -> None:
         "  pvdm evaluate --model=runs/demo --protocol=quick --output=evaluation\n"
         "  pvdm evaluate --compare one/card.json other/card.json",
     )
-    command.add_argument("--model", type=Path, help="folder of a run with trained stages, measured against its data")
-    help = "settings whose data the model is measured against (default: the data of its run)"
+    command.add_argument("--model", type=Path, help="folder of a run with trained stages, compared with its data")
+    help = "settings whose data the model is compared with (default: the data of its run)"
     command.add_argument("--config", help=help)
     command.add_argument("--real", type=Path, help="folder of real videos, or a data set of `pvdm prepare`")
     command.add_argument("--fake", type=Path, help="folder of generated videos")
-    help = "two cards: both their numbers, or the lines for which they can't be compared"
+    help = "two cards: print both numbers, or the differences for which they can't be compared"
     command.add_argument("--compare", type=Path, nargs=2, metavar="CARD", help=help)
     help = f"{', '.join(PROTOCOLS)}, or a .json file of a protocol's fields (default: quick)"
     command.add_argument("--protocol", default="quick", help=help)
@@ -116,11 +116,11 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--set", nargs="+", default=(), metavar="FIELD=VALUE", help=help)
     help = "feature space of the Frechet distance in place of the protocol's; scattering needs no weights"
     command.add_argument("--features", choices=FEATURES, help=help)
-    help = "the feature network's weights, where they don't have their usual name"
+    help = "the feature network's weights, if they don't have their usual name"
     command.add_argument("--features-file", type=Path, metavar="FILE", help=help)
     help = "folder of weights (default: $PVDM_WEIGHTS, or ~/.cache/pvdm_jax/weights)"
     command.add_argument("--weights", type=Path, metavar="DIR", help=help)
-    help = "folder in which measured features are kept (default: ~/.cache/pvdm_jax/evaluation)"
+    help = "folder in which measured features are stored (default: ~/.cache/pvdm_jax/evaluation)"
     command.add_argument("--cache", type=Path, metavar="DIR", help=help)
     command.add_argument("--batch-size", type=positive, default=16, help="clips measured at once (default: 16)")
     command.add_argument("--output", type=Path, help="folder for the card, new or empty")

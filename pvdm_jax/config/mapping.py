@@ -1,4 +1,4 @@
-"""Settings from nested mappings (a ConfigDict, parsed JSON), and back."""
+"""Converts settings to and from nested mappings (a ConfigDict, parsed JSON)."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from pvdm_jax.config.checks import require
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass of settings as nested plain dicts and lists, ready for JSON; `config_from_dict` is the inverse."""
+    """A dataclass of settings as nested dicts and lists, ready for JSON; `config_from_dict` is the inverse."""
 
     def plain(value):
         if dataclasses.is_dataclass(value):
@@ -24,8 +24,8 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 def config_from_dict(cls: type, values: Mapping[str, Any], path: str = "") -> Any:
     """Makes the dataclass `cls` from a mapping (a ConfigDict or parsed JSON), checking every name and type.
 
-    Raises ConfigError for an unknown field (with the allowed ones), a wrong type, or a value that `cls` refuses. A
-    field that is absent keeps its default; int is taken where float is declared.
+    path: what field names begin with in messages. A missing field has its default; an int is accepted for a float.
+    Raises ConfigError for an unknown field (listing the allowed ones), a wrong type, or a value that `cls` rejects.
     """
     hints = typing.get_type_hints(cls)
     allowed = [f.name for f in dataclasses.fields(cls)]

@@ -44,7 +44,7 @@ from pvdm_jax.training.optimizer import (
     update,
 )
 from pvdm_jax.training.phases import DISCRIMINATOR, GENERATOR, RECONSTRUCTION, Phases
-from pvdm_jax.weights.run_autoencoder import check_own
+from pvdm_jax.weights.run_autoencoder import check_not_imported
 
 # Parts of the configuration that this stage's numbers don't depend on.
 UNRELATED = ("unet.*", "process.*", "train_diffusion.*", "encode.*")
@@ -365,7 +365,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     from pvdm_jax.data.sources import open_held_out, open_source
     from pvdm_jax.training.loop import train as run
 
-    check_own(workdir)
+    check_not_imported(workdir)
     mesh, stage_config = sharding.make_mesh(config.mesh), config.train_autoencoder
     sharding.check_batch(mesh, stage_config.batch_size, "train_autoencoder.batch_size", stage_config.accumulate)
     lpips = load_perceptual(config.autoencoder, stage_config)

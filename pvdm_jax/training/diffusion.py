@@ -33,7 +33,7 @@ from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.training.latents import training_latents
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
 from pvdm_jax.training.phases import Watch
-from pvdm_jax.weights.run_autoencoder import load_autoencoder, take_over
+from pvdm_jax.weights.run_autoencoder import import_autoencoder, load_autoencoder
 
 # Parts of the configuration that this stage's numbers don't depend on: the latents' identity is checked by the cache.
 UNRELATED = ("train_autoencoder.*",)
@@ -218,7 +218,7 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     """Trains stage 2 of the run in `workdir`, going on from its newest checkpoint.
 
     It takes the cached latents, or with `encode.cache` False makes them from pixels in every step. autoencoder: a model
-    folder or another run's folder, whose autoencoder the run takes over (first_stage.py). Returns the last state.
+    folder or another run's folder, whose autoencoder the run imports (run_autoencoder.py). Returns the last state.
     Raises ConfigError where `pvdm encode` has not been run or its latents don't fit.
     """
     from pvdm_jax.training.loop import train as run
@@ -227,7 +227,7 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     mesh, stage_config = sharding.make_mesh(config.mesh), config.train_diffusion
     sharding.check_batch(mesh, stage_config.batch_size, "train_diffusion.batch_size", stage_config.accumulate)
     if autoencoder is not None:
-        take_over(autoencoder, config, workdir)
+        import_autoencoder(autoencoder, config, workdir)
     latents, held_out = training_latents(config, workdir, mesh)
     classes = len(latents.class_names)
     allowed = f"the data has {classes} classes: set it to that, or to 0 to train without classes"

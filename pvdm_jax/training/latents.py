@@ -35,7 +35,7 @@ from pvdm_jax.training.latent_files import (
     shard_path,
     without_missing,
 )
-from pvdm_jax.weights.run_autoencoder import take_over
+from pvdm_jax.weights.run_autoencoder import import_autoencoder
 
 if TYPE_CHECKING:
     from pvdm_jax.data.loader import ClipPairs
@@ -112,7 +112,7 @@ class EncodeSummary:
 def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathlib.Path | None = None) -> EncodeSummary:
     """Encodes `config.encode.windows` pairs of clips of every video with the run's autoencoder, into its cache.
 
-    autoencoder: a model folder or another run's folder, whose autoencoder the run takes over (first_stage.py).
+    autoencoder: a model folder or another run's folder, whose autoencoder the run imports (`weights.run_autoencoder`).
 
     All devices and processes share the work; the first process writes. A cache that is already there is kept, and one
     that was begun is gone on with, if it is the same; it is refused with ConfigError if another autoencoder or other
@@ -123,7 +123,7 @@ def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathl
     if not config.encode.cache:
         raise ConfigError("encode.cache is False; then stage 2 encodes by itself, and there is nothing to do")
     if autoencoder is not None:
-        take_over(autoencoder, config, workdir)
+        import_autoencoder(autoencoder, config, workdir)
     encoder = Encoder(config.autoencoder, workdir, mesh)
     identity = {"autoencoder": encoder.identity} | _decisive(config)
     _share_shards(folder)

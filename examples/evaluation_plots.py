@@ -9,16 +9,19 @@ each clip on a CPU core.
 import argparse
 import json
 import pathlib
+import sys
 
 import numpy as np
 
 from pvdm_jax.config import MeshConfig
 from pvdm_jax.data.sources import FIRST_HELD_OUT_INDEX
 from pvdm_jax.data.synthetic import SyntheticVideos
-from pvdm_jax.evaluation.damage import DAMAGES
+from pvdm_jax.evaluation.feature_spaces import open_features
 from pvdm_jax.evaluation.frechet import frechet_distance
-from pvdm_jax.evaluation.spaces import open_features
 from pvdm_jax.runtime import sharding
+
+sys.path.append(str(pathlib.Path(__file__).parent.parent / "tests" / "support"))
+from damage import DAMAGES  # noqa: E402
 
 STRENGTHS = (0.0, 0.1, 0.25, 0.5, 1.0)
 SHAPE = (16, 32, 32)  # frames, height, width

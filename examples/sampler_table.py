@@ -16,8 +16,8 @@ import numpy as np
 import pvdm_jax
 from pvdm_jax.data.loader import fixed_clips
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.evaluation.features import video_features
 from pvdm_jax.evaluation.frechet import frechet_distance
+from pvdm_jax.evaluation.scattering import video_features
 
 BATCH = 32
 SETTINGS = [

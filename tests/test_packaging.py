@@ -62,19 +62,10 @@ CORE_MODULES = [module for module in MODULES if room(module) in CORE and module 
 
 
 def imports(module: str) -> set[str]:
-    """All that a module imports, within functions too: the project's own modules in full, of others the package.
-
-    What is imported for type checkers alone is not counted.
-    """
+    """All that a module imports, in functions and for type checkers too: own modules in full, of others the package."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    skipped = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            skipped |= {id(inner) for inner in ast.walk(node)}
     found = set()
     for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

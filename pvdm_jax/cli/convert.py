@@ -10,7 +10,7 @@ DENOISER_FIELDS = ("num_heads", "num_head_channels")
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from pvdm_jax.weights.official.folder import convert_files
+    from pvdm_jax.weights.official.convert import convert_files
 
     given = {name: value for name, value in vars(args).items() if value is not None}
     folder = convert_files(

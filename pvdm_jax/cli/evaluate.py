@@ -1,7 +1,6 @@
-"""The command that measures: a trained model or two folders of videos, by a protocol that the result carries."""
+"""`pvdm evaluate`: measures a trained model or two folders of videos by a protocol, which the result contains."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pvdm_jax
 from pvdm_jax.cli.arguments import AddCommand, positive
 from pvdm_jax.config import ConfigError, require
 from pvdm_jax.config.evaluation import FEATURES, PROTOCOLS
+from pvdm_jax.storage.cache import cache_folder
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -66,7 +66,7 @@ def _of_model(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
     from pvdm_jax.evaluation.evaluate import evaluate_model
 
     model = pvdm_jax.load(args.model)
-    return evaluate_model(model, protocol, _places(args), data, args.batch_size, args.model.name)
+    return evaluate_model(model, protocol, _paths(args), data=data, batch_size=args.batch_size, name=args.model.name)
 
 
 def _of_sets(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _of_sets(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
 
     from pvdm_jax.evaluation.evaluate import evaluate_sets
 
-    return evaluate_sets(args.real, args.fake, protocol, _places(args), args.batch_size)
+    return evaluate_sets(args.real, args.fake, protocol, _paths(args), args.batch_size)
 
 
 def _compare(paths: list[Path]) -> None:
@@ -88,11 +88,10 @@ def _compare(paths: list[Path]) -> None:
     print(compare(*(read_card(path) for path in paths), names=tuple(map(str, paths))))
 
 
-def _places(args: argparse.Namespace) -> Any:
-    from pvdm_jax.evaluation.evaluate import Places
+def _paths(args: argparse.Namespace) -> Any:
+    from pvdm_jax.evaluation.evaluate import EvaluationPaths
 
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Places(args.cache or Path(cache) / "pvdm_jax" / "evaluation", args.weights, args.features_file)
+    return EvaluationPaths(args.cache or cache_folder("evaluation"), args.weights, args.features_file)
 
 
 def add_commands(add: AddCommand) -> None:
@@ -104,12 +103,12 @@ def add_commands(add: AddCommand) -> None:
         "  pvdm evaluate --model=runs/demo --protocol=quick --output=evaluation\n"
         "  pvdm evaluate --compare one/card.json other/card.json",
     )
-    command.add_argument("--model", type=Path, help="folder of a run with trained stages, measured against its data")
-    help = "settings whose data the model is measured against (default: the data of its run)"
+    command.add_argument("--model", type=Path, help="folder of a run with trained stages, compared with its data")
+    help = "settings whose data the model is compared with (default: the data of its run)"
     command.add_argument("--config", help=help)
     command.add_argument("--real", type=Path, help="folder of real videos, or a data set of `pvdm prepare`")
     command.add_argument("--fake", type=Path, help="folder of generated videos")
-    help = "two cards: both their numbers, or the lines for which they can't be compared"
+    help = "two cards: print both numbers, or the differences for which they can't be compared"
     command.add_argument("--compare", type=Path, nargs=2, metavar="CARD", help=help)
     help = f"{', '.join(PROTOCOLS)}, or a .json file of a protocol's fields (default: quick)"
     command.add_argument("--protocol", default="quick", help=help)
@@ -117,11 +116,11 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--set", nargs="+", default=(), metavar="FIELD=VALUE", help=help)
     help = "feature space of the Frechet distance in place of the protocol's; scattering needs no weights"
     command.add_argument("--features", choices=FEATURES, help=help)
-    help = "the feature network's weights, where they don't have their usual name"
+    help = "the feature network's weights, if they don't have their usual name"
     command.add_argument("--features-file", type=Path, metavar="FILE", help=help)
     help = "folder of weights (default: $PVDM_WEIGHTS, or ~/.cache/pvdm_jax/weights)"
     command.add_argument("--weights", type=Path, metavar="DIR", help=help)
-    help = "folder in which measured features are kept (default: ~/.cache/pvdm_jax/evaluation)"
+    help = "folder in which measured features are stored (default: ~/.cache/pvdm_jax/evaluation)"
     command.add_argument("--cache", type=Path, metavar="DIR", help=help)
     command.add_argument("--batch-size", type=positive, default=16, help="clips measured at once (default: 16)")
     command.add_argument("--output", type=Path, help="folder for the card, new or empty")

@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pvdm_jax
 from pvdm_jax.cli import convert, data, evaluate, measure, train, use
@@ -12,6 +11,7 @@ from pvdm_jax.cli.arguments import command_adder
 from pvdm_jax.config import ConfigError, require
 from pvdm_jax.runtime.allocator import keep_memory
 from pvdm_jax.storage import buckets
+from pvdm_jax.storage.cache import cache_folder
 from pvdm_jax.storage.files import CheckpointError
 
 # What a user can put right; anything else keeps its trace.
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}{hint}")
     args.overrides = overrides
     keep_memory()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compilation_cache()))  # read when jax is first imported
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("compiled")))  # read when jax is first imported
 
     from pvdm_jax.video.media import VideoError
 
@@ -64,12 +64,6 @@ def _resolve(args: argparse.Namespace) -> None:
 
 def _is_override(text: str) -> bool:
     return text.startswith(("--config.", "--noconfig."))
-
-
-def _compilation_cache() -> Path:
-    """Where compiled programs are kept from run to run."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache) / "pvdm_jax" / "compiled"
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -6,8 +6,8 @@ from pathlib import Path
 from pvdm_jax.cli.arguments import AddCommand, add_config, load_config, load_distributed_config
 
 AUTOENCODER_HELP = (
-    "a model folder, or another run's folder, whose autoencoder this run takes over instead of training its own; once "
-    "is enough, later commands find it in --workdir"
+    "a model folder, or another run's folder, whose autoencoder this run imports instead of training its own; later "
+    "commands find it in --workdir"
 )
 
 

@@ -19,11 +19,11 @@ from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig
 from pvdm_jax.data.loader import fixed_clips
 from pvdm_jax.data.sources import VideoSource, open_source
 from pvdm_jax.evaluation.card import card_sections, write_card
-from pvdm_jax.evaluation.evaluate import Places, evaluate_model
-from pvdm_jax.evaluation.features import video_features
+from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model
 from pvdm_jax.evaluation.frechet import frechet_distance
 from pvdm_jax.evaluation.neighbours import nearest_distance
 from pvdm_jax.evaluation.reconstruction import psnr, still_psnr
+from pvdm_jax.evaluation.scattering import video_features
 from pvdm_jax.evaluation.shapes import shows_shapes
 from pvdm_jax.inference.pipeline import PVDM, load
 from pvdm_jax.reporting.report import (
@@ -152,9 +152,9 @@ def demo_protocol(config: Config) -> ProtocolConfig:
 
 
 def _evaluate(model: PVDM, clips: Clips, workdir: pathlib.Path) -> dict[str, Any]:
-    places = Places(workdir / "evaluation" / "measured")
+    paths = EvaluationPaths(workdir / "evaluation" / "measured")
     protocol = demo_protocol(model.config)
-    return evaluate_model(model, protocol, places, name=workdir.name, sampled=clips.generated, sampled_long=clips.long)
+    return evaluate_model(model, protocol, paths, name=workdir.name, sampled=clips.generated, sampled_long=clips.long)
 
 
 def _labels(source: VideoSource, config: Config) -> list[int] | None:

@@ -27,6 +27,7 @@ from pvdm_jax.inference.sampler import SampleBatch, clips_of, settings_of, split
 from pvdm_jax.models import functional
 from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.weights import model_folder
+from pvdm_jax.weights.run_card import run_card
 
 PROGRAM_FILE, SIGNATURE_FILE = "sampler.jax", "sampler.json"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -62,7 +63,7 @@ def export(
         card = model_folder.read_model(directory, ()).card
         card = {name: card[name] for name in ("source", "training", "numbers", "notes") if name in card}
     else:
-        card = model_folder.run_card(RunFolder(directory))
+        card = run_card(RunFolder(directory))
     weights = {name: jax.tree.map(np.asarray, params) for name, params in model.weights.items()}
     model_folder.write_model(
         output, model.config, weights["autoencoder"], weights.get("denoiser"), card, model.class_names, dtype

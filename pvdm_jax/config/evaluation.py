@@ -1,7 +1,7 @@
-"""Protocols: everything that a number of an evaluation depends on, as data.
+"""Protocols: the settings that the numbers of an evaluation depend on.
 
-Two numbers can be compared when their protocols are equal. A protocol is one of PROTOCOLS, a JSON file of its fields,
-or either with some fields changed; whatever it is called, all of it is on the card.
+Two numbers can be compared if their protocols are equal. A protocol is one of PROTOCOLS, a JSON file of its fields, or
+either of them with some fields changed. The card always has all of its fields.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ class ProtocolConfig:
 
     name: str = "quick"
     measures: tuple[str, ...] = ("fvd", "reconstruction", "seams")  # fvd, is, reconstruction, seams
-    # The clips that are compared.
+    # The clips to compare.
     samples: int = 256  # generated videos
     real_samples: int = 256  # real clips
-    frames: tuple[int, ...] = (16,)  # FVD is taken for each of these lengths
+    frames: tuple[int, ...] = (16,)  # FVD is computed for each of these lengths
     stride: int = 1  # every stride-th frame of real videos
-    split: str = "holdout"  # of the model's data: what it trained on (train) or not (holdout); a dataset's test, or all
-    videos: str = "spread"  # which of the real videos, where there are more: first, spread evenly, or random
+    split: str = "holdout"  # of the model's data: train, held-out clips (holdout), a dataset's own test split, or all
+    videos: str = "spread"  # which real videos, if there are more: the first, spread evenly, or random
     clips: str = "random"  # which window of a real video: random, or start
-    # Sizes: both sets are cropped to the middle and resized before anything else.
-    height: int = 0  # pixels; 0: as the model, or the generated videos, have them
+    # Sizes: both sets are first cropped to the middle and resized.
+    height: int = 0  # pixels; 0: the height of the model, or of the generated videos
     width: int = 0
     resize: str = "antialias"  # antialias, or bilinear (without antialiasing)
     # The feature space of FVD.
@@ -44,17 +44,17 @@ class ProtocolConfig:
     inception_splits: int = 10
     # Reconstruction.
     reconstruction_samples: int = 256  # real clips of the model's length
-    # The seams of long videos: those sampled for FVD where they have two clips or more, or else these.
+    # The seams of long videos: of those sampled for FVD if they have at least two clips, otherwise of these.
     seam_samples: int = 16
     seam_clips: int = 4
-    # How the model samples; "" and -1: as its configuration says.
+    # How the model samples; "" and -1: as in its configuration.
     sampler: str = ""
     steps: int = -1
     later_steps: int = -1
     eta: float = -1.0
     guidance: float = -1.0
-    classes: str = "data"  # on a model with classes: drawn as real clips have them (data), or each in turn (turn)
-    weights: str = "ema"  # the only ones that a loaded model has; "": unknown, of videos that lie there
+    classes: str = "data"  # of a model with classes: those of real clips (data), or each in turn (turn)
+    weights: str = "ema"  # the only ones that a loaded model has; "": unknown, of videos from a folder
     seed: int = 0  # of the samples, and of random clips
     bootstrap: int = 200  # resamplings for the confidence interval; 0: none
 
@@ -143,10 +143,10 @@ PROTOCOLS: Mapping[str, ProtocolConfig] = {
 
 
 def load_protocol(name: str, changes: Sequence[str] = (), features: str | None = None) -> ProtocolConfig:
-    """The protocol of a name or of a JSON file, with changes written `field=value`, lists as 16,128.
+    """The protocol of a name or of a JSON file, with changes written as `field=value`, lists as 16,128.
 
-    A changed protocol keeps its name with a plus behind it. Raises ConfigError for an unknown name or field, or a
-    value that can't be, FileNotFoundError where there is no such file.
+    A changed protocol has a plus after its name. Raises ConfigError for an unknown name or field or an invalid value,
+    and FileNotFoundError if there is no such file.
     """
     if name in PROTOCOLS:
         protocol = PROTOCOLS[name]
@@ -173,7 +173,7 @@ def load_protocol(name: str, changes: Sequence[str] = (), features: str | None =
 
 
 def _parse(change: str) -> tuple[str, Any]:
-    """A change `field=value`, the value of the field's type."""
+    """The field and the value of a change `field=value`, converted to the field's type."""
     field, equals, text = change.partition("=")
     defaults = dataclasses.asdict(ProtocolConfig())
     require(equals == "=", "--set", change, "write field=value")

@@ -1,4 +1,4 @@
-"""Settings from nested mappings (a ConfigDict, parsed JSON), and back."""
+"""Converts settings to and from nested mappings (a ConfigDict, parsed JSON)."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from pvdm_jax.config.denoisers import DenoiserConfig, UNetConfig
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass of settings as nested plain dicts and lists, ready for JSON; `config_from_dict` is the inverse."""
+    """A dataclass of settings as nested dicts and lists, ready for JSON; `config_from_dict` is the inverse."""
 
     def plain(value):
         if dataclasses.is_dataclass(value):
@@ -25,9 +25,9 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 def config_from_dict(cls: type, values: Mapping[str, Any], path: str = "") -> Any:
     """Makes the dataclass `cls` from a mapping (a ConfigDict or parsed JSON), checking every name and type.
 
-    Raises ConfigError for an unknown field (with the allowed ones), a wrong type, or a value that `cls` refuses. A
-    field that is absent keeps its default; int is taken where float is declared. A denoiser's class follows from its
-    name.
+    path: what field names begin with in messages. A missing field has its default; an int is accepted for a float. A
+    denoiser's class follows from its name. Raises ConfigError for an unknown field (listing the allowed ones), a wrong
+    type, or a value that `cls` rejects.
     """
     if cls is DenoiserConfig:
         cls = DenoiserConfig.kind(values.get("name", UNetConfig.name))

@@ -21,6 +21,7 @@ import tqdm
 from pvdm_jax.config import ConfigError
 from pvdm_jax.data.dataset_files import DATASET_INFO, FEATURES
 from pvdm_jax.data.records import PIECE_FRAMES, pack_pictures
+from pvdm_jax.storage.cache import cache_folder
 from pvdm_jax.storage.files import read_json, write_json
 from pvdm_jax.video.media import decode_image
 
@@ -138,8 +139,7 @@ class TFDSDataset:
     def _index(self) -> dict[str, list[dict]]:
         info = self._folder / DATASET_INFO
         key = f"{self._folder.resolve()} {info.stat().st_mtime_ns} {self._feature}"
-        root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        path = pathlib.Path(root) / "pvdm_jax" / "datasets" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+        path = cache_folder("datasets") / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
         if path.exists():
             return read_json(path)
         index = {}

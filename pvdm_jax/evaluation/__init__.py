@@ -1,1 +1,1 @@
-"""How good videos are: against their originals, against real ones as a set, and against the training set."""
+"""How good videos are, compared with their originals, with a set of real videos, and with the training set."""

@@ -1,9 +1,8 @@
 """C3D (Tran et al. 2015) fine-tuned on UCF-101: the classifier of the Inception score of videos (Saito et al. 2017).
 
 Weights are those of TGANv2's code: `conv3d_deepnetA_ucf.npz` (Chainer's names, conv1a/W) and the mean video
-`mean2.npz`. Its preparation of clips is followed to the letter, oddities included: colours in the order blue, green,
-red; 16 frames resized to 112 x 112 with the corners aligned; values of 128 x + 128 less the mean video, of which rows
-and columns 8 to 119 are taken.
+`mean2.npz`. Clips are preprocessed exactly as in that code: colours in the order blue, green, red; 16 frames resized to
+112 x 112 with aligned corners; values of 128 x + 128 minus the mean video, of which rows and columns 8 to 119 are used.
 """
 
 import jax
@@ -12,13 +11,13 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from pvdm_jax.evaluation.i3d import convolve
+from pvdm_jax.evaluation.i3d import convolve, interpolate
 from pvdm_jax.models import functional
 from pvdm_jax.models.pixels import to_float
 from pvdm_jax.weights.foreign_files import WeightFile, WeightFileError
 
 FRAMES, SIDE, CLASSES = 16, 112, 101
-MEAN_OFFSET = 8  # rows and columns of the mean video that are cut off before the ones taken
+MEAN_OFFSET = 8  # the first row and column of the mean video that are used
 # Channels of the convolutions, all 3 x 3 x 3, and the pooling (t, h, w) after each where there is one.
 CONVOLUTIONS = {
     "conv1a": (3, 64, (1, 2, 2)),
@@ -30,7 +29,7 @@ CONVOLUTIONS = {
     "conv5a": (512, 512, None),
     "conv5b": (512, 512, (2, 2, 2)),
 }
-FLAT = 512 * 4 * 4  # what the convolutions leave of a clip
+FLAT = 512 * 4 * 4  # values of a clip after the convolutions
 
 
 class C3D(nnx.Module):
@@ -61,7 +60,7 @@ class C3D(nnx.Module):
 
 
 def _pool(x: jax.Array, window: tuple[int, int, int]) -> jax.Array:
-    """Maximum over windows side by side; the last one may reach over the edge."""
+    """Maximum over adjacent windows; the last one may extend beyond the edge."""
     padding = [(0, 0), *((0, -n % k) for n, k in zip(x.shape[1:4], window, strict=True)), (0, 0)]
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *window, 1), padding)
 
@@ -70,26 +69,14 @@ def preprocess(video: jax.Array, mean: jax.Array) -> jax.Array:
     """uint8 (n, 16, h, w, 3) RGB to float32 (n, 16, 112, 112, 3), for `mean` (16, 112, 112, 3) as `read_mean` gives."""
     x = to_float(video)[..., ::-1] * 128
     for axis in (2, 3):
-        x = _resize(x, axis)
+        x = interpolate(x, axis, np.linspace(0, x.shape[axis] - 1, SIDE))  # aligned corners
     return x + (128 - mean[None])
 
 
-def _resize(x: jax.Array, axis: int) -> jax.Array:
-    """Linear interpolation to SIDE places, of which the first and the last lie on the first and last pixel."""
-    length = x.shape[axis]
-    place = np.linspace(0, length - 1, SIDE)
-    low = np.minimum(place.astype(np.int64), max(length - 2, 0))
-    shape = [1] * x.ndim
-    shape[axis] = SIDE
-    weight = jnp.asarray((place - low).astype(np.float32).reshape(shape))
-    high = np.minimum(low + 1, length - 1)
-    return jnp.take(x, low, axis) * (1 - weight) + jnp.take(x, high, axis) * weight
-
-
 def c3d_from_weights(file: WeightFile) -> C3D:
-    """The network of a file with the names of TGANv2's code: conv1a/W and so on, or conv1a.weight.
+    """The network of a file with the names of TGANv2's code, conv1a/W and so on, or with names like conv1a.weight.
 
-    Raises WeightFileError, naming what is missing or has another shape, for anything else.
+    Raises WeightFileError, naming weights that are missing or have another shape, for any other file.
     """
     weights, problems = file.weights, []
 
@@ -122,7 +109,7 @@ def c3d_from_weights(file: WeightFile) -> C3D:
 
 
 def read_mean(file: WeightFile) -> np.ndarray:
-    """The mean video of TGANv2's `mean2.npz`, cut to the network's input: float32 (16, 112, 112, 3), blue first."""
+    """The mean video of TGANv2's `mean2.npz`, cropped to the network's input: float32 (16, 112, 112, 3), blue first."""
     mean = file.weights.get("mean")
     fits = mean is not None and mean.ndim in (4, 5) and mean.shape[-4:-2] == (3, FRAMES)
     if not fits or min(mean.shape[-2:]) < SIDE + MEAN_OFFSET:

@@ -1,7 +1,7 @@
-"""Cards: the numbers of an evaluation with everything that they depend on, and when two of them can be compared.
+"""Cards: the numbers of an evaluation with everything they depend on, and whether two of them can be compared.
 
-A card is one JSON object. `protocol` is what was asked for with nothing left open, `networks` which files measured,
-`real` and `generated` which clips these were (hashes of the files and of the chosen windows), `results` the numbers.
+A card is one JSON object. `results` has the numbers, `protocol` the complete protocol, `networks` the files of the
+networks, `real` and `generated` which clips were measured (hashes of the files and of the chosen windows).
 """
 
 import datetime
@@ -16,8 +16,10 @@ from flax import traverse_util
 from pvdm_jax.config import ConfigError, config_to_dict
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.reporting.report import Section, Table, Text
+from pvdm_jax.storage.files import read_json, write_json, write_text
 
 VERSION = 1
+CARD_FILE = "card.json"
 TITLES = {
     "psnr": "PSNR of reconstructions, dB",
     "still_psnr": "PSNR of each clip's mean as a still, dB",
@@ -32,6 +34,7 @@ TITLES = {
 def make_card(
     what: Mapping[str, str],
     protocol: ProtocolConfig,
+    *,
     networks: Mapping[str, Any],
     real: Mapping[str, Any],
     generated: Mapping[str, Any],
@@ -39,6 +42,12 @@ def make_card(
     not_measured: Mapping[str, str],
     passes: Mapping[str, Any],
 ) -> dict[str, Any]:
+    """The card of an evaluation.
+
+    what: names of the evaluated sets or model. networks, real, generated: the facts of each network and of each set of
+    clips. results: the numbers. not_measured: the reason for each number that is missing. passes: the time that each
+    measurement took.
+    """
     device = jax.devices()[0]
     return {
         "card": VERSION,
@@ -57,17 +66,16 @@ def make_card(
 
 def write_card(folder: pathlib.Path, card: Mapping[str, Any]) -> None:
     """Writes card.json and card.md."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    (folder / "card.md").write_text(to_markdown(card), encoding="utf-8")
+    write_json(folder / CARD_FILE, card)
+    write_text(folder / "card.md", to_markdown(card))
 
 
 def read_card(path: pathlib.Path) -> dict[str, Any]:
-    """A card.json, or that of a folder. Raises FileNotFoundError, ConfigError for a file that is no card."""
-    path = path / "card.json" if path.is_dir() else path
+    """Reads a card.json, or the one in a folder. Raises FileNotFoundError, and ConfigError if the file is no card."""
+    path = path / CARD_FILE if path.is_dir() else path
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        card = read_json(path)
+    except ValueError as error:
         raise ConfigError(f"{path} is no card: {error}") from error
     if not isinstance(card, dict) or card.get("card") != VERSION:
         raise ConfigError(f"{path} is no card of `pvdm evaluate` (version {VERSION})")
@@ -75,8 +83,11 @@ def read_card(path: pathlib.Path) -> dict[str, Any]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """The lines in which two cards' numbers were made differently: protocol, networks, real clips, and how many and
-    how generated videos were sampled. Which videos or model were judged, and files' names, may differ."""
+    """How the numbers of two cards were made differently, one line per difference.
+
+    Compared are the protocols, the networks, the real clips, and how many videos were generated and how. Names of files
+    and the evaluated videos or model themselves may differ.
+    """
 
     def comparable(card: Mapping[str, Any]) -> dict[str, Any]:
         protocol = {name: value for name, value in card["protocol"].items() if name != "name"}
@@ -96,7 +107,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> str:
-    """A table of both cards' numbers. Raises ConfigError with the differing lines where they can't be compared."""
+    """A table of both cards' numbers. Raises ConfigError, with the `differences`, if they can't be compared."""
     lines = differences(a, b)
     if lines:
         raise ConfigError("these cards can't be compared; they differ in\n  " + "\n  ".join(lines))
@@ -112,7 +123,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] =
 
 
 def title(name: str) -> str:
-    """A result's name in words."""
+    """The name of a result, for people."""
     if name in TITLES:
         return TITLES[name]
     prefix = "reconstruction " if name.startswith("reconstruction_") else ""
@@ -124,7 +135,7 @@ def title(name: str) -> str:
 
 
 def result_rows(card: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """(what, value, 95 % interval, fewer samples, unlimited samples) of each result."""
+    """A row of RESULT_HEADER for each result."""
     rows = []
     for name, entry in card["results"].items():
         interval = "" if entry["low"] is None else f"{entry['low']:.4g} to {entry['high']:.4g}"
@@ -135,14 +146,14 @@ def result_rows(card: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]
 
 
 def protocol_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every line that the numbers depend on, as (name, value)."""
+    """Everything the numbers depend on, as (name, value)."""
     parts = {name: card[name] for name in ("protocol", "networks", "real", "generated", "software")}
     flat = traverse_util.flatten_dict(json.loads(json.dumps(parts)), sep=".")
     return [(name, _text(value)) for name, value in flat.items()]
 
 
 def pass_rows(card: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """(pass, clips, seconds, of these in networks, clips found in the cache)."""
+    """A row of PASS_HEADER for each pass over clips."""
     return [
         (name, str(p["clips"]), f"{p['seconds']:.1f}", f"{p['seconds_in_network']:.1f}", str(p["found_in_cache"]))
         for name, p in card["passes"].items()
@@ -154,14 +165,14 @@ PASS_HEADER = ("pass", "clips", "seconds", "of these in networks", "clips found 
 
 
 def to_text(card: Mapping[str, Any]) -> str:
-    """The numbers, a line each."""
+    """The numbers, one per line."""
     rows = result_rows(card)
     width = max((len(row[0]) for row in rows), default=0)
     return "\n".join(f"{row[0]:{width}}  {row[1]}{f'  ({row[2]})' if row[2] else ''}" for row in rows)
 
 
 def to_markdown(card: Mapping[str, Any]) -> str:
-    """The card as a page of text."""
+    """The card as a page of Markdown."""
     of = ", ".join(f"{name} {value}" for name, value in card["of"].items())
     parts = [f"# Evaluation: {card['protocol']['name']}", f"Of {of}. Made {card['made']}."]
     parts.append(_table(RESULT_HEADER, result_rows(card)))
@@ -208,7 +219,7 @@ def _text(value: Any) -> str:
 
 
 def card_sections(card: Mapping) -> list[Section]:
-    """The parts of a report that show a card of `pvdm evaluate`: its numbers, all they depend on, and the time."""
+    """The sections of a report that show a card: its numbers, everything they depend on, and the time they took."""
     of = ", ".join(f"{name} {value}" for name, value in card["of"].items())
     missing = [f"Not measured: {name}. {reason}." for name, reason in card["not_measured"].items()]
     return [

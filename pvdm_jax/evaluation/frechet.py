@@ -4,10 +4,11 @@ Each set is summarised by a normal distribution with its mean and covariance, an
 
     d(a, b) = |mean_a - mean_b|^2 + Tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)).
 
-The last trace is usually taken from a matrix square root, which loses its footing when a covariance is singular, as
-it always is with fewer samples than dimensions. With centred samples A and B scaled so that cov_a = A^T A and
-cov_b = B^T B, it is the sum of the singular values of A B^T, which exists for any number of samples. A and B are
-replaced by the triangular factors of their QR decompositions first: no matrix is then larger than the dimension.
+The last trace is usually computed from a matrix square root, which is numerically unstable when a covariance is
+singular, as it always is with fewer samples than dimensions. With centred samples A and B scaled so that
+cov_a = A^T A and cov_b = B^T B, it is the sum of the singular values of A B^T, which exists for any number of samples.
+A and B are first replaced by the triangular factors of their QR decompositions, so that no matrix is larger than the
+dimension.
 
 The factors also make moments that can be merged without loss: the factor of a union is that of the two factors put
 one below the other, with one more row for the distance of the means (Chan, Golub and LeVeque 1983).
@@ -30,7 +31,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Moments":
-        """Of features (n, d), n at least 1. Raises ValueError for other shapes or values that aren't finite."""
+        """The moments of features (n, d), n at least 1. Raises ValueError for other shapes or non-finite values."""
         features = np.asarray(features, np.float64)
         if features.ndim != 2 or len(features) == 0:
             raise ValueError(f"features have shape {features.shape}; (samples, d) is needed, of at least one sample")
@@ -40,7 +41,7 @@ class Moments:
         return cls(len(features), mean, np.linalg.qr(features - mean, mode="r"))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Those of both sets together."""
+        """The moments of both sets together."""
         if len(self.mean) != len(other.mean):
             raise ValueError(f"moments are of {len(self.mean)} and {len(other.mean)} dimensions; they must be equal")
         count = self.count + other.count
@@ -51,7 +52,7 @@ class Moments:
 
     @classmethod
     def stream(cls, batches: Iterable[np.ndarray]) -> "Moments":
-        """Of batches of features, one at a time: equal to those of all of them to rounding."""
+        """The moments of batches of features, read one at a time; equal to those of all features up to rounding."""
         total = None
         for batch in batches:
             if len(batch):
@@ -61,7 +62,7 @@ class Moments:
         return total
 
     def covariance(self, ddof: int = 1) -> np.ndarray:
-        """(d, d), divided by count - ddof."""
+        """The covariance matrix (d, d): the scatter matrix divided by count - ddof."""
         return self.factor.T @ self.factor / (self.count - ddof)
 
 
@@ -84,7 +85,7 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray, ddof: int =
 
 
 def moments_distance(a: Moments, b: Moments, ddof: int = 1) -> float:
-    """The Frechet distance of two sets of which the moments are known."""
+    """The Frechet distance of two sets from their moments."""
     factor_a, factor_b = (m.factor / np.sqrt(m.count - ddof) for m in (a, b))
     means = np.sum((a.mean - b.mean) ** 2)
     cross = np.linalg.svd(factor_a @ factor_b.T, compute_uv=False).sum()

@@ -1,8 +1,8 @@
 """I3D (Carreira and Zisserman 2017), the network whose logits FVD compares (Unterthiner et al. 2018).
 
 Inception-v1 inflated to three dimensions, for RGB clips. Batch norm is folded into a scale and a shift of each
-convolution, because the network is only ever evaluated. Weights are read from the files that people have, whatever
-their names and layouts; see `i3d_from_weights`.
+convolution, because the network is never trained. Weights are read from the files in common use, whatever their names
+and layouts; see `i3d_from_weights`.
 """
 
 import re
@@ -38,12 +38,12 @@ POOLS = {
     "Mixed_4b": ((3, 3, 3), (2, 2, 2)),
     "Mixed_5b": ((2, 2, 2), (2, 2, 2)),
 }
-# Batch norm's epsilon: that of the code that a file of this kind comes from.
+# Batch norm's epsilon in the code that a file comes from.
 OFFICIAL_EPS, TENSORFLOW_EPS = 1e-5, 1e-3
 
 
 class Unit(nnx.Module):
-    """Convolution, scale and shift (what is left of batch norm), ReLU."""
+    """Convolution, scale and shift (folded batch norm), ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, *, rngs: nnx.Rngs):
         shape = (kernel, kernel, kernel, inputs, outputs)
@@ -58,7 +58,7 @@ class Unit(nnx.Module):
 
 
 class Mixed(nnx.Module):
-    """Four branches side by side."""
+    """An Inception block: four branches, concatenated."""
 
     def __init__(self, inputs: int, widths: tuple[int, ...], *, rngs: nnx.Rngs):
         self.b0 = Unit(inputs, widths[0], rngs=rngs)
@@ -92,7 +92,7 @@ class I3D(nnx.Module):
             if name in POOLS:
                 x = pool(x, *POOLS[name])
             x = getattr(self, name)(x)
-        # The average over two steps in time and 7 x 7 places, then over the steps that are left.
+        # The average over two steps in time and 7 x 7 places, then over the remaining steps.
         x = lax.reduce_window(x, 0.0, lax.add, (1, 2, 7, 7, 1), (1, 1, 1, 1, 1), "VALID") / (2 * 7 * 7)
         return jnp.mean(self.logits(x), axis=(1, 2, 3))
 
@@ -104,15 +104,15 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def pool(x: jax.Array, window: tuple[int, ...], stride: tuple[int, ...]) -> jax.Array:
-    """Maximum over windows (t, h, w), with "SAME" padding that never wins."""
+    """Maximum over windows (t, h, w), with "SAME" padding by minus infinity."""
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *stride, 1), "SAME")
 
 
 def preprocess(video: jax.Array, shape: str = "crop") -> jax.Array:
     """uint8 (n, t, h, w, 3) to float32 (n, t, 224, 224, 3) in [-1, 1], on the device.
 
-    shape: "crop" brings the shorter side to 224 and cuts the middle of the longer one (the official code of PVDM);
-    "stretch" brings both sides to 224 (that of StyleGAN-V). Bilinear without antialiasing, pixel centres at halves.
+    shape: "crop" resizes the shorter side to 224 and crops the middle of the longer one (the official code of PVDM);
+    "stretch" resizes both sides to 224 (that of StyleGAN-V). Bilinear without antialiasing, pixel centres at halves.
     """
     height, width = video.shape[2:4]
     if shape == "stretch":
@@ -128,28 +128,34 @@ def preprocess(video: jax.Array, shape: str = "crop") -> jax.Array:
 
 
 def _resize(x: jax.Array, axis: int, size: int, first: int) -> jax.Array:
-    """Linear interpolation along an axis to `size` places, of which SIDE from `first` on are made."""
-    length = x.shape[axis]
-    place = np.maximum((np.arange(first, first + SIDE, dtype=np.float64) + 0.5) * length / size - 0.5, 0)
-    low = np.minimum(place.astype(np.int64), length - 1)
-    high = np.minimum(low + 1, length - 1)
+    """Resizes an axis to `size` places, of which only the SIDE places from `first` on are computed."""
+    places = (np.arange(first, first + SIDE, dtype=np.float64) + 0.5) * x.shape[axis] / size - 0.5
+    return interpolate(x, axis, np.maximum(places, 0))
+
+
+def interpolate(x: jax.Array, axis: int, places: np.ndarray) -> jax.Array:
+    """The values at fractional places (float64, 0 to the last index) along an axis, by linear interpolation."""
+    last = x.shape[axis] - 1
+    low = np.minimum(places.astype(np.int64), last)
+    high = np.minimum(low + 1, last)
     shape = [1] * x.ndim
-    shape[axis] = SIDE
-    weight = jnp.asarray((place - low).astype(np.float32).reshape(shape))
+    shape[axis] = len(places)
+    weight = jnp.asarray((places - low).astype(np.float32).reshape(shape))
     return jnp.take(x, low, axis) * (1 - weight) + jnp.take(x, high, axis) * weight
 
 
 def _over(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """A vector of channels with leading axes of length 1, to broadcast with x."""
     return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def i3d_from_weights(file: WeightFile) -> tuple[I3D, float]:
     """The network of a file, and the epsilon of its batch norm.
 
-    Known are: the state dict of the official PVDM code (i3d_pretrained_400.pt and _600.pt; epsilon 1e-5, as that code
-    has it), the TorchScript I3D of StyleGAN-V and state dicts of the code it was made from (epsilon as its text says,
-    else 1e-3), and the variables of the TF-Hub module in an npz file (1e-3, Sonnet's). The number of classes is the
-    file's. Raises WeightFileError, naming what is missing or has another shape, for anything else.
+    Three kinds of files are known: the state dict of the official PVDM code (i3d_pretrained_400.pt and _600.pt; epsilon
+    1e-5, as in that code), the TorchScript I3D of StyleGAN-V and state dicts of the code it was made from (the epsilon
+    in its text, else 1e-3), and the variables of the TF-Hub module in an npz file (1e-3, Sonnet's). The number of
+    classes is the file's. Raises WeightFileError, naming weights that are missing or have another shape, for any other.
     """
     names = file.weights.keys()
     if any(name.removesuffix(":0").endswith("moving_variance") for name in names):
@@ -168,7 +174,7 @@ def i3d_from_weights(file: WeightFile) -> tuple[I3D, float]:
 
 
 def units() -> dict[str, tuple[int, int, int]]:
-    """Each convolution with batch norm: its official name, and (kernel size, input, output channels)."""
+    """Every convolution with batch norm, by its official name: (kernel size, input channels, output channels)."""
     found = {"Conv3d_1a_7x7": (7, 3, 64), "Conv3d_2b_1x1": (1, 64, 64), "Conv3d_2c_3x3": (3, 64, 192)}
     channels = 192
     for block, widths in MIXED.items():
@@ -256,7 +262,7 @@ def _from_tensorflow(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 
 
 def _eps_in(code: str) -> float:
-    """The epsilon of the batch norms in a TorchScript file's text; TENSORFLOW_EPS where it says none, or several."""
+    """The epsilon of the batch norms in a TorchScript file's text; TENSORFLOW_EPS if it has none, or several."""
     number = r"([0-9.]+(?:e-?[0-9]+)?)"
     patterns = (rf"eps : Final\[float\] = {number}", rf"torch\.batch_norm\([^)]*, {number}, (?:True|False)\)")
     found: Iterable[str] = (value for pattern in patterns for value in re.findall(pattern, code))

@@ -10,8 +10,8 @@ def nearest_distance(clips: np.ndarray, training_clips: np.ndarray) -> np.ndarra
 
     clips (n, frames, height, width, 3) and training_clips (m, frames, height, width, 3) are uint8; the result is
     float64 (n,). Distances are exact, 0 only for a copy: squares of uint8 differences add up without rounding in
-    float64. Pairs go through one matrix product a chunk. Raises ValueError for other types, clips of different sizes
-    or no training clip.
+    float64. One matrix product compares a chunk of pairs. Raises ValueError if types or sizes differ from these, or if
+    there is no training clip.
     """
     for name, array in (("clips", clips), ("training_clips", training_clips)):
         if array.dtype != np.uint8 or array.ndim != 5:
@@ -25,10 +25,10 @@ def nearest_distance(clips: np.ndarray, training_clips: np.ndarray) -> np.ndarra
     nearest = np.full(len(clips), np.inf)
     for start in range(0, len(clips), chunk):
         rows = slice(start, start + chunk)
-        here = clips[rows].reshape(-1, values).astype(np.float64)
-        squares = np.einsum("nv,nv->n", here, here)
+        ours = clips[rows].reshape(-1, values).astype(np.float64)
+        squares = np.einsum("nv,nv->n", ours, ours)
         for other in range(0, len(training_clips), chunk):
-            there = training_clips[other : other + chunk].reshape(-1, values).astype(np.float64)
-            distances = squares[:, None] + np.einsum("mv,mv->m", there, there) - 2 * here @ there.T
+            theirs = training_clips[other : other + chunk].reshape(-1, values).astype(np.float64)
+            distances = squares[:, None] + np.einsum("mv,mv->m", theirs, theirs) - 2 * ours @ theirs.T
             nearest[rows] = np.minimum(nearest[rows], distances.min(1))
     return np.sqrt(nearest / values)

@@ -1,4 +1,4 @@
-"""How well a clip is reconstructed: PSNR, what a still picture would reach, SSIM, and the share of gradients kept."""
+"""How well a clip is reconstructed: PSNR, the PSNR of a still picture, SSIM, and gradient energy."""
 
 import functools
 
@@ -16,7 +16,7 @@ def psnr(video: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
     """PSNR in dB of each clip, from the mean squared error over all its frames, pixels and channels.
 
     Both are uint8 (..., frames, height, width, 3); the result is float64 of the leading shape. Equal clips give
-    MAX_PSNR. Raises ValueError for other types or for shapes that differ.
+    MAX_PSNR. Raises ValueError if videos are not uint8 or shapes differ.
     """
     _check_pair(video, reconstruction)
     return _decibels(video, reconstruction)
@@ -25,7 +25,7 @@ def psnr(video: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
 def still_psnr(video: np.ndarray) -> np.ndarray:
     """PSNR in dB of each clip against its own mean over time, shown as a still: the floor for a reconstruction.
 
-    No still picture does better, so an autoencoder that stays below it has not learnt motion. The mean is not
+    No still picture does better, so an autoencoder that stays below it has not learned motion. The mean is not
     rounded. video is uint8 (..., frames, height, width, 3); the result is float64 of the leading shape.
     """
     _check("video", video)
@@ -38,8 +38,8 @@ def ssim(video: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
     Within each frame and colour channel, means, variances and the covariance are taken under a Gaussian window of
     11 x 11 pixels and sigma 1.5 (weights sum to 1, only windows that lie in the frame), with K1 = 0.01, K2 = 0.03 and
     the range 255; then all windows, channels and frames are averaged. Both videos are uint8 (..., frames, height,
-    width, 3); the result is float64 of the leading shape. Raises ValueError for other types, shapes that differ, or
-    sides below 11 pixels.
+    width, 3); the result is float64 of the leading shape. Raises ValueError if videos are not uint8, shapes differ, or
+    sides are below 11 pixels.
     """
     _check_pair(video, reconstruction)
     *leading, frames, height, width, channels = video.shape
@@ -49,7 +49,7 @@ def ssim(video: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
     size = max(1, min(len(a), _FRAMES_AT_A_TIME // (height * width * channels)))
     values = []
     for start in range(0, len(a), size):
-        # The last batch is filled up, so that one program serves all of them.
+        # The last batch is padded, so that one compiled program serves all of them.
         rows = np.minimum(np.arange(start, start + size), len(a) - 1)
         values.append(np.asarray(_ssim(a[rows], b[rows]), np.float64))
     return np.concatenate([*values, np.zeros(0)])[: len(a)].reshape(*leading, frames).mean(-1)
@@ -59,9 +59,9 @@ def gradient_energy_ratio(video: np.ndarray, reconstruction: np.ndarray) -> np.n
     """Energy of the reconstruction's gradients over the original's, for each clip: 1 is as sharp, below 1 is blurred.
 
     The energy is the sum of squared differences between neighbouring pixels of a row or a column, over all frames and
-    channels. Noise raises it too, so it is to be read beside PSNR. Both videos are uint8 (..., frames, height, width,
-    3); the result is float64 of the leading shape: 1 where neither has a gradient, infinite where only the original
-    has none. Raises ValueError for other types or for shapes that differ.
+    channels. Noise raises it too, so read it together with PSNR. Both videos are uint8 (..., frames, height, width,
+    3); the result is float64 of the leading shape: 1 if neither has a gradient, infinite if only the original has
+    none. Raises ValueError if videos are not uint8 or shapes differ.
     """
     _check_pair(video, reconstruction)
     before, after = _gradient_energy(video), _gradient_energy(reconstruction)

@@ -1,4 +1,4 @@
-"""What a number is worth: confidence intervals, its dependence on the number of samples, and the Inception score."""
+"""How certain a number is: confidence intervals and dependence on the number of samples; and the Inception score."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,23 +14,22 @@ DRAWS = 4  # random subsets for each fraction below 1
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A number, its 95 % interval (None without bootstrap), what it is for fewer samples, [count, value] each, and
-    what a line through these in 1 / count reaches at infinity (None where there is no such line)."""
+    """A number, and how certain it is."""
 
     value: float
-    low: float | None = None
+    low: float | None = None  # the 95 % interval; None without bootstrap
     high: float | None = None
-    by_count: tuple[tuple[int, float], ...] = ()
-    unlimited: float | None = None
+    by_count: tuple[tuple[int, float], ...] = ()  # (count, value) for fewer samples
+    unlimited: float | None = None  # value at 1 / count = 0 of a line through these points; None without such a line
 
 
 def frechet_estimate(real: np.ndarray, generated: np.ndarray, ddof: int, resamplings: int, seed: int) -> Estimate:
-    """The Frechet distance of two sets of features, with all that an `Estimate` has.
+    """The Frechet distance of two sets of features (n, d) and (m, d), with everything that an `Estimate` has.
 
-    The distance of resampled sets is too large by itself, because a sample drawn with replacement holds fewer
-    different points. So the interval is the spread of the bootstrap values around their mean, laid around the
-    distance. The distance of finite samples is too large as well, by about a constant over their number (Chong and
-    Forsyth 2020): `unlimited` is the least-squares line's value at 1 / count = 0.
+    The distance of resampled sets is biased upwards, because a sample drawn with replacement has fewer different
+    points. The interval therefore is the spread of the bootstrap values around their mean, centred on the distance.
+    The distance of finite samples is biased upwards as well, by about a constant over their number (Chong and Forsyth
+    2020): `unlimited` is the value of the least-squares line at 1 / count = 0.
     """
     value = frechet_distance(real, generated, ddof)
     low, high = interval(lambda a, b: frechet_distance(a, b, ddof), (real, generated), value, resamplings, seed)
@@ -54,7 +53,7 @@ def frechet_estimate(real: np.ndarray, generated: np.ndarray, ddof: int, resampl
 
 
 def mean_estimate(values: np.ndarray, resamplings: int, seed: int) -> Estimate:
-    """The mean over clips."""
+    """The mean of a number (n,) over clips."""
     values = np.asarray(values, np.float64)
     value = float(values.mean())
     return Estimate(value, *interval(lambda x: float(np.mean(x)), (values,), value, resamplings, seed))
@@ -92,9 +91,10 @@ def inception_score(probabilities: np.ndarray, splits: int = 10) -> float:
 def interval(
     statistic: Callable[..., float], sets: Sequence[np.ndarray], value: float, resamplings: int, seed: int
 ) -> tuple[float | None, float | None]:
-    """The 95 % bootstrap interval of a statistic of sets, each resampled with replacement; (None, None) for none.
+    """The 95 % bootstrap interval of a statistic of sets, each resampled with replacement.
 
-    It is the spread of the resampled statistic around its own mean, laid around `value`.
+    It is the spread of the resampled statistic around its own mean, centred on `value`. (None, None) if `resamplings`
+    is 0.
     """
     if resamplings == 0:
         return None, None
@@ -105,6 +105,7 @@ def interval(
 
 
 def _at_infinity(points: Sequence[tuple[int, float]]) -> float | None:
+    """Where the least-squares line through values over 1 / count ends at infinitely many samples."""
     if len(points) < 3:
         return None
     counts, values = np.array(points, np.float64).T

@@ -1,11 +1,12 @@
-"""Runs, models and data sets in Google Cloud Storage: gs://BUCKET/PATH.
+"""Runs, models and datasets in Google Cloud Storage: gs://BUCKET/PATH.
 
-A folder in a bucket has a local counterpart in which a process works, BUCKET/PATH within `root()`; functions take and
-return these local paths, and `url` tells where one belongs. Checkpoints alone have no counterpart: all processes write
-and read them in the bucket, through Orbax. What else a run leaves is small or written once (settings, metrics,
-pictures, latents), so one process copies it to the bucket (`push`) and every machine fetches what it lacks (`fetch`).
+Every folder in a bucket has a local copy, BUCKET/PATH below `copies_folder()`, in which processes work. Functions take
+and return paths of local copies; `url` returns the address in the bucket. Only checkpoints have no local copy: all
+processes write and read them in the bucket, through Orbax. The other files of a run are small or written once
+(settings, metrics, pictures, latents): one process uploads them (`push`), and every machine downloads the files that
+it lacks (`fetch`).
 
-Needs gcsfs (`pip install "pvdm_jax[gcs]"`), and Google's usual credentials.
+Needs gcsfs (`pip install "pvdm_jax[gcs]"`) and Google's usual credentials.
 """
 
 import base64
@@ -14,31 +15,37 @@ import fcntl
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pvdm_jax.config import ConfigError
+from pvdm_jax.storage.cache import cache_folder
+from pvdm_jax.storage.files import temporary_path
 from pvdm_jax.storage.run_folder import CHECKPOINTS
 
 SCHEME = "gs://"
-MARK = "gs:/"  # what it begins with, also as a pathlib.Path
-COMPARED = 2**24  # bytes of a file up to which its content is compared, not only its size: larger ones never change
+PREFIX = "gs:/"  # of an address as text, and also as a pathlib.Path, which drops a slash
+HASHED_SIZE = 2**24  # bytes; the content of larger files is not compared, only their size: they never change
 
 
-def root() -> pathlib.Path:
-    """Where the local counterparts lie: $PVDM_BUCKETS, or the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return pathlib.Path(os.environ.get("PVDM_BUCKETS") or pathlib.Path(cache) / "pvdm_jax" / "buckets").absolute()
+def copies_folder() -> pathlib.Path:
+    """The folder of all local copies: $PVDM_BUCKETS, or one in the user's cache."""
+    return pathlib.Path(os.environ.get("PVDM_BUCKETS") or cache_folder("buckets")).absolute()
 
 
 def in_bucket(path: str | os.PathLike) -> bool:
-    return str(path).startswith(MARK)
+    """Whether a path is an address in a bucket, gs://BUCKET/PATH."""
+    return str(path).startswith(PREFIX)
 
 
 def local(path: str | os.PathLike) -> pathlib.Path:
-    """The local counterpart of gs://BUCKET/PATH; another path as it is. Raises ConfigError where gcsfs is missing."""
+    """The local copy of gs://BUCKET/PATH; any other path unchanged.
+
+    Raises ConfigError if the address has no bucket or no folder, or if gcsfs is not installed.
+    """
     if not in_bucket(path):
         return pathlib.Path(path)
-    bucket, _, name = str(path).removeprefix(MARK).strip("/").partition("/")
+    bucket, _, name = str(path).removeprefix(PREFIX).strip("/").partition("/")
     parts = [part for part in name.split("/") if part]
     if not bucket or not parts or ".." in parts:
         raise ConfigError(f"{path} names no folder in a bucket; write gs://BUCKET/PATH")
@@ -46,60 +53,61 @@ def local(path: str | os.PathLike) -> pathlib.Path:
         import gcsfs  # noqa: F401
     except ImportError as error:
         raise ConfigError(f'{path} needs gcsfs: pip install "pvdm_jax[gcs]"') from error
-    return root().joinpath(bucket, *parts)
+    return copies_folder().joinpath(bucket, *parts)
 
 
 def url(path: str | os.PathLike) -> str:
-    """gs://BUCKET/PATH of a local counterpart; another path as it is."""
-    path = pathlib.Path(path).absolute()
-    return SCHEME + path.relative_to(root()).as_posix() if path.is_relative_to(root()) else str(path)
+    """gs://BUCKET/PATH of a local copy; any other path unchanged."""
+    path, copies = pathlib.Path(path).absolute(), copies_folder()
+    return SCHEME + path.relative_to(copies).as_posix() if path.is_relative_to(copies) else str(path)
 
 
 def fetch(folder: pathlib.Path, *patterns: str) -> None:
-    """Copies what the bucket has of `folder` and this machine lacks, or has otherwise, to its local counterpart.
+    """Downloads the files of `folder`, a local copy, that this machine lacks or that differ from the bucket's.
 
-    patterns: of paths within the folder (`PurePath.match`); none: all but checkpoints. Does nothing outside a bucket.
+    patterns: which paths within the folder (`PurePath.match`); without any, all but checkpoints. Does nothing for a
+    folder that is not in a bucket.
     """
-    place = url(folder)
-    if not in_bucket(place):
+    address = url(folder)
+    if not in_bucket(address):
         return
-    files, prefix = _file_system(), place.removeprefix(SCHEME)
-    files.invalidate_cache()
-    with _lock():  # of several processes on this machine one copies, and the others find it done
-        for name, facts in sorted(files.find(prefix, detail=True).items()):
-            inner = pathlib.PurePosixPath(name).relative_to(prefix)
-            wanted = CHECKPOINTS not in inner.parts and (not patterns or any(inner.match(p) for p in patterns))
-            path = folder / inner
-            if not wanted or facts["type"] != "file" or _same(path, facts):
+    remote, prefix = _file_system(), address.removeprefix(SCHEME)
+    remote.invalidate_cache()
+    with _lock():  # one process of this machine downloads, the others then find the files
+        for name, info in sorted(remote.find(prefix, detail=True).items()):
+            relative = pathlib.PurePosixPath(name).relative_to(prefix)
+            wanted = not patterns or any(relative.match(pattern) for pattern in patterns)
+            path = folder / relative
+            if not wanted or CHECKPOINTS in relative.parts or info["type"] != "file" or _is_current(path, info):
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-            files.get_file(name, str(unfinished))
-            unfinished.replace(path)
+            temporary = temporary_path(path)
+            remote.get_file(name, str(temporary))
+            temporary.replace(path)
 
 
 def push(folder: pathlib.Path) -> None:
-    """Copies to the bucket what is new or changed in `folder`, but checkpoints and unfinished files.
+    """Uploads the new and changed files of `folder`, a local copy, except checkpoints and unfinished files.
 
-    Does nothing outside a bucket. Call it from one process.
+    Call it from one process. Does nothing for a folder that is not in a bucket.
     """
-    place = url(folder)
-    if not in_bucket(place):
+    address = url(folder)
+    if not in_bucket(address):
         return
-    files, prefix = _file_system(), place.removeprefix(SCHEME)
-    files.invalidate_cache()
-    there = files.find(prefix, detail=True)
+    remote, prefix = _file_system(), address.removeprefix(SCHEME)
+    remote.invalidate_cache()
+    uploaded = remote.find(prefix, detail=True)
     for path in sorted(folder.rglob("*")):
-        inner = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in inner.parts) or path.suffix == ".unfinished"
-        if hidden or CHECKPOINTS in inner.parts or not path.is_file():
+        relative = path.relative_to(folder)
+        unfinished = any(part.startswith(".") for part in relative.parts) or path.suffix == ".unfinished"
+        if unfinished or CHECKPOINTS in relative.parts or not path.is_file():
             continue
-        name = f"{prefix}/{inner.as_posix()}"
-        if name not in there or not _same(path, there[name]):
-            files.put_file(str(path), name)
+        name = f"{prefix}/{relative.as_posix()}"
+        if name not in uploaded or not _is_current(path, uploaded[name]):
+            remote.put_file(str(path), name)
 
 
-def _file_system():
+def _file_system() -> Any:
     import fsspec
 
     return fsspec.filesystem("gcs")
@@ -107,17 +115,18 @@ def _file_system():
 
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
-    root().mkdir(parents=True, exist_ok=True)
-    with (root() / ".lock").open("w") as file:
+    """Held by one process of this machine at a time."""
+    copies_folder().mkdir(parents=True, exist_ok=True)
+    with (copies_folder() / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _same(path: pathlib.Path, facts: dict) -> bool:
-    """Whether a local file is the bucket's, of which `facts` tell."""
-    if not path.is_file() or path.stat().st_size != int(facts["size"]):
+def _is_current(path: pathlib.Path, info: Mapping[str, Any]) -> bool:
+    """Whether a local file equals the one in the bucket, which `info` describes (gcsfs: size, md5Hash)."""
+    if not path.is_file() or path.stat().st_size != int(info["size"]):
         return False
-    digest = facts.get("md5Hash")
-    if digest is None or path.stat().st_size > COMPARED:
+    digest = info.get("md5Hash")
+    if digest is None or path.stat().st_size > HASHED_SIZE:
         return True
     return base64.b64encode(hashlib.md5(path.read_bytes()).digest()).decode() == digest

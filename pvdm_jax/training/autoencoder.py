@@ -37,7 +37,7 @@ from pvdm_jax.training.optimizer import (
 )
 from pvdm_jax.training.phases import BOTH, DISCRIMINATOR, GENERATOR, RECONSTRUCTION, AdversarialSchedule
 from pvdm_jax.training.step import Batch, Constants, Metrics
-from pvdm_jax.weights.run_autoencoder import check_own
+from pvdm_jax.weights.run_autoencoder import check_not_imported
 
 # Parts of the configuration that this stage's numbers don't depend on.
 UNRELATED = ("denoiser.*", "process.*", "train_diffusion.*", "encode.*")
@@ -262,7 +262,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     from pvdm_jax.data.streams import BatchSpec, ProcessShare
     from pvdm_jax.training.loop import train as run
 
-    check_own(workdir)
+    check_not_imported(workdir)
     mesh, stage_config = sharding.make_mesh(config.mesh), config.train_autoencoder
     sharding.check_batch(mesh, stage_config.batch_size, "train_autoencoder.batch_size", stage_config.accumulate)
     lpips = load_perceptual(config.autoencoder, stage_config)

@@ -33,7 +33,7 @@ from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.training.latents import training_latents
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
 from pvdm_jax.training.policy import BestByMetric
-from pvdm_jax.weights.run_autoencoder import load_autoencoder, take_over
+from pvdm_jax.weights.run_autoencoder import import_autoencoder, load_autoencoder
 
 # Parts of the configuration that this stage's numbers don't depend on: the latents' identity is checked by the cache.
 UNRELATED = ("train_autoencoder.*",)
@@ -180,8 +180,8 @@ class DiffusionStage:
         Writes clips that the EMA samples with the run's own settings, always from the same noise: samples.gif. With
         `eval_samples`, also the Frechet distance of as many of them from held-out clips, in the scattering space.
         """
-        from pvdm_jax.evaluation.features import video_features
         from pvdm_jax.evaluation.frechet import frechet_distance
+        from pvdm_jax.evaluation.scattering import video_features
         from pvdm_jax.video.media import video_grid, write_video
 
         held_out, size = self.held_out, self.config.batch_size
@@ -210,7 +210,7 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     """Trains stage 2 of the run in `workdir`, resuming from its newest checkpoint.
 
     It takes the cached latents, or with `encode.cache` False makes them from pixels in every step. autoencoder: a model
-    folder or another run's folder, whose autoencoder the run takes over. Returns the last state. Raises ConfigError
+    folder or another run's folder, whose autoencoder the run imports. Returns the last state. Raises ConfigError
     where `pvdm encode` has not been run or its latents don't fit.
     """
     from pvdm_jax.training.loop import train as run
@@ -218,7 +218,7 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     mesh, stage_config = sharding.make_mesh(config.mesh), config.train_diffusion
     sharding.check_batch(mesh, stage_config.batch_size, "train_diffusion.batch_size", stage_config.accumulate)
     if autoencoder is not None:
-        take_over(autoencoder, config, workdir)
+        import_autoencoder(autoencoder, config, workdir)
     latents, held_out = training_latents(config, workdir, mesh)
     classes, asked = len(latents.class_names), config.denoiser.num_classes
     allowed = f"the data has {classes} classes: set it to that, or to 0 to train without classes"
@@ -252,7 +252,7 @@ def _held_out_videos(config: Config) -> np.ndarray | None:
     """The clips that samples are compared with in training; None where `eval_samples` is 0."""
     from pvdm_jax.data.loader import fixed_clips
     from pvdm_jax.data.sources import open_held_out
-    from pvdm_jax.evaluation.features import MIN_FRAMES, MIN_SIDE
+    from pvdm_jax.evaluation.scattering import MIN_FRAMES, MIN_SIDE
 
     count, clip = config.train_diffusion.eval_samples, config.autoencoder
     if count == 0:

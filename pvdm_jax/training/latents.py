@@ -41,7 +41,7 @@ from pvdm_jax.training.latent_files import (
     stored_clips,
     zero_missing,
 )
-from pvdm_jax.weights.run_autoencoder import take_over
+from pvdm_jax.weights.run_autoencoder import import_autoencoder
 
 SHARD_WINDOWS = 1024  # windows in a file: what a kill can cost
 HELD_OUT_WINDOWS = 4  # of each held-out video, if training always takes new ones
@@ -103,7 +103,7 @@ class EncodeSummary:
 def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathlib.Path | None = None) -> EncodeSummary:
     """Encodes `config.encode.windows` windows of every video with the run's autoencoder, into the run's cache.
 
-    autoencoder: a model folder or another run's folder, whose autoencoder the run takes over (run_autoencoder.py).
+    autoencoder: a model folder or another run's folder, whose autoencoder the run imports (`weights.run_autoencoder`).
 
     All devices and processes share the work; the first process writes. An existing cache is kept and an incomplete one
     is resumed if autoencoder and settings are the same; otherwise ConfigError is raised.
@@ -113,7 +113,7 @@ def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathl
     if not config.encode.cache:
         raise ConfigError("encode.cache is False; stage 2 encodes by itself, so there is nothing to do")
     if autoencoder is not None:
-        take_over(autoencoder, config, workdir)
+        import_autoencoder(autoencoder, config, workdir)
     encoder = Encoder(config.autoencoder, workdir, mesh)
     made_by = {"autoencoder": encoder.identity} | _cached_settings(config)
     _share_shards(folder)

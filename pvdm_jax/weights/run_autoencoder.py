@@ -1,8 +1,8 @@
-"""The autoencoder that stage 2 trains on: the one that the run trained itself, or one that it took over.
+"""The autoencoder that stage 2 of a run trains on: trained by the run itself, or imported.
 
-A run takes over the autoencoder of a model folder or of another run by copying it: its `autoencoder` folder is then
-a model folder, with a hash of the weights and a card that says where they come from. So the run stays whole whatever
-becomes of the other folder, and `encode`, `train-diffusion`, `load` and `export` find the same weights in it.
+A run imports the autoencoder of a model folder or of another run by copying it: its `autoencoder` folder then is a
+model folder, with a hash of the weights and a card that says where they come from. The run thus no longer depends on
+the other folder, and `encode`, `train-diffusion`, `load` and `export` find the same weights in it.
 """
 
 import dataclasses
@@ -22,23 +22,27 @@ from pvdm_jax.runtime import sharding
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.checkpoint import read_part
 from pvdm_jax.storage.files import read_json
-from pvdm_jax.storage.run_folder import AUTOENCODER, RunFolder, StageFolder
+from pvdm_jax.storage.run_folder import RunFolder, StageFolder
 from pvdm_jax.weights import model_folder
+from pvdm_jax.weights.model_card import AUTOENCODER, network_facts, read_card
+from pvdm_jax.weights.run_card import run_card
 
-FREE = ("dtype", "remat")  # of the settings: how the weights are used, which is the run's own matter
+# Settings of the autoencoder that a run may change: how the weights are computed with, not which weights they are.
+MAY_DIFFER = ("dtype", "remat")
+NOTE = "Imported from"  # how the note on the card begins
 
 
 def load_autoencoder(
     model: AutoencoderConfig, workdir: str | pathlib.Path, mesh: Mesh | None = None
 ) -> tuple[nnx.GraphDef, functional.Params]:
-    """The autoencoder of a run: the EMA weights that it trained, or those that it took over.
+    """The autoencoder of a run: the EMA weights that it trained, or the imported ones.
 
-    They are shared out over the mesh, or on this process's first device.
-    Raises FileNotFoundError where it has neither, ConfigError for weights taken over that `model` doesn't describe.
+    They are distributed over the mesh; without one, they lie on this process's first device. Raises FileNotFoundError
+    if the run has no autoencoder, and ConfigError if `model` does not describe the imported one.
     """
     graphdef, abstract = functional.abstract(lambda: Autoencoder(model, rngs=nnx.Rngs(0)))
     folder = RunFolder(workdir).autoencoder.path
-    if _is_taken_over(folder):
+    if _is_imported(folder):
         buckets.fetch(folder)
         found, params = model_folder.read_autoencoder(folder)
         _check_settings(model, found, folder)
@@ -50,90 +54,81 @@ def load_autoencoder(
         raise FileNotFoundError(f"{workdir} has no autoencoder: {error}; {hint}") from error
 
 
-def take_over(source: str | pathlib.Path, config: Config, workdir: str | pathlib.Path) -> None:
-    """Makes the autoencoder of `source`, a model folder or a run's folder, that of the run in `workdir`.
+def import_autoencoder(source: str | pathlib.Path, config: Config, workdir: str | pathlib.Path) -> None:
+    """Copies the autoencoder of `source`, a model folder or a run's folder, into the run in `workdir`.
 
-    A run that has it already stays as it is. Raises ConfigError for a run that has another one, and for one of other
-    settings than `config.autoencoder` (naming them), FileNotFoundError where `source` holds no autoencoder.
+    Does nothing if the run has it already. Raises ConfigError if the run has another autoencoder, or if the settings
+    of this one are not those of `config.autoencoder` (naming them). Raises FileNotFoundError if `source` holds no
+    autoencoder.
     """
     source, folder = pathlib.Path(source), RunFolder(workdir).autoencoder.path
     model, params, card = _read(source)
     _check_settings(config.autoencoder, model, source)
     identity = functional.fingerprint(params)
-    # As the first process finds it: the others may look while it is being written.
+    # The first process decides: the others could look while it is writing.
     if jax.process_index() == 0:
         buckets.fetch(folder)
-    there = folder.exists() and any(folder.iterdir())
-    if multihost_utils.broadcast_one_to_all(np.asarray(there)):
+    has_one = folder.exists() and any(folder.iterdir())
+    if multihost_utils.broadcast_one_to_all(np.asarray(has_one)):
         found = functional.fingerprint(load_autoencoder(config.autoencoder, workdir)[1])
         if found != identity:
             raise ConfigError(
                 f"--autoencoder is {source}, whose weights are {identity[:12]}; the run in {workdir} has another "
-                f"autoencoder already, {found[:12]}{_origin(folder)}: take another --workdir"
+                f"autoencoder already, {found[:12]}{_origin(folder)}: use another --workdir"
             )
         return
     if jax.process_index() == 0:
         model_folder.write_model(folder, config, params, None, card)
         buckets.push(folder)
-    multihost_utils.sync_global_devices("autoencoder taken over")
+    multihost_utils.sync_global_devices("autoencoder imported")
 
 
-def check_own(workdir: str | pathlib.Path) -> None:
-    """Raises ConfigError for a run whose autoencoder was taken over: stage 1 can't be trained there."""
+def check_not_imported(workdir: str | pathlib.Path) -> None:
+    """Raises ConfigError if the run imported its autoencoder: stage 1 can't be trained there."""
     folder = RunFolder(workdir).autoencoder.path
-    if _is_taken_over(folder):
+    if _is_imported(folder):
         raise ConfigError(
-            f"{folder} holds an autoencoder that this run took over{_origin(folder)}; "
-            "train stage 1 in another --workdir"
+            f"{folder} holds an autoencoder that this run imported{_origin(folder)}; train stage 1 in another --workdir"
         )
 
 
-def _is_taken_over(folder: pathlib.Path) -> bool:
-    """Whether a run's folder of stage 1, perhaps in a bucket, holds an autoencoder that the run took over."""
+def _is_imported(folder: pathlib.Path) -> bool:
+    """Whether a run's folder of stage 1, perhaps in a bucket, holds an imported autoencoder."""
     buckets.fetch(folder, model_folder.CONFIG_FILE)
     return model_folder.is_model_folder(folder)
 
 
 def _read(source: pathlib.Path) -> tuple[AutoencoderConfig, functional.Params, dict[str, Any]]:
-    """Settings, weights, and what the new card says."""
+    """Settings and weights of an autoencoder, and the facts for its new card."""
     folder = source if model_folder.is_model_folder(source) else RunFolder(source).autoencoder.path
     if model_folder.is_model_folder(folder):
         model, params = model_folder.read_autoencoder(folder)
-        card = model_folder.read_model(folder, ()).card
+        card = read_card(folder)
     elif StageFolder(folder).has_begun:
-        model = config_from_dict(
-            AutoencoderConfig, read_json(StageFolder(folder).config)["autoencoder"], "autoencoder."
-        )
+        settings = read_json(StageFolder(folder).config)
+        model = config_from_dict(AutoencoderConfig, settings["autoencoder"], "autoencoder.")
         _, params = load_autoencoder(model, source)
-        card = model_folder.run_card(RunFolder(source))
+        card = run_card(RunFolder(source))
     else:
         raise FileNotFoundError(f"--autoencoder is {source}; it is neither a model folder nor a run with a stage 1")
-    facts = {
-        key: {AUTOENCODER: card[key][AUTOENCODER]}
-        for key in ("source", "training", "numbers")
-        if AUTOENCODER in card.get(key, {})
-    }
-    return model, params, facts | {"notes": [f"Taken over from {source.absolute()} to train stage 2 on."]}
+    note = f"{NOTE} {source.absolute()} to train stage 2 on it."
+    return model, params, network_facts(card, AUTOENCODER) | {"notes": [note]}
 
 
 def _check_settings(wanted: AutoencoderConfig, found: AutoencoderConfig, folder: pathlib.Path) -> None:
-    pairs = [
-        (field.name, getattr(wanted, field.name), getattr(found, field.name))
-        for field in dataclasses.fields(AutoencoderConfig)
-        if field.name not in FREE
-    ]
-    differing = [(name, ours, theirs) for name, ours, theirs in pairs if ours != theirs]
+    names = [field.name for field in dataclasses.fields(AutoencoderConfig) if field.name not in MAY_DIFFER]
+    differing = [name for name in names if getattr(wanted, name) != getattr(found, name)]
     if differing:
-        texts = [f"autoencoder.{name} is {ours} (it has {theirs})" for name, ours, theirs in differing]
-        arguments = " ".join(f"--config.autoencoder.{name}={theirs}" for name, _, theirs in differing)
+        texts = [f"autoencoder.{name} is {getattr(wanted, name)} (it has {getattr(found, name)})" for name in differing]
+        arguments = " ".join(f"--config.autoencoder.{name}={getattr(found, name)}" for name in differing)
         raise ConfigError(
             f"these settings are not those of the autoencoder in {folder}: {', '.join(texts)}; add {arguments}"
         )
 
 
 def _origin(folder: pathlib.Path) -> str:
-    """Where an autoencoder that was taken over came from, in brackets; nothing for one that the run trained."""
+    """Where an imported autoencoder came from, in brackets; nothing for one that the run trained."""
     if not model_folder.is_model_folder(folder):
         return ""
-    notes = model_folder.read_model(folder, ()).card.get("notes", ())
-    return "".join(f" ({note.rstrip('.')})" for note in notes if note.startswith("Taken over"))
+    notes = read_card(folder).get("notes", ())
+    return "".join(f" ({note.rstrip('.')})" for note in notes if note.startswith(NOTE))

@@ -11,7 +11,7 @@ from pvdm_jax.commands import demo
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, SampleConfig, UNetConfig
 from pvdm_jax.data.synthetic import SyntheticVideos
 from pvdm_jax.evaluation.card import read_card
-from pvdm_jax.evaluation.evaluate import Places, evaluate_model
+from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model
 
 COUNT = 48
 
@@ -86,7 +86,9 @@ def test_a_whole_demo(tmp_path, monkeypatch):
     # The card says what `pvdm evaluate` finds by the same protocol.
     card = read_card(tmp_path / "run" / "evaluation")
     assert "Evaluation card" in page and "seam score" in page and "protocol.seam_clips" in page
-    again = evaluate_model(pvdm_jax.load(tmp_path / "run"), demo.demo_protocol(config), Places(tmp_path / "cache"))
+    again = evaluate_model(
+        pvdm_jax.load(tmp_path / "run"), demo.demo_protocol(config), EvaluationPaths(tmp_path / "cache")
+    )
     assert again["results"].keys() == card["results"].keys() >= {"frechet_scattering_16", "seam_score", "psnr", "ssim"}
     for name, entry in card["results"].items():
         assert again["results"][name]["value"] == pytest.approx(entry["value"], rel=1e-3)

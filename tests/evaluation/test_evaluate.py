@@ -11,12 +11,12 @@ import pytest
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, MeshConfig, UNetConfig
 from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig, load_protocol
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.evaluation import evaluate
 from pvdm_jax.evaluation.card import compare, differences, read_card, to_markdown, write_card
-from pvdm_jax.evaluation.evaluate import Places, evaluate_model, evaluate_sets
-from pvdm_jax.evaluation.features import video_features
+from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model, evaluate_sets
 from pvdm_jax.evaluation.frechet import frechet_distance
+from pvdm_jax.evaluation.generated_clips import GeneratedClips
 from pvdm_jax.evaluation.reconstruction import psnr
+from pvdm_jax.evaluation.scattering import video_features
 from pvdm_jax.runtime import sharding
 from pvdm_jax.video.media import read_video, write_video
 
@@ -35,7 +35,7 @@ def folders(real_clips, soften, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def card(folders, tmp_path_factory):
-    return evaluate_sets(folders / "real", folders / "fake", TINY, Places(tmp_path_factory.mktemp("cache")), 5)
+    return evaluate_sets(folders / "real", folders / "fake", TINY, EvaluationPaths(tmp_path_factory.mktemp("cache")), 5)
 
 
 def test_two_folders(folders, card):
@@ -59,7 +59,7 @@ def test_order_and_batches_change_nothing(folders, card, tmp_path):
     for i, path in enumerate(sorted((folders / "fake").iterdir(), reverse=True)):
         (tmp_path / "renamed").mkdir(exist_ok=True)
         (tmp_path / "renamed" / f"{i}.mp4").write_bytes(path.read_bytes())
-    again = evaluate_sets(folders / "real", tmp_path / "renamed", TINY, Places(tmp_path / "cache"), 7)
+    again = evaluate_sets(folders / "real", tmp_path / "renamed", TINY, EvaluationPaths(tmp_path / "cache"), 7)
     for name, entry in card["results"].items():
         assert again["results"][name]["value"] == pytest.approx(entry["value"], rel=1e-4)
     assert differences(card, again) == []
@@ -141,7 +141,7 @@ def test_a_model(tmp_path):
     measures = ("fvd", "is", "reconstruction", "seams")
     protocol = dataclasses.replace(TINY, samples=20, steps=3, measures=measures)
     model = Model()
-    card = evaluate_model(model, protocol, Places(tmp_path, weights=tmp_path), name="run")
+    card = evaluate_model(model, protocol, EvaluationPaths(tmp_path, weights=tmp_path), name="run")
     # 20 videos in two batches, each of the longer length; steps as the protocol has them, the rest as the model's.
     assert [call[:3] for call in model.calls] == [(16, 16, None)] * 2
     assert model.calls[0][3] == {"sampler": "ddim", "steps": 3, "later_steps": 100, "eta": 1.0, "guidance": 0.0}
@@ -158,33 +158,35 @@ def test_a_model(tmp_path):
     assert card["generated"]["videos"]["sampling"]["steps"] == 3 and card["real"]["frames_8"]["split"] == "holdout"
 
     again = Model()
-    second = evaluate_model(again, protocol, Places(tmp_path, weights=tmp_path), name="run")
+    second = evaluate_model(again, protocol, EvaluationPaths(tmp_path, weights=tmp_path), name="run")
     assert again.calls == [] and second["results"] == results and differences(card, second) == []
     trained = Model()
     trained.weights["denoiser"]["w"] += 1
-    evaluate_model(trained, dataclasses.replace(protocol, measures=("fvd",)), Places(tmp_path, weights=tmp_path))
+    evaluate_model(
+        trained, dataclasses.replace(protocol, measures=("fvd",)), EvaluationPaths(tmp_path, weights=tmp_path)
+    )
     assert len(trained.calls) == 2
 
 
 def test_refusals_come_before_the_work(tmp_path):
     model = Model()
-    places = Places(tmp_path, weights=tmp_path)
+    paths = EvaluationPaths(tmp_path, weights=tmp_path)
     with pytest.raises(FileNotFoundError, match="i3d_pretrained_400.pt.*--features-file.*--features=scattering"):
-        evaluate_model(model, dataclasses.replace(TINY, features="i3d_official"), places)
+        evaluate_model(model, dataclasses.replace(TINY, features="i3d_official"), paths)
     with pytest.raises(ConfigError, match="frames is 4; the feature space scattering needs at least 7"):
-        evaluate_model(model, dataclasses.replace(TINY, frames=(4,)), places)
+        evaluate_model(model, dataclasses.replace(TINY, frames=(4,)), paths)
     with pytest.raises(ConfigError, match="sample.steps is 5000"):
-        evaluate_model(model, dataclasses.replace(TINY, steps=5000), places)
+        evaluate_model(model, dataclasses.replace(TINY, steps=5000), paths)
     model.config = dataclasses.replace(CONFIG, denoiser=dataclasses.replace(CONFIG.denoiser, previous_clip=False))
     with pytest.raises(ConfigError, match="frames is 16; this model's denoiser takes no previous clip"):
-        evaluate_model(model, TINY, places)
+        evaluate_model(model, TINY, paths)
     assert model.calls == []
 
 
 def test_seams_of_videos_sampled_for_them(tmp_path):
     model = Model()
     protocol = dataclasses.replace(TINY, measures=("seams",), seam_samples=3, seam_clips=2, classes="turn")
-    card = evaluate_model(model, protocol, Places(tmp_path, weights=tmp_path))
+    card = evaluate_model(model, protocol, EvaluationPaths(tmp_path, weights=tmp_path))
     assert [call[:2] for call in model.calls] == [(3, 16)] and card["results"].keys() == {"seam_score"}
     assert card["results"]["seam_score"]["samples"] == [3] and card["generated"]["seams"]["frames"] == 16
 
@@ -192,21 +194,23 @@ def test_seams_of_videos_sampled_for_them(tmp_path):
 def test_videos_that_were_sampled_already(tmp_path):
     protocol = dataclasses.replace(TINY, measures=("fvd",), frames=(8,), steps=2, later_steps=2)
     first = Model()
-    expected = evaluate_model(first, protocol, Places(tmp_path / "a", weights=tmp_path))["results"]
+    expected = evaluate_model(first, protocol, EvaluationPaths(tmp_path / "a", weights=tmp_path))["results"]
     videos = first.sample(jax.random.key(0), 12, 8, indices=np.arange(12))
     second = Model()
-    card = evaluate_model(second, protocol, Places(tmp_path / "b", weights=tmp_path), sampled=videos)
+    card = evaluate_model(second, protocol, EvaluationPaths(tmp_path / "b", weights=tmp_path), sampled=videos)
     assert second.calls == [] and card["results"] == expected
     with pytest.raises(ValueError, match=r"uint8 \(11, 8, 24, 24, 3\); uint8 \(12, 8"):
-        evaluate_model(second, protocol, Places(tmp_path / "b", weights=tmp_path), sampled=videos[:11])
+        evaluate_model(second, protocol, EvaluationPaths(tmp_path / "b", weights=tmp_path), sampled=videos[:11])
 
 
 def test_classes(tmp_path):
     model = Model()
     model.config = dataclasses.replace(CONFIG, denoiser=dataclasses.replace(CONFIG.denoiser, num_classes=3))
     protocol = dataclasses.replace(TINY, measures=("fvd",), frames=(8,))
-    evaluate_model(model, protocol, Places(tmp_path / "a", weights=tmp_path))
-    evaluate_model(model, dataclasses.replace(protocol, classes="turn"), Places(tmp_path / "b", weights=tmp_path))
+    evaluate_model(model, protocol, EvaluationPaths(tmp_path / "a", weights=tmp_path))
+    evaluate_model(
+        model, dataclasses.replace(protocol, classes="turn"), EvaluationPaths(tmp_path / "b", weights=tmp_path)
+    )
     drawn, turned = (call[2] for call in model.calls)
     assert set(drawn) <= {0, 1, 2} and len(set(drawn)) > 1
     assert turned.tolist() == [0, 1, 2] * 4
@@ -216,9 +220,9 @@ def test_a_model_without_a_denoiser_is_only_reconstructed(tmp_path):
     model = Model()
     del model.weights["denoiser"]
     with pytest.raises(ConfigError, match="stage 2 has not been trained; measures=reconstruction"):
-        evaluate_model(model, TINY, Places(tmp_path, weights=tmp_path))
+        evaluate_model(model, TINY, EvaluationPaths(tmp_path, weights=tmp_path))
     card = evaluate_model(
-        model, dataclasses.replace(TINY, measures=("reconstruction",)), Places(tmp_path, weights=tmp_path)
+        model, dataclasses.replace(TINY, measures=("reconstruction",)), EvaluationPaths(tmp_path, weights=tmp_path)
     )
     assert "psnr" in card["results"] and model.calls == []
 
@@ -232,7 +236,7 @@ def test_reconstruction_is_of_the_split_that_the_protocol_names(tmp_path):
             return video
 
     protocol = dataclasses.replace(TINY, measures=("reconstruction",), split="train", clips="start")
-    evaluate_model(Watching(), protocol, Places(tmp_path, weights=tmp_path))
+    evaluate_model(Watching(), protocol, EvaluationPaths(tmp_path, weights=tmp_path))
     source = open_source(CONFIG.data, CONFIG.autoencoder, "train", 0)
     assert any(np.min(psnr(source[0].read(0, 8), clip)) == 100 for clip in np.concatenate(seen))
 
@@ -290,8 +294,12 @@ def test_wrong_changes_are_refused(change, message):
 def test_samples_do_not_depend_on_batches():
     settings = {"sampler": "ddim", "steps": 2, "later_steps": 2, "eta": 1.0, "guidance": 0.0}
     protocol = dataclasses.replace(TINY, **settings)
-    videos = evaluate.Generated(Model(), "0", protocol, 8, 9, None, (24, 24))
+
+    def generate(size):
+        return GeneratedClips(Model(), protocol, fingerprint="0", frames=8, count=9, labels=None, size=size)
+
+    videos = generate((24, 24))
     whole = videos.batch(0, 9)
     assert whole.shape == (9, 8, 24, 24, 3)
     np.testing.assert_array_equal(np.concatenate([videos.batch(0, 4), videos.batch(4, 9)]), whole)
-    assert evaluate.Generated(Model(), "0", protocol, 8, 9, None, (30, 20)).batch(0, 2).shape == (2, 8, 30, 20, 3)
+    assert generate((30, 20)).batch(0, 2).shape == (2, 8, 30, 20, 3)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from damage import DAMAGES
 
 from pvdm_jax.config import MeshConfig
-from pvdm_jax.evaluation.damage import DAMAGES
+from pvdm_jax.evaluation.feature_spaces import open_features
 from pvdm_jax.evaluation.frechet import frechet_distance
-from pvdm_jax.evaluation.spaces import open_features
 from pvdm_jax.runtime import sharding
 
 STRENGTHS = (0.2, 0.5, 1.0)

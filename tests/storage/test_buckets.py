@@ -136,7 +136,7 @@ def test_a_lost_bucket_leaves_the_last_checkpoint_intact(tmp_path):
     assert any(name.startswith("unreadable_2_") for name in names)
 
 
-TAKEN_OVER = """
+IMPORTED = """
 import os, pathlib, sys
 import jax
 from flax import nnx
@@ -154,13 +154,14 @@ params = [functional.split(Autoencoder(model, rngs=nnx.Rngs(seed)))[1] for seed 
 one, other = (model_folder.write_model(f"{sys.argv[1]}/{i}", config, params[i], None, {}) for i in (0, 1))
 
 os.environ["PVDM_BUCKETS"] = here
-run_autoencoder.take_over(one, config, buckets.local("gs://bucket/run"))
+run_autoencoder.import_autoencoder(one, config, buckets.local("gs://bucket/run"))
 os.environ["PVDM_BUCKETS"] = there  # a machine that has seen nothing of it
 workdir = buckets.local("gs://bucket/run")
 found = run_autoencoder.load_autoencoder(model, workdir)[1]
 assert functional.fingerprint(found) == functional.fingerprint(params[0])
 os.environ["PVDM_BUCKETS"] = f"{there}2"
-for attempt in (lambda path: run_autoencoder.take_over(other, config, path), run_autoencoder.check_own):
+import_other = lambda path: run_autoencoder.import_autoencoder(other, config, path)
+for attempt in (import_other, run_autoencoder.check_not_imported):
     try:
         attempt(buckets.local("gs://bucket/run"))
     except ConfigError as error:
@@ -170,9 +171,9 @@ for attempt in (lambda path: run_autoencoder.take_over(other, config, path), run
 """
 
 
-def test_an_autoencoder_taken_over_is_known_on_every_machine(tmp_path):
+def test_an_imported_autoencoder_is_known_on_every_machine(tmp_path):
     with fake_bucket.serve() as bucket:
-        call = [sys.executable, "-c", TAKEN_OVER, str(tmp_path)]
+        call = [sys.executable, "-c", IMPORTED, str(tmp_path)]
         environment = tiny.environment(**bucket.environment)
         done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]

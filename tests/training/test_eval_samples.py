@@ -19,8 +19,8 @@ from pvdm_jax.config import (
 )
 from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.evaluation.features import video_features
 from pvdm_jax.evaluation.frechet import frechet_distance
+from pvdm_jax.evaluation.scattering import video_features
 from pvdm_jax.models.autoencoder import latent_spec
 from pvdm_jax.runtime import sharding
 from pvdm_jax.training import diffusion

@@ -8,7 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from pvdm_jax.weights.foreign_files import WeightFileError, file_hash, read_weights
+from pvdm_jax.storage.files import file_hash
+from pvdm_jax.weights.foreign_files import WeightFileError, read_weights
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.models.unet import UNet
 from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.weights import model_folder, official
+from pvdm_jax.weights.model_card import EXCHANGED_PLANES
+from pvdm_jax.weights.run_card import run_card
 
 AUTOENCODER = AutoencoderConfig(
     frames=4, height=16, width=16, patch_size=4, channels=16, latent_channels=2, depth=2, num_heads=2, head_dim=8
@@ -84,7 +86,7 @@ def test_what_is_written_is_read(folder, params):
         "denoiser": functional.count(params[1]),
     }
     assert model.card["sizes"]["latent_positions"] == 4 * 4 + 2 * 4 * 4
-    assert model.card["notes"] == ["A note.", model_folder.EXCHANGED_PLANES]
+    assert model.card["notes"] == ["A note.", EXCHANGED_PLANES]
     page = (folder / "README.md").read_text()
     assert "4 frames of 16 x 16" in page and "autoencoder: made up" in page and "two motion planes" in page
     assert not list(folder.parent.glob(".*"))
@@ -144,7 +146,7 @@ def test_a_denoiser_alone(params, tmp_path):
 
 def test_nothing_is_written_over(folder, params):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="exists already"):
         model_folder.write_model(folder, CONFIG, *params, {})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -161,7 +163,7 @@ def test_damage_is_named(folder):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ConfigError, match="denoiser.safetensors is damaged or of another model: its SHA-256"):
+    with pytest.raises(ConfigError, match="denoiser.safetensors is damaged or belongs to another model: its SHA-256"):
         model_folder.read_model(folder)
     model_folder.read_autoencoder(folder)  # the other file is good
     path.unlink()
@@ -208,7 +210,7 @@ def test_convert(official_files, params, tmp_path, capsys):
     assert source["weights of the official PyTorch code"] == "ema_model_10.npz" and len(source["SHA-256"]) == 64
     assert "not known" in model.card["training"]["autoencoder"]
     assert cli.main(argv + HEADS) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_convert_either_alone_and_join(official_files, params, tmp_path, capsys):
@@ -301,9 +303,9 @@ def test_the_card_of_a_run(tmp_path):
     (stage / "config.json").write_text(json.dumps({"seed": 3, "data": {"path": "data/videos"}}))
     lines = [{"step": 5, "eval/psnr": 20.0}, {"step": 9, "train/loss": 0.1}, {"step": 10, "eval/psnr": 21.0}]
     (stage / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 1')
-    card = model_folder.run_card(RunFolder(tmp_path))
+    card = run_card(RunFolder(tmp_path))
     assert card["numbers"] == {"autoencoder": {"psnr": 21.0}}
     assert card["training"]["autoencoder"] == {"data": "data/videos", "seed": 3, "evaluated after step": 10}
     assert card["source"].keys() == {"autoencoder"}
     (stage / "best.json").write_text(json.dumps({"best_step": 5}))
-    assert model_folder.run_card(RunFolder(tmp_path))["numbers"] == {"autoencoder": {"psnr": 20.0}}
+    assert run_card(RunFolder(tmp_path))["numbers"] == {"autoencoder": {"psnr": 20.0}}

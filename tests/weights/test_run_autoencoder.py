@@ -1,4 +1,4 @@
-"""Stage 2 on an autoencoder that the run didn't train: taken over once, then the run's in every command."""
+"""Stage 2 on an autoencoder that the run didn't train: imported once, then used by every command."""
 
 import dataclasses
 import json
@@ -66,7 +66,7 @@ def test_naming_it_again_changes_nothing_and_another_one_is_refused(run, convert
     other = model_folder.write_model(tmp_path / "other", CONFIG, make_weights(4), None, {})
     for command in (latents.encode, diffusion.train):
         with pytest.raises(
-            ConfigError, match="another autoencoder already, .*Taken over from .*moved.*another --workdir"
+            ConfigError, match="another autoencoder already, .*Imported from .*moved.*another --workdir"
         ):
             command(CONFIG, run, autoencoder=other)
     # Nor does one get in by another way.
@@ -81,7 +81,7 @@ def test_naming_it_again_changes_nothing_and_another_one_is_refused(run, convert
 
 
 def test_stage_one_is_not_trained_over_it(run):
-    with pytest.raises(ConfigError, match="that this run took over .*another --workdir"):
+    with pytest.raises(ConfigError, match="that this run imported .*another --workdir"):
         autoencoder.train(CONFIG, run)
 
 
@@ -94,7 +94,9 @@ def test_another_runs_folder_will_do(tmp_path):
     assert functional.fingerprint(model.weights["autoencoder"]) == functional.fingerprint(expected)
     card = model_folder.read_model(tmp_path / "two" / "autoencoder", ()).card
     assert card["training"]["autoencoder"]["data"] == "synthetic" and "psnr" in card["numbers"]["autoencoder"]
-    run_autoencoder.take_over(tmp_path / "two", CONFIG, tmp_path / "one")  # the same weights by way of the other run
+    run_autoencoder.import_autoencoder(
+        tmp_path / "two", CONFIG, tmp_path / "one"
+    )  # the same weights by way of the other run
     assert not model_folder.is_model_folder(tmp_path / "one" / "autoencoder")
     other = model_folder.write_model(tmp_path / "other", CONFIG, make_weights(4), None, {})
     with pytest.raises(ConfigError, match="another autoencoder already"):
@@ -102,7 +104,7 @@ def test_another_runs_folder_will_do(tmp_path):
 
 
 def test_before_stage_two_it_reconstructs(converted, tmp_path):
-    run_autoencoder.take_over(converted, CONFIG, tmp_path)
+    run_autoencoder.import_autoencoder(converted, CONFIG, tmp_path)
     video = np.zeros((1, 4, 16, 24, 3), np.uint8)
     assert pvdm_jax.load(tmp_path).reconstruct(video).shape == video.shape
 
@@ -120,7 +122,7 @@ def test_sizes_are_checked_and_named(converted, tmp_path):
     assert not (tmp_path / "autoencoder").exists()
     # How it computes is the run's own matter.
     free = dataclasses.replace(CONFIG, autoencoder=dataclasses.replace(CONFIG.autoencoder, remat="blocks"))
-    run_autoencoder.take_over(converted, free, tmp_path)
+    run_autoencoder.import_autoencoder(converted, free, tmp_path)
     with pytest.raises(ConfigError, match="autoencoder.height is 32"):
         latents.encode(wanted, tmp_path)
 
@@ -130,7 +132,7 @@ def test_what_is_no_autoencoder_is_named(converted, tmp_path):
         latents.encode(CONFIG, tmp_path / "run", autoencoder=tmp_path)
     with pytest.raises(FileNotFoundError, match="run has no autoencoder: .*--autoencoder"):
         latents.encode(CONFIG, tmp_path / "run")
-    assert AutoencoderConfig.__dataclass_fields__.keys() > set(run_autoencoder.FREE)
+    assert AutoencoderConfig.__dataclass_fields__.keys() > set(run_autoencoder.MAY_DIFFER)
 
 
 def test_the_commands_take_it(converted, tmp_path, capsys):

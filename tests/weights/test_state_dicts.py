@@ -102,7 +102,7 @@ def test_overrides(weights):
 
 
 def test_the_wrong_model_is_named(reference, recipe, weights):
-    with pytest.raises(ValueError, match="to_pixel.1.weight is missing, by which sizes are read"):
+    with pytest.raises(ValueError, match="to_pixel.1.weight is missing, from which sizes are inferred"):
         official.autoencoder_from_torch(weights)
 
 

@@ -1,15 +1,15 @@
-"""Weights of the official PyTorch code (github.com/sihyun-yu/PVDM) to our modules, and back.
+"""Converts weights between the official PyTorch code (github.com/sihyun-yu/PVDM) and our modules, in both directions.
 
-A state dict is a mapping from official names to arrays, or to PyTorch's tensors; no PyTorch is needed. Files of
-them are read by `pvdm_jax.weights.foreign_files`. What the two sides store differently:
+A state dict maps official names to arrays or PyTorch tensors; PyTorch itself is not needed. Its files are read by
+`pvdm_jax.weights.foreign_files`. The two codes store weights differently:
 
-- linear and 1 x 1 convolution weights are transposed, 3 x 3 convolutions have their features last;
-- queries, keys and values (and the values and gates of GEGLU) are one array there and separate kernels here, and the
-  U-Net's qkv channels lie there as [q, k, v] for each head;
-- components of the video transformer's queries and keys are reordered, even ones first, because our rotary embedding
-  rotates halves where theirs rotates neighbours;
-- blocks of a stack are numbered there and stacked on a leading axis here;
-- the official "yt" plane is our tx, (frame, column), and its "xt" our ty, (frame, row).
+- Weights of linear layers and 1 x 1 convolutions are transposed here; 3 x 3 convolutions have their features last.
+- Queries, keys and values (and the values and gates of GEGLU) are one official array and separate kernels here. The
+  official U-Net has the channels [q, k, v] for each head.
+- Components of the video transformer's queries and keys are reordered here, even ones first, because our rotary
+  embedding rotates halves where the official one rotates neighbours.
+- Blocks of a stack are numbered officially and stacked on a leading axis here.
+- The official "yt" plane is our tx (frame, column), and its "xt" our ty (frame, row).
 """
 
 import numpy as np
@@ -48,8 +48,8 @@ _TO_TORCH = {
 
 
 def to_torch(model: Autoencoder | UNet | Discriminators | PatchDiscriminator | LPIPS) -> dict[str, np.ndarray]:
-    """The model's weights under the official names and layouts, buffers included: the inverse of `*_from_torch`.
+    """The model's weights and buffers under the official names and layouts: the inverse of `*_from_torch`.
 
-    Raises ValueError for a denoiser with position embeddings, which the official code has no place for.
+    Raises ValueError if the official code has no place for some of them, such as the denoiser's position embeddings.
     """
     return _TO_TORCH[type(model)](model)

@@ -1,4 +1,4 @@
-"""The official autoencoder's names, layouts and sizes."""
+"""The official autoencoder's weights: names, layouts, and how sizes are inferred."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,9 +24,9 @@ PLANES = {"yx": "xy", "tx": "yt", "ty": "xt"}  # our name: the official one
 
 
 def autoencoder_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -> Autoencoder:
-    """The official autoencoder's weights as an `Autoencoder`. Sizes are read off the shapes.
+    """An `Autoencoder` with the official weights. Sizes are inferred from shapes.
 
-    overrides: fields of AutoencoderConfig, for what shapes don't tell (num_heads or head_dim, plane_num_heads or
+    overrides: fields of AutoencoderConfig that can't be inferred (num_heads or head_dim, plane_num_heads or
     plane_head_dim, dtype). Raises ValueError naming each missing, surplus or misshapen weight.
     """
     weights = clean(state_dict)
@@ -35,6 +35,7 @@ def autoencoder_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -> A
 
 
 def autoencoder_to_torch(model: Autoencoder) -> dict[str, np.ndarray]:
+    """The autoencoder's weights and buffers under the official names."""
     return official_weights(_weights(model), model) | _buffers(model.config)
 
 
@@ -62,7 +63,7 @@ def _config(weights: dict[str, np.ndarray], overrides: dict[str, Any]) -> Autoen
 
 
 def _heads(inner: int, overrides: dict[str, Any], number: str, size: str, default: int) -> dict[str, int]:
-    """How many heads share `inner` channels, and of what size each is: shapes only tell the product."""
+    """Number and size of the heads that share `inner` channels: shapes only determine the product."""
     heads = overrides.get(number, inner // overrides[size] if overrides.get(size) else default)
     if heads < 1 or inner % heads:
         raise ValueError(f"the weights don't fit: {number} is {heads}; the {inner} channels of all heads don't divide")
@@ -141,7 +142,7 @@ def _attention(name: str, path: str, head_dim: int | None, layer: int) -> list[W
 
 
 def _halves(name: str, paths: tuple[str, str], layer: int) -> list[Weight]:
-    """A linear layer there that is two here."""
+    """One linear layer of the official code that is two here."""
     kernels, biases = (tuple(f"{path}/{part}" for path in paths) for part in ("kernel", "bias"))
     return [
         Weight(

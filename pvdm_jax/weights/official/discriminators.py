@@ -1,7 +1,11 @@
-"""The official patch discriminators' names, layouts and sizes.
+"""The official patch discriminators' weights: names, layouts, and how sizes are inferred.
 
 The official trainer saves both, with the perceptual loss, as one state dict (`loss_last.pth`): names begin with
 `discriminator_2d.`, `discriminator_3d.` and `perceptual_loss.`.
+
+No command reads them: `pvdm convert` makes models to sample from, which need no discriminators. These functions are
+for continuing official training from Python (docs/model_folder.md), and for the tests that compare losses and steps of
+stage 1 with the official ones.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,10 +34,10 @@ STATISTICS = ("running_mean", "running_var")
 
 
 def discriminators_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -> Discriminators:
-    """Both discriminators of the official loss module's weights (`loss_last.pth`). Sizes are read off the shapes.
+    """Both discriminators from the official loss module's weights (`loss_last.pth`). Sizes are inferred from shapes.
 
     state_dict: names with the prefixes `discriminator_2d.` and `discriminator_3d.`, or {"discriminator_2d":
-    {...}, "discriminator_3d": {...}}; the perceptual loss beside them is passed over. overrides: fields of
+    {...}, "discriminator_3d": {...}}; weights of the perceptual loss are ignored. overrides: fields of
     DiscriminatorConfig (dtype). Raises ValueError naming each missing, surplus or misshapen weight.
     """
     flat: dict[str, Any] = {}
@@ -66,7 +70,7 @@ def discriminators_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -
 
 
 def discriminator_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -> PatchDiscriminator:
-    """One official discriminator's own weights (`model0.0.weight`, ...): 2D or 3D, as the shapes tell."""
+    """One discriminator from its own weights (`model0.0.weight`, ...). Shapes say whether it is the 2D or 3D one."""
     weights = {without_prefixes(name): value for name, value in state_dict.items()}
     config = _config(weights, overrides, "")
     dims = len(weights["model0.0.weight"].shape) - 2
@@ -80,6 +84,7 @@ def discriminator_from_torch(state_dict: Mapping[str, Any], **overrides: Any) ->
 
 
 def discriminators_to_torch(model: Discriminators) -> dict[str, np.ndarray]:
+    """Both discriminators' weights and buffers under the official names, with prefixes."""
     buffers = {}
     for part, prefix in PARTS.items():
         buffers |= {prefix + name: array for name, array in _buffers(getattr(model, part)).items()}
@@ -87,6 +92,7 @@ def discriminators_to_torch(model: Discriminators) -> dict[str, np.ndarray]:
 
 
 def discriminator_to_torch(model: PatchDiscriminator) -> dict[str, np.ndarray]:
+    """One discriminator's weights and buffers under the official names, without a prefix."""
     return official_weights(_weights(model), model) | _buffers(model)
 
 
@@ -114,7 +120,7 @@ def _both_weights(model: Discriminators) -> Iterator[Weight]:
 
 
 def _buffers(model: PatchDiscriminator) -> dict[str, np.ndarray]:
-    """The norms' running statistics: those that came with the weights, or what PyTorch begins with."""
+    """The norms' running statistics: those that came with the weights, or PyTorch's initial values."""
     buffers: dict[str, np.ndarray] = {}
     for i, layer in enumerate(model.layers):
         if layer.norm is not None:

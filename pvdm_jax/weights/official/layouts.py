@@ -1,4 +1,4 @@
-"""One official array in its layout there and in ours, and whole models from tables of such pairs."""
+"""One official array in its official layout and in ours, and whole models built from tables of such pairs."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +16,7 @@ BUFFERS = ("coords", "zeros", "inv_freqs", "scales", "num_batches_tracked")  # h
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One official array and the leaves that it becomes: `split` makes them, `join` is its inverse."""
+    """One official array and the leaves of our tree that it becomes: `split` makes them, `join` is its inverse."""
 
     name: str
     paths: tuple[str, ...]  # "encoder/mlp/down/kernel"
@@ -26,7 +26,7 @@ class Weight:
 
 
 def clean(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The learned weights as float32 arrays under their official names: prefixes of wrappers and buffers dropped.
+    """The learned weights as float32 arrays under their official names, without wrappers' prefixes and without buffers.
 
     Arrays may be NumPy's, JAX's or PyTorch tensors (on any device, requiring gradients, of any float type). Raises
     ValueError for anything else, such as a whole checkpoint around the state dict, and for a name that occurs twice.
@@ -43,7 +43,7 @@ def clean(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def without_prefixes(name: str) -> str:
-    """The name without what DistributedDataParallel, the official wrapper, torch.compile and checkpoints put before."""
+    """The name without the prefixes of DistributedDataParallel, the official wrapper, torch.compile and checkpoints."""
     while name.startswith(PREFIXES):
         name = name.partition(".")[2]
     return name
@@ -70,7 +70,14 @@ def to_array(value: Any, name: str) -> np.ndarray:
     return array.astype(np.float32, copy=False)
 
 
-def build(make: Callable[[nnx.Rngs], Any], rules: Callable[[Any], Iterator[Weight]], weights: dict[str, np.ndarray]):
+def build(
+    make: Callable[[nnx.Rngs], Any], rules: Callable[[Any], Iterator[Weight]], weights: dict[str, np.ndarray]
+) -> Any:
+    """The module that `make` defines, with `weights` in place of its initial ones.
+
+    rules: a function from the module to its `Weight`s. Raises ValueError naming each missing, surplus or misshapen
+    weight.
+    """
     model = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     graphdef, expected = functional.split(model)
     expected = functional.flatten(expected)
@@ -108,16 +115,16 @@ def official_weights(rules: Iterator[Weight], model: nnx.Module) -> dict[str, np
 
 
 def names(overrides: dict[str, Any]) -> dict[str, Any]:
-    """dtype may be given as a type."""
+    """The overrides with the name of `dtype`, which may be given as a type."""
     return {key: jnp.dtype(value).name if key == "dtype" else value for key, value in overrides.items()}
 
 
 def shapes(weights: Mapping[str, Any], prefix: str = "") -> Callable[[str], tuple[int, ...]]:
-    """A function from a weight's name to its shape. `prefix` belongs to the names in its errors."""
+    """A function from a weight's name to its shape. `prefix` is added to the names in its errors."""
 
     def shape(name: str) -> tuple[int, ...]:
         if name not in weights:
-            raise ValueError(f"the weights don't fit: {prefix}{name} is missing, by which sizes are read")
+            raise ValueError(f"the weights don't fit: {prefix}{name} is missing, from which sizes are inferred")
         return tuple(weights[name].shape)
 
     return shape
@@ -129,7 +136,7 @@ def count(weights: dict[str, np.ndarray], prefix: str) -> int:
 
 
 def vector(name: str, path: str, ones: int = 0, layer: int | None = None) -> Weight:
-    """Unchanged but for `ones` leading axes of length 1 that the official array has."""
+    """An array that is the same in both, except for `ones` leading axes of length 1 in the official one."""
 
     def split(x):
         return (x.reshape(x.shape[ones:]),)
@@ -138,7 +145,7 @@ def vector(name: str, path: str, ones: int = 0, layer: int | None = None) -> Wei
 
 
 def matrix(name: str, path: str, ones: int = 0, layer: int | None = None) -> Weight:
-    """Linear layers, and 1 x 1 convolutions with `ones` trailing axes of length 1."""
+    """The kernel of a linear layer, or of a 1 x 1 convolution with `ones` trailing axes of length 1."""
 
     def split(x):
         return (x.reshape(x.shape[:2]).T,)
@@ -147,7 +154,7 @@ def matrix(name: str, path: str, ones: int = 0, layer: int | None = None) -> Wei
 
 
 def linear(name: str, path: str, ones: int = 0, layer: int | None = None) -> list[Weight]:
-    """A linear layer or 1 x 1 convolution with bias."""
+    """A linear layer or 1 x 1 convolution, with its bias."""
     return [
         matrix(f"{name}.weight", f"{path}/kernel", ones, layer),
         vector(f"{name}.bias", f"{path}/bias", layer=layer),
@@ -155,6 +162,7 @@ def linear(name: str, path: str, ones: int = 0, layer: int | None = None) -> lis
 
 
 def norm(name: str, path: str, layer: int | None = None) -> list[Weight]:
+    """A normalisation layer with scale and bias."""
     return [
         vector(f"{name}.weight", f"{path}/scale", layer=layer),
         vector(f"{name}.bias", f"{path}/bias", layer=layer),
@@ -162,7 +170,7 @@ def norm(name: str, path: str, layer: int | None = None) -> list[Weight]:
 
 
 def convolution(name: str, path: str, bias: bool = True) -> list[Weight]:
-    """A convolution over any number of axes: (features, features_in, *kernel) there, (*kernel, in, out) here."""
+    """A convolution over any number of axes: officially (out, in, *kernel), here (*kernel, in, out)."""
     kernel = Weight(
         f"{name}.weight",
         (f"{path}/kernel",),

@@ -1,5 +1,4 @@
-"""LPIPS from the weights of VGG16 and of LPIPS's linear layers, as torchvision, the official code or the `lpips`
-package name them, and from files of them."""
+"""LPIPS from weights of VGG16 and of LPIPS's linear layers, named as by torchvision, the official code or `lpips`."""
 
 import logging
 import pathlib
@@ -21,19 +20,20 @@ from pvdm_jax.weights.official.layouts import (
     without_prefixes,
 )
 
-# Index of each convolution among torchvision's `features`: after each comes its ReLU, before each later stage a pool.
+# Index of each convolution among torchvision's `features`: each is followed by its ReLU, each stage by a pool.
 INDICES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 STAGE_OF = {index: stage for stage, indices in enumerate(INDICES) for index in indices}
-# What lies in the same files and LPIPS has no use for: VGG16's classifier, LPIPS's constants, the discriminators.
-PASSED_OVER = ("classifier.", "scaling_layer.", "discriminator_")
-SEED = 0  # of the stand-in's weights
+# Prefixes of other weights in the same files: VGG16's classifier, LPIPS's constants, the discriminators.
+IGNORED = ("classifier.", "scaling_layer.", "discriminator_")
+SEED = 0  # of the random stand-in's weights
 
 
 def lpips_from_torch(state_dict: Mapping[str, Any], *more: Mapping[str, Any], **overrides: Any) -> LPIPS:
     """LPIPS with trained weights.
 
-    The state dicts (one, or VGG16's and the linear layers' apart) hold VGG16's convolutions as `features.0.weight` or
-    `net.slice1.0.weight`, and the linear layers as `lin0.model.1.weight`. The official `loss_last.pth` has both.
+    The state dicts (a single one, or separate ones for VGG16 and the linear layers) name VGG16's convolutions
+    `features.0.weight` or `net.slice1.0.weight`, and the linear layers `lin0.model.1.weight`. The official
+    `loss_last.pth` has both.
     overrides: dtype. Raises ValueError naming each missing, surplus or misshapen weight.
     """
     weights: dict[str, Any] = {}
@@ -48,11 +48,10 @@ def lpips_from_torch(state_dict: Mapping[str, Any], *more: Mapping[str, Any], **
 
 
 def load_lpips(files: Sequence[str | pathlib.Path] = (), dtype: str = "float32") -> LPIPS:
-    """LPIPS with the weights of `files` (`.npz`, `.safetensors` or PyTorch's); without files its stand-in, a VGG16 of
-    fixed random weights, whose `name` is "random_vgg".
+    """LPIPS with the weights of `files` (`.npz`, `.safetensors` or PyTorch's), or without files its random stand-in.
 
-    Say `name` wherever its numbers are shown. Raises FileNotFoundError and ValueErrors as `read_weights` and
-    `lpips_from_torch` do.
+    The stand-in is a VGG16 with fixed random weights, whose `name` is "random_vgg". Show `name` with all of its
+    numbers. Raises FileNotFoundError and ValueErrors as `read_weights` and `lpips_from_torch` do.
     """
     if files:
         return lpips_from_torch(*(read_weights(path, plain=True).weights for path in files), dtype=dtype)
@@ -66,22 +65,23 @@ def load_lpips(files: Sequence[str | pathlib.Path] = (), dtype: str = "float32")
 
 
 def random_lpips(dtype: str = "float32") -> LPIPS:
-    """The stand-in that `load_lpips` warns of: the same weights every time."""
+    """The stand-in that `load_lpips` warns about: a VGG16 with the same random weights every time."""
     from flax import nnx
 
     return LPIPS(dtype, rngs=nnx.Rngs(SEED))
 
 
 def lpips_to_torch(model: LPIPS) -> dict[str, np.ndarray]:
+    """LPIPS's weights and buffers under the official names."""
     constants = {"shift": SHIFT, "scale": SCALE}
     buffers = {f"scaling_layer.{name}": value.reshape(1, 3, 1, 1) for name, value in constants.items()}
     return official_weights(_weights(model), model) | buffers
 
 
 def _official_name(name: str) -> str | None:
-    """The name that the official LPIPS module gives to a weight, or None for what LPIPS has no use for."""
+    """The name of a weight in the official LPIPS module, or None for a weight that LPIPS does not have."""
     name = without_prefixes(name).removeprefix("perceptual_loss.")
-    if name.startswith(PASSED_OVER):
+    if name.startswith(IGNORED):
         return None
     if match := re.fullmatch(r"features\.(\d+)\.(weight|bias)", name):
         index = int(match[1])

@@ -1,4 +1,4 @@
-"""The official denoiser's names, layouts and sizes."""
+"""The official denoiser's weights: names, layouts, and how sizes are inferred."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,10 +27,10 @@ OFFICIAL_GRID = PlaneShape(16, 32, 32)  # the only one that the official U-Net k
 
 
 def unet_from_torch(state_dict: Mapping[str, Any], grid: PlaneShape = OFFICIAL_GRID, **overrides: Any) -> UNet:
-    """The official denoiser's weights as a `UNet`. Sizes are read off the shapes.
+    """A `UNet` with the official weights. Sizes are inferred from shapes.
 
-    grid: of the latents that the network will see; the weights don't depend on it. overrides: fields of UNetConfig, for
-    what shapes don't tell (num_heads or num_head_channels, dtype).
+    grid: of the latents that the network will see; the weights don't depend on it.
+    overrides: fields of UNetConfig that can't be inferred (num_heads or num_head_channels, dtype).
     Raises ValueError naming each missing, surplus or misshapen weight.
     """
     weights = clean(state_dict)
@@ -39,6 +39,10 @@ def unet_from_torch(state_dict: Mapping[str, Any], grid: PlaneShape = OFFICIAL_G
 
 
 def unet_to_torch(model: UNet) -> dict[str, np.ndarray]:
+    """The denoiser's weights and buffers under the official names.
+
+    Raises ValueError if it has weights that the official code has no place for.
+    """
     for name in ("position_embedding", "next_clip"):
         if getattr(model.config, name):
             raise ValueError(f"denoiser.{name} is True; the official code has no such weights")
@@ -69,10 +73,10 @@ def _config(weights: dict[str, np.ndarray], overrides: dict[str, Any]) -> UNetCo
 
 
 def _level_size(weights: dict[str, np.ndarray], blocks: int) -> tuple[int, dict[str, bool]]:
-    """Output blocks of each level, and how planes are resampled between levels.
+    """How many output blocks a level has, and the settings of resampling between levels.
 
-    The last output block of every level but the outermost ends with an upsampling layer. One without weights has a
-    counterpart on the way down, which then is a numbered input block without any.
+    The last output block of every level except the outermost ends with an upsampling layer. If that layer has no
+    weights, its counterpart on the way down is an input block without weights, which has a number of its own.
     """
     for i in range(blocks):
         for j in (1, 2):

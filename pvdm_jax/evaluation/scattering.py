@@ -1,26 +1,26 @@
-"""A fixed feature space for small videos: sets of clips are compared offline, without trained weights.
+"""The scattering features: a fixed feature space for small videos, which compares sets of clips without weights.
 
 A clip goes through a random space-time scattering network (scattering: Bruna and Mallat 2013; random filters as
 features: Saxe et al. 2011). At each of three levels,
 
-- six random 3 x 3 filters over all channels, orthonormal and blind to an even surface, look at what a place contains;
+- six random 3 x 3 filters over all channels, orthonormal and with zero mean, respond to the content of each place;
 - their responses over three frames are split by the orthonormal filters (1, 1, 1), (1, 0, -1) and (1, -2, 1) into
-  what stays, its speed and its change of speed;
+  what is constant, its speed and its acceleration;
 - each of the 18 responses r is summarised over the clip as log2(mean |r| + one grey level).
 
-The next level sees the clip and |r|, averaged over 2 x 2 pixels and, where ten frames or more are there, 2 frames. So
-level 1 says how much fine detail of each kind and speed there is, levels 2 and 3 how it is arranged into edges,
-corners and bodies, and how those move over longer times. The mean colours of the four quarters of the picture are
-added: 66 numbers.
+The next level sees the clip and |r|, averaged over 2 x 2 pixels and, if there are at least ten frames, 2 frames.
+Level 1 thus measures how much fine detail of each kind and speed there is; levels 2 and 3 how it is arranged into
+edges, corners and shapes, and how these move over longer times. With the mean colours of the four quarters of the
+picture, these are 66 numbers.
 
-Why distances in this space mean something: orthonormal filters answer white noise with its own strength at level 1,
-so responses are in units of the picture's range and need no constants fitted to data. The logarithm puts them in
-octaves, so that no number dominates: clips of the synthetic source spread over 0.1 to 0.6 octaves in each, and a
-doubled speed, or a blur of one pixel, moves the most affected ones by about one. Noise raises the fine levels and blur
-lowers them; frozen, shuffled or jerky frames change the shares of the three time filters; wrong colours change the
-responses and the means; a set with little variety has too small a covariance. Not seen are reversed time, an exchange
-of colour channels in a set that uses all colours alike, and small shifts. It is no measure of meaning, and its
-distances can't be compared with those in other feature spaces or of clips of other sizes.
+Why distances in this space are meaningful: at level 1, the response of orthonormal filters to white noise is as strong
+as the noise, so responses are in units of the picture's range and need no constants fitted to data. The logarithm
+converts them to octaves, so that no number dominates: clips of the synthetic source spread over 0.1 to 0.6 octaves in
+each, and a doubled speed, or a blur of one pixel, moves the most affected ones by about one. Noise raises the fine
+levels and blur lowers them; frozen, shuffled or jerky frames change the proportions of the three time filters; wrong
+colours change the responses and the means; a set with little variety has too small a covariance. The space does not
+detect reversed time, an exchange of colour channels in a set that uses all colours alike, and small shifts. It does not
+measure meaning, and its distances can't be compared with those in other feature spaces or of clips of other sizes.
 """
 
 import functools
@@ -43,8 +43,8 @@ MIN_FRAMES, MIN_SIDE = 7, 18  # three frames and one filter fit at every level f
 def video_features(videos: np.ndarray, batch_size: int = 32) -> np.ndarray:
     """Features of videos, uint8 (n, frames, height, width, 3), as float32 (n, FEATURES).
 
-    Every clip is taken for itself; batch_size (clips at a time) bounds memory and changes nothing else. Raises
-    ValueError for other types and for clips of fewer than MIN_FRAMES frames or MIN_SIDE rows or columns.
+    batch_size (clips at a time) bounds memory and changes nothing else. Raises ValueError if videos have another type,
+    fewer than MIN_FRAMES frames, or fewer than MIN_SIDE rows or columns.
     """
     if videos.dtype != np.uint8 or videos.ndim != 5 or videos.shape[-1] != 3:
         raise ValueError(f"videos are {videos.dtype} {videos.shape}; uint8 (n, frames, height, width, 3) is needed")
@@ -55,7 +55,7 @@ def video_features(videos: np.ndarray, batch_size: int = 32) -> np.ndarray:
     features = np.empty((len(videos), FEATURES), np.float32)
     for start in range(0, len(videos), batch_size):
         batch = videos[start : start + batch_size]
-        # The last batch is filled up, so that one program serves all of them.
+        # The last batch is padded, so that one compiled program serves all of them.
         padded = np.pad(batch, [(0, batch_size - len(batch))] + [(0, 0)] * 4)
         features[start : start + batch_size] = np.asarray(scattering(padded))[: len(batch)]
     return features
@@ -88,7 +88,7 @@ def scattering(videos: jax.Array) -> jax.Array:
         responses = jnp.abs(_respond(clip, filters))
         features.append(jnp.log2(responses.mean((1, 2, 3)) + GREY_LEVEL))
         if level < LEVELS - 1:
-            # The filters lose one place on every side; the clip's colours are cut to match.
+            # Filtering removes one place on every side; the clip's colours are cropped to match.
             clip = _average(jnp.concatenate([clip[:, 1:-1, 1:-1, 1:-1, :3], responses], axis=-1))
     return jnp.concatenate(features + [quarter.mean((1, 2, 3)) for quarter in quarters], axis=-1)
 
@@ -111,7 +111,7 @@ def _respond(clip: jax.Array, filters: np.ndarray) -> jax.Array:
 
 
 def _average(clip: jax.Array) -> jax.Array:
-    """Mean over 2 x 2 pixels and, where ten frames or more are there, 2 frames; what doesn't fill a window is cut."""
+    """Mean over 2 x 2 pixels and, if there are at least ten frames, 2 frames; incomplete windows are dropped."""
     n, t, h, w, c = clip.shape
     step = 2 if t >= 10 else 1
     clip = clip[:, : t // step * step, : h // 2 * 2, : w // 2 * 2]

@@ -1,12 +1,12 @@
-"""Ways to spoil clips, each by a strength from 0 (nothing) to 1: what a measure of videos should react to."""
+"""Damage to clips that a measure of videos should react to. Strengths go from 0 (unchanged) to 1."""
 
 from collections.abc import Callable
 
 import numpy as np
 from scipy import ndimage
 
-NOISE = 40.0  # grey levels of deviation at strength 1
-BLUR = 0.06  # of the shorter side, the Gaussian's deviation at strength 1
+NOISE = 40.0  # grey levels, standard deviation at strength 1
+BLUR = 0.06  # of the shorter side, standard deviation of the Gaussian at strength 1
 
 
 def noise(videos: np.ndarray, strength: float) -> np.ndarray:
@@ -22,18 +22,18 @@ def blur(videos: np.ndarray, strength: float) -> np.ndarray:
 
 
 def shuffle(videos: np.ndarray, strength: float) -> np.ndarray:
-    """Exchanges this part of each video's frames among themselves at random; the others stay where they are."""
+    """Exchanges a random fraction `strength` of each video's frames; the others keep their places."""
     n, frames = videos.shape[:2]
     count, rng = round(frames * strength), np.random.default_rng(1)
-    spoilt = videos.copy()
+    damaged = videos.copy()
     for i in range(n):
         places = rng.permutation(frames)[:count]
-        spoilt[i, places] = videos[i, np.roll(places, 1)]
-    return spoilt
+        damaged[i, places] = videos[i, np.roll(places, 1)]
+    return damaged
 
 
 def freeze(videos: np.ndarray, strength: float) -> np.ndarray:
-    """Holds a frame for this part of each video, at its end; at strength 1 the video is its first frame."""
+    """Repeats one frame over the last fraction `strength` of each video; at strength 1, the first frame throughout."""
     frames = videos.shape[1]
     last = max(frames - 1 - round((frames - 1) * strength), 0)
     return videos[:, np.minimum(np.arange(frames), last)]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pvdm_jax.evaluation import features
-from pvdm_jax.evaluation.features import FEATURES, MIN_FRAMES, MIN_SIDE, video_features
+from pvdm_jax.evaluation import scattering
 from pvdm_jax.evaluation.frechet import frechet_distance
+from pvdm_jax.evaluation.scattering import FEATURES, MIN_FRAMES, MIN_SIDE, video_features
 
 COUNT = 96
 
@@ -65,19 +65,19 @@ def test_no_number_dominates(real_clips):
 
 
 def test_filters_are_orthonormal_and_blind_to_even_surfaces():
-    for filters in features._space_filters():
-        flat = filters.reshape(-1, features.FILTERS)
-        np.testing.assert_allclose(flat.T @ flat, np.eye(features.FILTERS), atol=1e-6)
+    for filters in scattering._space_filters():
+        flat = filters.reshape(-1, scattering.FILTERS)
+        np.testing.assert_allclose(flat.T @ flat, np.eye(scattering.FILTERS), atol=1e-6)
         np.testing.assert_allclose(filters.sum((0, 1)), 0, atol=1e-6)
-    np.testing.assert_allclose(features.TIME_FILTERS @ features.TIME_FILTERS.T, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(scattering.TIME_FILTERS @ scattering.TIME_FILTERS.T, np.eye(3), atol=1e-12)
 
 
 def test_first_level_against_plain_loops():
     clip = np.random.default_rng(3).integers(0, 256, (1, MIN_FRAMES, MIN_SIDE, MIN_SIDE + 1, 3)).astype(np.uint8)
-    values, filters = clip[0] / 127.5 - 1, features._space_filters()[0]
+    values, filters = clip[0] / 127.5 - 1, scattering._space_filters()[0]
     t, h, w = values.shape[:3]
-    expected = np.zeros((features.FILTERS, 3))
-    for f in range(features.FILTERS):
+    expected = np.zeros((scattering.FILTERS, 3))
+    for f in range(scattering.FILTERS):
         space = np.array(
             [
                 [
@@ -87,9 +87,9 @@ def test_first_level_against_plain_loops():
                 for k in range(t)
             ]
         )
-        for g, weights in enumerate(features.TIME_FILTERS):
+        for g, weights in enumerate(scattering.TIME_FILTERS):
             response = sum(weights[k] * space[k : t - 2 + k] for k in range(3))
-            expected[f, g] = np.log2(np.abs(response).mean() + features.GREY_LEVEL)
+            expected[f, g] = np.log2(np.abs(response).mean() + scattering.GREY_LEVEL)
     np.testing.assert_allclose(video_features(clip)[0, : expected.size], expected.ravel(), atol=1e-4)
 
 

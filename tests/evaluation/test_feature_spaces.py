@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from pvdm_jax.config import ConfigError, MeshConfig
-from pvdm_jax.evaluation import spaces
-from pvdm_jax.evaluation.spaces import PerceptualDistance, find_weights, open_classifier, open_features
+from pvdm_jax.evaluation import weight_sources
+from pvdm_jax.evaluation.feature_spaces import PerceptualDistance, open_classifier, open_features
+from pvdm_jax.evaluation.weight_sources import find_weights
 from pvdm_jax.runtime import sharding
-from pvdm_jax.weights.foreign_files import file_hash
+from pvdm_jax.storage.files import file_hash
 from pvdm_jax.weights.official.lpips import lpips_from_torch
 
 
@@ -29,7 +30,7 @@ def test_i3d_from_the_folder_or_a_file(mesh, reference, recipe, tmp_path, caplog
     info, _ = reference("i3d")
     write(tmp_path / "i3d_pretrained_400.pt", recipe.weights(info["weights"], info["seed"]))
     with caplog.at_level(logging.WARNING):
-        space = open_features("i3d_official", mesh, "crop", tmp_path)
+        space = open_features("i3d_official", mesh, folder=tmp_path)
     digest = file_hash(tmp_path / "i3d_pretrained_400.pt")
     assert space.facts == {
         "network": "i3d_official",
@@ -40,7 +41,10 @@ def test_i3d_from_the_folder_or_a_file(mesh, reference, recipe, tmp_path, caplog
     }
     assert digest in caplog.text and "no public source for its hash is known" in caplog.text
     (tmp_path / "i3d_pretrained_400.pt").rename(tmp_path / "other.pt")
-    assert open_features("i3d_official", mesh, "stretch", path=tmp_path / "other.pt").facts["file"] == "other.pt"
+    assert (
+        open_features("i3d_official", mesh, network_resize="stretch", path=tmp_path / "other.pt").facts["file"]
+        == "other.pt"
+    )
     with pytest.raises(ConfigError, match="frames is 8; the feature space i3d_official needs at least 9"):
         space.check(8, (64, 64))
 
@@ -51,7 +55,9 @@ def test_known_hashes(tmp_path, caplog, monkeypatch):
         find_weights("i3d_torchscript", tmp_path)
     assert "a public source has bec6519f66ea" in caplog.text
     caplog.clear()
-    monkeypatch.setitem(spaces.HASHES, file_hash(tmp_path / "i3d_torchscript.pt"), ("i3d_torchscript", "a source"))
+    monkeypatch.setitem(
+        weight_sources.HASHES, file_hash(tmp_path / "i3d_torchscript.pt"), ("i3d_torchscript", "a source")
+    )
     with caplog.at_level(logging.WARNING):
         find_weights("i3d_torchscript", tmp_path)
     assert caplog.text == ""
@@ -63,7 +69,7 @@ def test_the_weights_folder_is_the_users(monkeypatch, tmp_path):
         find_weights("c3d_mean")
     monkeypatch.delenv("PVDM_WEIGHTS")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert spaces.weights_folder() == tmp_path / "pvdm_jax" / "weights"
+    assert weight_sources.weights_folder() == tmp_path / "pvdm_jax" / "weights"
 
 
 def test_classifier(mesh, reference, recipe, tmp_path):

@@ -1,4 +1,4 @@
-"""Files of official weights to a model folder: what `pvdm convert` does."""
+"""Converts files of official weights to a model folder, for `pvdm convert`."""
 
 import dataclasses
 import pathlib
@@ -9,7 +9,7 @@ from pvdm_jax.config import AutoencoderConfig, ConfigError, ProcessConfig, Sampl
 from pvdm_jax.models import functional
 from pvdm_jax.weights import model_folder
 from pvdm_jax.weights.foreign_files import read_weights
-from pvdm_jax.weights.model_folder import AUTOENCODER, DENOISER
+from pvdm_jax.weights.model_card import AUTOENCODER, DENOISER
 from pvdm_jax.weights.official.autoencoder import autoencoder_from_torch
 from pvdm_jax.weights.official.unet import unet_from_torch
 
@@ -19,7 +19,7 @@ UNKNOWN_TRAINING = "not known: files of the official code don't say on which vid
 
 @dataclasses.dataclass(frozen=True)
 class _Network:
-    """One of the two, and what the card says of it."""
+    """One of the two networks, and what the card says about it."""
 
     config: AutoencoderConfig | UNetConfig
     params: functional.Params
@@ -40,33 +40,39 @@ def convert_files(
 ) -> pathlib.Path:
     """Writes the model folder `output` and returns its path.
 
-    autoencoder, denoiser: files of official weights (`model_last.pth`, `ema_model_N.pth`; also .npz and .safetensors of
-    the same names), or model folders that have that network. overrides: what shapes don't tell, such as num_heads.
-    Nothing in a file is run. Raises FileExistsError, FileNotFoundError, and ConfigError naming the file for one that
-    can't be read, is refused, or whose weights don't fit.
+    autoencoder, denoiser: files of official weights (`model_last.pth`, `ema_model_N.pth`, or .npz and .safetensors
+    files with the same weight names), or model folders that have that network. overrides: settings that can't be
+    inferred from shapes, such as num_heads. dtype: of the written files. Nothing in a file is executed. Raises
+    FileExistsError, FileNotFoundError, and ConfigError, naming the file, if it can't be read, would call something, or
+    holds weights that don't fit.
     """
     model_folder.check_new(output)
-    asked = {
-        AUTOENCODER: (autoencoder, dict(autoencoder_overrides or {})),
-        DENOISER: (denoiser, dict(denoiser_overrides or {})),
-    }
-    networks = {
-        name: _read(name, pathlib.Path(path), overrides)
-        for name, (path, overrides) in asked.items()
-        if path is not None
-    }
+    networks = {}
+    if autoencoder is not None:
+        networks[AUTOENCODER] = _read(AUTOENCODER, pathlib.Path(autoencoder), dict(autoencoder_overrides or {}))
+    if denoiser is not None:
+        networks[DENOISER] = _read(DENOISER, pathlib.Path(denoiser), dict(denoiser_overrides or {}))
     if not networks:
         raise ConfigError("name an autoencoder, a denoiser or both")
+    configs = {name: network.config for name, network in networks.items()}
+    params = {name: network.params for name, network in networks.items()}
     settings = networks.get(DENOISER) or networks[AUTOENCODER]
     config = model_folder.complete_config(
-        *(networks[name].config if name in networks else None for name in asked), settings.process, settings.sample
+        configs.get(AUTOENCODER), configs.get(DENOISER), process=settings.process, sample=settings.sample
     )
     card = {
         "source": {name: network.source for name, network in networks.items()},
         "training": {name: network.training for name, network in networks.items()},
     }
-    params = (networks[name].params if name in networks else None for name in asked)
-    return model_folder.write_model(output, config, *params, card, settings.class_names, dtype)
+    return model_folder.write_model(
+        output,
+        config,
+        autoencoder=params.get(AUTOENCODER),
+        denoiser=params.get(DENOISER),
+        card=card,
+        class_names=settings.class_names,
+        dtype=dtype,
+    )
 
 
 def _read(name: str, path: pathlib.Path, overrides: dict[str, Any]) -> _Network:
@@ -78,8 +84,12 @@ def _read(name: str, path: pathlib.Path, overrides: dict[str, Any]) -> _Network:
     except ValueError as error:
         text = str(error)
         raise ConfigError(text if str(path) in text else f"{path}, as the {name}: {text}") from error
-    source = {"weights of the official PyTorch code": path.name, "SHA-256": file.sha256}
-    return _Network(model.config, functional.split(model)[1], source, UNKNOWN_TRAINING)
+    return _Network(
+        config=model.config,
+        params=functional.split(model)[1],
+        source={"weights of the official PyTorch code": path.name, "SHA-256": file.sha256},
+        training=UNKNOWN_TRAINING,
+    )
 
 
 def _from_folder(name: str, path: pathlib.Path, overrides: dict[str, Any]) -> _Network:
@@ -90,5 +100,12 @@ def _from_folder(name: str, path: pathlib.Path, overrides: dict[str, Any]) -> _N
     if params is None:
         raise ConfigError(f"the model folder {path} holds no {name}")
     network = {AUTOENCODER: model.config.autoencoder, DENOISER: model.config.denoiser}[name]
-    source, training = (model.card.get(key, {}).get(name, "not known") for key in ("source", "training"))
-    return _Network(network, params, source, training, model.config.process, model.config.sample, model.class_names)
+    return _Network(
+        config=network,
+        params=params,
+        source=model.card.get("source", {}).get(name, "not known"),
+        training=model.card.get("training", {}).get(name, "not known"),
+        process=model.config.process,
+        sample=model.config.sample,
+        class_names=model.class_names,
+    )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pvdm_jax.data.synthetic import SyntheticVideos
-from pvdm_jax.evaluation.seams import seam_score
+from pvdm_jax.evaluation.continuity import seam_score
 
 
 def ramp(*levels):

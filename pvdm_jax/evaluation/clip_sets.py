@@ -1,0 +1,285 @@
+"""Sets of clips to compare: windows of real videos, chosen by a protocol, and folders of video files."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from pvdm_jax.config import AutoencoderConfig, DataConfig, require
+from pvdm_jax.config.evaluation import ProtocolConfig
+from pvdm_jax.data.clips import center_crop_resize, clip_span
+from pvdm_jax.data.sources import Video, open_source
+from pvdm_jax.storage.files import file_hash
+from pvdm_jax.video.media import SUFFIXES, VideoError, decode_video, probe_video, video_files
+
+THREADS = min(8, os.cpu_count() or 1)  # for reading and decoding files
+
+
+class ClipSet(Protocol):
+    """A sequence of clips of one size, with facts that identify them."""
+
+    facts: dict[str, Any]  # JSON; equal facts mean equal clips
+
+    def __len__(self) -> int: ...
+
+    def batch(self, start: int, stop: int) -> np.ndarray:
+        """Clips start, ..., stop - 1 as uint8 (n, frames, height, width, 3)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoFile:
+    """A video file whose frames are cropped and resized as they are read."""
+
+    path: pathlib.Path
+    name: str
+    frames: int
+    height: int
+    width: int
+    resize: str
+    label: int = -1
+
+    def read(self, start: int, count: int, stride: int = 1) -> np.ndarray:
+        """Frames start, start + stride, ... as uint8 (count, height, width, 3)."""
+
+        def fit(frame: np.ndarray) -> np.ndarray:
+            return center_crop_resize(frame[None], self.height, self.width, self.resize)[0]
+
+        return decode_video(self.path.read_bytes(), start, count, stride, str(self.path), fit)
+
+
+class VideoWindows:
+    """Clips of `frames` frames that are windows of videos.
+
+    windows: (index of the video, first frame) of each clip. facts: what identifies the videos (JSON).
+    """
+
+    def __init__(
+        self, videos: Sequence[Video], windows: Sequence[tuple[int, int]], frames: int, stride: int, facts: dict
+    ):
+        self.windows = windows
+        self._videos = videos
+        self._frames = frames
+        self._stride = stride
+        self.facts = facts | {
+            "clips": len(windows),
+            "frames": frames,
+            "stride": stride,
+            "windows": _json_hash([[videos[i].name, start] for i, start in windows]),
+        }
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def batch(self, start: int, stop: int) -> np.ndarray:
+        """See `ClipSet.batch`; files are read by several threads."""
+
+        def read(window: tuple[int, int]) -> np.ndarray:
+            return self._videos[window[0]].read(window[1], self._frames, self._stride)
+
+        with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+            return np.stack(list(pool.map(read, self.windows[start:stop])))
+
+    def labels(self) -> np.ndarray:
+        """Each clip's class, int32 (n,), -1 for none."""
+        return np.array([self._videos[i].label for i, _ in self.windows], np.int32)
+
+
+def choose_windows(
+    lengths: Sequence[int], span: int, count: int, *, videos: str, clips: str, seed: int
+) -> list[tuple[int, int]]:
+    """At most `count` windows (index of the video, first frame) of `span` frames in videos of the given lengths.
+
+    Every video gives one window before any gives a second. If there are more videos than `count`, `videos` says which
+    are taken: the "first", evenly "spread" ones, or "random" ones. If there are fewer, further windows of the same
+    videos follow in rounds, as long as there are unused ones. clips: "random" windows start anywhere; with "start",
+    the first one starts at the beginning and each further one where the previous one ends.
+    """
+    long_enough = [i for i, length in enumerate(lengths) if length >= span]
+    rng = np.random.default_rng([seed, 3])
+    if videos == "spread" and len(long_enough) > count:
+        long_enough = [long_enough[(2 * k + 1) * len(long_enough) // (2 * count)] for k in range(count)]
+    elif videos == "random":
+        long_enough = [long_enough[k] for k in rng.permutation(len(long_enough))]
+    step = 1 if clips == "random" else span
+    # The possible starts in each video, in the order in which they are taken.
+    starts = {}
+    for i in long_enough[:count]:
+        possible = np.arange(0, lengths[i] - span + 1, step)
+        if clips == "random":
+            possible = np.random.default_rng([seed, 4, i]).choice(possible, min(len(possible), count), replace=False)
+        starts[i] = possible
+    windows: list[tuple[int, int]] = []
+    for round_ in range(max((len(possible) for possible in starts.values()), default=0)):
+        for i, possible in starts.items():
+            if round_ < len(possible) and len(windows) < count:
+                windows.append((i, int(possible[round_])))
+    return windows
+
+
+class VideoFolder:
+    """The video files of a folder and its subfolders, in the order of their names, without hidden ones.
+
+    Unreadable files are skipped, each with a warning (`skipped`). Raises FileNotFoundError if there is no such folder,
+    VideoError if it has no readable video file.
+    """
+
+    def __init__(self, folder: str | pathlib.Path):
+        self.path = pathlib.Path(folder)
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"there is no folder {folder}")
+        paths = video_files(self.path)
+        if not paths:
+            raise VideoError(f"{folder}: no video file ({', '.join(SUFFIXES)}) in it")
+        with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+            probes = list(zip(paths, pool.map(_probe, paths), strict=True))
+            self.skipped = [str(result) for _, result in probes if isinstance(result, Exception)]
+            for reason in self.skipped:
+                logging.warning("skipped: %s", reason)
+            self._files = [(path, result) for path, result in probes if not isinstance(result, Exception)]
+            if not self._files:
+                raise VideoError(f"{folder}: none of its {len(paths)} files can be read; the first: {self.skipped[0]}")
+            hashes = list(pool.map(file_hash, (path for path, _ in self._files)))
+        names = [path.relative_to(self.path).as_posix() for path, _ in self._files]
+        self.sha256 = _json_hash(list(zip(names, hashes, strict=True)))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first video."""
+        return self._files[0][1].height, self._files[0][1].width
+
+    @property
+    def longest(self) -> int:
+        """Frames of the longest video."""
+        return max(info.frames for _, info in self._files)
+
+    def real_clips(self, frames: int, protocol: ProtocolConfig, size: tuple[int, int]) -> VideoWindows:
+        """The windows that the protocol chooses in real videos. Raises ConfigError if there are fewer than two."""
+        return self._clips(
+            frames,
+            protocol.real_samples,
+            protocol,
+            size,
+            stride=protocol.stride,
+            videos=protocol.videos,
+            clips=protocol.clips,
+        )
+
+    def generated_clips(self, frames: int, count: int, protocol: ProtocolConfig, size: tuple[int, int]) -> VideoWindows:
+        """The first frames of generated videos. Raises ConfigError if fewer than two videos are long enough."""
+        return self._clips(frames, count, protocol, size, stride=1, videos="first", clips="start")
+
+    def _clips(
+        self,
+        frames: int,
+        count: int,
+        protocol: ProtocolConfig,
+        size: tuple[int, int],
+        *,
+        stride: int,
+        videos: str,
+        clips: str,
+    ) -> VideoWindows:
+        files = [
+            VideoFile(path, path.relative_to(self.path).as_posix(), info.frames, *size, protocol.resize)
+            for path, info in self._files
+        ]
+        span = clip_span(frames, stride)
+        lengths = [file.frames for file in files]
+        windows = choose_windows(lengths, span, count, videos=videos, clips=clips, seed=protocol.seed)
+        _check_enough(windows, frames=frames, span=span, where=str(self.path), longest=self.longest)
+        facts = {
+            "folder": self.path.name,
+            "files": len(files),
+            "sha256": self.sha256,
+            "size": list(size),
+            "resize": protocol.resize,
+            "skipped": self.skipped,
+        }
+        return VideoWindows(files, windows, frames, stride, facts)
+
+
+def source_clips(
+    data: DataConfig, protocol: ProtocolConfig, *, seed: int, frames: int, count: int, size: tuple[int, int]
+) -> VideoWindows:
+    """Windows of the data that a configuration names, from the protocol's split.
+
+    seed: of the synthetic source. Raises ConfigError if the data or the split does not exist, or if fewer than two
+    windows fit into its videos.
+    """
+    clip = AutoencoderConfig(frames=frames, height=size[0], width=size[1], patch_size=1)
+    data = dataclasses.replace(data, stride=protocol.stride, resize=protocol.resize, flip=False, crop_scale=1.0)
+    videos = _split_videos(data, clip, protocol.split, seed)
+    span = clip_span(frames, protocol.stride)
+    allowed = f"no video in it has {span} frames; choose another split, or shorter clips"
+    require(len(videos) > 0, "protocol.split", protocol.split, allowed)
+    lengths = [videos[i].frames for i in range(len(videos))]
+    windows = choose_windows(lengths, span, count, videos=protocol.videos, clips=protocol.clips, seed=protocol.seed)
+    where = f"the {protocol.split} split"
+    _check_enough(windows, frames=frames, span=span, where=where, longest=max(lengths))
+    facts = {
+        "source": data.source,
+        "split": protocol.split,
+        "videos": len(videos),
+        "size": list(size),
+        "resize": protocol.resize,
+        "fps": data.fps,
+        "short_videos": data.short_videos,
+    }
+    if protocol.split in ("train", "holdout"):
+        facts |= {"trained_on": data.split, "eval_split": data.eval_split, "holdout": data.holdout}
+    if data.source == "synthetic":
+        facts |= {"seed": seed, "synthetic_videos": data.synthetic_videos, "synthetic_frames": data.synthetic_frames}
+        first = videos[windows[0][0]].read(windows[0][1], frames, protocol.stride)
+        facts["sha256"] = hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest()  # of the first clip
+    else:
+        from pvdm_jax.data.tfds_dataset import find_tfds_dataset
+
+        path = pathlib.Path(data.path if os.path.isdir(data.path) else find_tfds_dataset(data.path))
+        facts |= {"folder": path.name, "sha256": _folder_hash(path)}
+    return VideoWindows(videos, windows, frames, protocol.stride, facts)
+
+
+def _split_videos(data: DataConfig, clip: AutoencoderConfig, split: str, seed: int) -> Sequence[Video]:
+    if data.source == "synthetic":
+        allowed = "the synthetic source has train and holdout; all is both"
+        require(split != "test", "protocol.split", split, allowed)
+        sources = [
+            open_source(data, clip, part, seed) for part in (("train", "holdout") if split == "all" else [split])
+        ]
+        return [source[i] for source in sources for i in range(len(source))]
+    if split in ("train", "holdout"):
+        return open_source(data, clip, split, seed)
+    return open_source(dataclasses.replace(data, split=split, eval_split="", holdout=0.0), clip, "train", seed)
+
+
+def _check_enough(windows: Sequence, *, frames: int, span: int, where: str, longest: int) -> None:
+    spans = "" if span == frames else f", which span {span}"
+    allowed = f"fewer than two clips of {frames} frames{spans} are in {where}; its longest video has {longest}"
+    require(len(windows) >= 2, "protocol.frames", frames, allowed)
+
+
+def _probe(path: pathlib.Path) -> Any:
+    """Facts about a video file, or the error that reading it raises."""
+    try:
+        return probe_video(path)
+    except (VideoError, OSError) as error:
+        return error
+
+
+def _folder_hash(folder: pathlib.Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        hashes = list(pool.map(file_hash, files))
+    names = [path.relative_to(folder).as_posix() for path in files]
+    return _json_hash([[name, digest] for name, digest in zip(names, hashes, strict=True)])
+
+
+def _json_hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,0 +1,147 @@
+"""The networks of an evaluation: clips to features, to class probabilities, and pairs of clips to distances."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from pvdm_jax.config import require
+from pvdm_jax.evaluation import c3d, i3d, scattering
+from pvdm_jax.evaluation.weight_sources import find_weights
+from pvdm_jax.models import functional
+from pvdm_jax.models.pixels import to_float
+from pvdm_jax.runtime import sharding
+from pvdm_jax.weights.official.lpips import lpips_from_torch
+
+
+class FeatureSpace:
+    """Clips to vectors, by one compiled function over all devices.
+
+    facts: what the vectors depend on (JSON). function: (params, uint8 batch) -> (n, dimension) float32. min_frames,
+    min_side: the smallest clips that the function takes.
+    """
+
+    def __init__(
+        self,
+        facts: dict[str, Any],
+        function: Callable[[Any, jax.Array], jax.Array],
+        params: Any,
+        mesh: Mesh,
+        *,
+        min_frames: int,
+        min_side: int,
+    ):
+        self.facts = facts
+        self.min_frames = min_frames
+        self.min_side = min_side
+        self._mesh = mesh
+        self._function = jax.jit(function)
+        self._params = jax.device_put(params, sharding.replicated(mesh))
+
+    def __call__(self, videos: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+        """uint8 (n, frames, height, width, 3) to float32 (n, dimension), at most `batch_size` clips at a time."""
+        size = min(batch_size or len(videos), len(videos))
+        return sharding.map_batches(self._mesh, lambda batch: self._function(self._params, batch), videos, size)
+
+    def check(self, frames: int, size: tuple[int, int]) -> None:
+        """Raises ConfigError for clips that are too short or too small."""
+        allowed = f"the feature space {self.facts['network']} needs at least {self.min_frames}"
+        require(frames >= self.min_frames, "protocol.frames", frames, allowed)
+        allowed = f"the feature space {self.facts['network']} needs sides of at least {self.min_side} pixels"
+        require(min(size) >= self.min_side, "size of the videos", list(size), allowed)
+
+
+def open_features(
+    name: str,
+    mesh: Mesh,
+    *,
+    network_resize: str = "crop",
+    folder: pathlib.Path | None = None,
+    path: pathlib.Path | None = None,
+) -> FeatureSpace:
+    """The feature space of a protocol's `features`.
+
+    network_resize: how clips are brought to I3D's input (see `i3d.preprocess`). Weights are looked for as in
+    `find_weights`. Raises FileNotFoundError if they are missing.
+    """
+    if name == "scattering":
+        return FeatureSpace(
+            {"network": "scattering", "features": scattering.FEATURES},
+            lambda _, videos: scattering.scattering(videos),
+            {},
+            mesh,
+            min_frames=scattering.MIN_FRAMES,
+            min_side=scattering.MIN_SIDE,
+        )
+    facts = {"network": name, "input": network_resize}
+    if name == "i3d_random":
+        network = i3d.I3D(rngs=nnx.Rngs(0))
+        facts["weights"] = "random, of key 0: for comparisons of kinds of damage, not for FVD"
+    else:
+        try:
+            file = find_weights(name, folder, path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error}, or name another file with --features-file. Without weights, --features=scattering compares "
+                "in this package's own feature space; its distances are no FVD and can't be compared with FVD"
+            ) from error
+        network, eps = i3d.i3d_from_weights(file)
+        facts |= {"file": file.path.name, "sha256": file.sha256, "batch_norm_epsilon": eps}
+    graphdef, params = functional.split(network)
+
+    def logits(params: functional.Params, videos: jax.Array) -> jax.Array:
+        return functional.merge(graphdef, params)(i3d.preprocess(videos, network_resize))
+
+    return FeatureSpace(facts, logits, params, mesh, min_frames=i3d.MIN_FRAMES, min_side=1)
+
+
+def open_classifier(mesh: Mesh, folder: pathlib.Path | None = None) -> FeatureSpace:
+    """C3D's class probabilities, for the Inception score of clips of 16 frames.
+
+    Raises FileNotFoundError if its weights or its mean video are missing.
+    """
+    weights, mean_file = (find_weights(kind, folder) for kind in ("c3d", "c3d_mean"))
+    graphdef, params = functional.split(c3d.c3d_from_weights(weights))
+    mean = jnp.asarray(c3d.read_mean(mean_file))
+
+    def probabilities(state: Any, videos: jax.Array) -> jax.Array:
+        params, mean = state
+        return jax.nn.softmax(functional.merge(graphdef, params)(c3d.preprocess(videos, mean)), axis=-1)
+
+    facts = {
+        "network": "c3d",
+        "file": weights.path.name,
+        "sha256": weights.sha256,
+        "mean_sha256": mean_file.sha256,
+    }
+    return FeatureSpace(facts, probabilities, (params, mean), mesh, min_frames=c3d.FRAMES, min_side=1)
+
+
+class PerceptualDistance:
+    """LPIPS (VGG16) between clips: the mean over their frames. Raises FileNotFoundError if its weights are missing."""
+
+    def __init__(self, mesh: Mesh, folder: pathlib.Path | None = None):
+        files = [find_weights(kind, folder) for kind in ("vgg16", "lpips")]
+        network = lpips_from_torch(*(file.weights for file in files))
+        graphdef, params = functional.split(network)
+        self.facts = {"network": "lpips_vgg16", "sha256": [file.sha256 for file in files]}
+        self._mesh = mesh
+        self._params = jax.device_put(params, sharding.replicated(mesh))
+
+        def distances(params: functional.Params, pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+            # Frame by frame: the features of all frames at once would take gigabytes.
+            frames = [to_float(jnp.moveaxis(video, 1, 0)) for video in pair]
+            model = functional.merge(graphdef, params)
+            return jnp.mean(jax.lax.map(lambda pair: model(*pair), tuple(frames)), axis=0)
+
+        self._distances = jax.jit(distances)
+
+    def __call__(self, video: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Two arrays uint8 (n, frames, height, width, 3) to distances (n,)."""
+        pair = (video, other)
+        return sharding.map_batches(self._mesh, lambda p: self._distances(self._params, p), pair, len(video))

@@ -1,0 +1,135 @@
+"""What an evaluation has measured so far, and the card that it becomes."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pvdm_jax.config.evaluation import ProtocolConfig
+from pvdm_jax.evaluation import statistics
+from pvdm_jax.evaluation.card import make_card
+from pvdm_jax.evaluation.clip_measurements import Measure, Rows, measure_clips
+from pvdm_jax.evaluation.clip_sets import ClipSet
+from pvdm_jax.evaluation.continuity import seam_ratio
+from pvdm_jax.evaluation.feature_spaces import FeatureSpace
+from pvdm_jax.evaluation.generated_clips import GeneratedClips
+
+# Which direction is better, for each number of the reconstruction ("": neither, "1": the nearer to 1).
+RECONSTRUCTION = {"psnr": "higher", "still_psnr": "", "ssim": "higher", "gradient_energy_ratio": "1", "lpips": "lower"}
+
+
+class EvaluationResults:
+    """Collects the numbers of one evaluation with the facts that they depend on.
+
+    space: the feature space of the Frechet distances. cache: the folder of stored results (see `measure_clips`).
+    """
+
+    def __init__(self, protocol: ProtocolConfig, space: FeatureSpace, cache: pathlib.Path, batch_size: int):
+        self._protocol = protocol
+        self._space = space
+        self._cache = cache
+        self._batch_size = batch_size
+        self._numbers: dict[str, dict[str, Any]] = {}
+        self._passes: dict[str, dict[str, float]] = {}
+        self.networks: dict[str, Any] = {"fvd": space.facts}
+        self.real: dict[str, Any] = {}  # facts of the real clips
+        self.generated: dict[str, Any] = {}  # facts of the generated clips
+        self.not_measured: dict[str, str] = {}  # the reason for each number that is missing
+
+    def try_to_open(self, name: str, open_network: Callable[[], Any]) -> Any:
+        """The network that `open_network` returns; None, with the reason on the card and on stderr, without weights."""
+        try:
+            return open_network()
+        except FileNotFoundError as error:
+            self.not_measured[name] = str(error)
+            print(f"{name} is not measured: {error}", file=sys.stderr)
+            return None
+
+    def measure(self, clips: ClipSet, measure: Measure, facts: dict[str, Any], name: str) -> Rows:
+        """`measure` of every clip (see `measure_clips`); the card gets the time that it took."""
+        found = measure_clips(
+            clips,
+            measure,
+            facts,
+            cache=self._cache,
+            batch_size=self._batch_size,
+            name=name,
+            read_ahead=not isinstance(clips, GeneratedClips),
+        )
+        self._passes[name] = {
+            "clips": len(clips),
+            "seconds": found.seconds,
+            "seconds_in_network": found.measuring_seconds,
+            "found_in_cache": found.cached,
+        }
+        return found.rows
+
+    def features(self, clips: ClipSet, space: FeatureSpace, name: str) -> np.ndarray:
+        """Features of the clips (n, dimension)."""
+
+        def measure(batch: np.ndarray) -> Rows:
+            return {"features": space(batch, self._batch_size)}
+
+        return self.measure(clips, measure, {"space": space.facts}, name)["features"]
+
+    def add_frechet(self, frames: int, real: np.ndarray, generated: np.ndarray, prefix: str = "") -> None:
+        """The Frechet distance of features of clips of `frames` frames. It is only called FVD in trained networks."""
+        network = self._space.facts["network"]
+        kind = f"frechet_{network}" if network in ("scattering", "i3d_random") else "fvd"
+        p = self._protocol
+        estimate = statistics.frechet_estimate(real, generated, ddof=p.ddof, resamplings=p.bootstrap, seed=p.seed)
+        self._add(f"{prefix}{kind}_{frames}", estimate, better="lower", samples=[len(real), len(generated)])
+
+    def add_inception_score(self, classifier: FeatureSpace, probabilities: np.ndarray) -> None:
+        """The Inception score of class probabilities (n, classes)."""
+        p = self._protocol
+        self.networks["inception_score"] = classifier.facts
+        splits = min(p.inception_splits, len(probabilities))
+        estimate = statistics.inception_estimate(probabilities, splits=splits, resamplings=p.bootstrap, seed=p.seed)
+        self._add("inception_score", estimate, better="higher", samples=[len(probabilities)])
+
+    def add_reconstruction(self, frames: int, rows: Rows) -> None:
+        """The numbers of reconstructed clips: rows of those in RECONSTRUCTION, and the features "real" and "found"."""
+        self.add_frechet(frames, rows["real"], rows["found"], "reconstruction_")
+        for name, better in RECONSTRUCTION.items():
+            if name not in rows:
+                continue
+            finite = rows[name][np.isfinite(rows[name])]
+            if len(finite):
+                estimate = statistics.mean_estimate(finite, self._protocol.bootstrap, self._protocol.seed)
+                self._add(name, estimate, better=better, samples=[len(finite)])
+
+    def add_seams(self, rows: Rows) -> None:
+        """The seam score of long videos, from the rows "across" and "inside" (see `continuity.seam_changes`)."""
+        changes = np.stack([rows["across"], rows["inside"]], axis=1)
+        value = seam_ratio(*changes.T)
+        if not np.isfinite(value):
+            self.not_measured["seams"] = "nothing moves within the clips"
+            return
+        p = self._protocol
+        low, high = statistics.interval(
+            lambda sample: seam_ratio(*sample.T), (changes,), value, resamplings=p.bootstrap, seed=p.seed
+        )
+        estimate = statistics.Estimate(value, None if low is None else max(low, 0.0), high)
+        self._add("seam_score", estimate, better="1", samples=[len(changes)])
+
+    def card(self, what: dict[str, str]) -> dict[str, Any]:
+        """The card; what: the names of what was evaluated."""
+        return make_card(
+            what,
+            self._protocol,
+            networks=self.networks,
+            real=self.real,
+            generated=self.generated,
+            results=self._numbers,
+            not_measured=self.not_measured,
+            passes=self._passes,
+        )
+
+    def _add(self, name: str, estimate: statistics.Estimate, *, better: str, samples: list[int]) -> None:
+        entry = dataclasses.asdict(estimate) | {"better": better}
+        by_count = [list(point) for point in estimate.by_count]
+        self._numbers[name] = entry | {"by_count": by_count, "samples": samples}

@@ -42,12 +42,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     import jax
 
     from pvdm_jax.evaluation.card import card_sections, to_text, write_card
-    from pvdm_jax.reporting.report import write_report
+    from pvdm_jax.reporting.html import write_page
 
     card["software"]["pvdm_jax"] = pvdm_jax.__version__
     if jax.process_index() == 0:
         write_card(args.output, card)
-        write_report(args.output / "card.html", f"Evaluation: {card['protocol']['name']}", card_sections(card))
+        write_page(args.output / "card.html", f"Evaluation: {card['protocol']['name']}", card_sections(card))
     print(to_text(card))
     print(f"card: {args.output / 'card.json'}, card.md, card.html")
 

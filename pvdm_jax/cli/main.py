@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_memory()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compilation_cache()))  # read when jax is first imported
 
-    from pvdm_jax.video.media import VideoError
+    from pvdm_jax.video.errors import VideoError
 
     try:
         _resolve(args)

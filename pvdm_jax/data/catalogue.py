@@ -22,7 +22,7 @@ import tqdm
 from pvdm_jax.config import ConfigError
 from pvdm_jax.data.storage import PIECE_FRAMES, pack_pictures
 from pvdm_jax.storage.files import write_text
-from pvdm_jax.video.media import decode_image
+from pvdm_jax.video.images import decode_image
 
 _local = threading.local()  # each thread's latest record, whose pieces are asked for one after the other
 

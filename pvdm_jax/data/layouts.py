@@ -20,7 +20,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from pvdm_jax.data.catalogue import Catalogue, catalogue_folder
-from pvdm_jax.video.media import IMAGE_SUFFIXES, SUFFIXES, VideoError
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.images import IMAGE_SUFFIXES
+from pvdm_jax.video.read import VIDEO_SUFFIXES
 
 LAYOUTS = ("videos", "ucf101", "sky_timelapse", "frames", "arrays", "tfds")
 SPLITS = ("train", "test")
@@ -31,7 +33,7 @@ SPLIT_FOLDERS = {
 }
 LIST_FOLDER = "ucfTrainTestlist"  # of UCF-101's official lists
 EXPECTED = {
-    "videos": f"video files ({', '.join(SUFFIXES)}) in it, or in one subfolder for each class",
+    "videos": f"video files ({', '.join(VIDEO_SUFFIXES)}) in it, or in one subfolder for each class",
     "ucf101": f"CLASS/v_CLASS_g01_c01.avi and the lists trainlist01.txt, testlist01.txt, ... in {LIST_FOLDER}/",
     "sky_timelapse": "train/ and test/ (or sky_train/ and sky_test/) of CLIP/ or VIDEO/CLIP/ folders of frames",
     "frames": f"folders of pictures ({', '.join(IMAGE_SUFFIXES)}), one for each clip, perhaps in class folders",
@@ -104,7 +106,7 @@ def detect_layout(source: pathlib.Path) -> str:
     depths: dict[str, int] = {}
     for folder, _, names in _walk(source):
         depth = len(folder.relative_to(source).parts)
-        for kind, suffixes in (("videos", SUFFIXES), ("frames", IMAGE_SUFFIXES), ("arrays", ARRAY_SUFFIXES)):
+        for kind, suffixes in (("videos", VIDEO_SUFFIXES), ("frames", IMAGE_SUFFIXES), ("arrays", ARRAY_SUFFIXES)):
             if any(name.lower().endswith(suffixes) for name in names):
                 depths.setdefault(kind, depth)
         if "videos" in depths:
@@ -137,7 +139,7 @@ def _find_files(source: pathlib.Path) -> Iterator[Found]:
     for split, root in _split_roots(source):
         for folder, _, names in _walk(root):
             for name in sorted(names, key=natural_key):
-                if name.lower().endswith(SUFFIXES):
+                if name.lower().endswith(VIDEO_SUFFIXES):
                     path = folder / name
                     class_name = folder.relative_to(root).parts[0] if folder != root else ""
                     yield Found(path.relative_to(source).as_posix(), class_name, split, "file", str(path))

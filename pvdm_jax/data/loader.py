@@ -16,7 +16,7 @@ from pvdm_jax.config import AutoencoderConfig, DataConfig
 from pvdm_jax.data.clips import clip_span
 from pvdm_jax.data.samples import ORDER, ClipPairs, FreshPair, RandomWindow, Replacing, Stored, check_not_empty
 from pvdm_jax.data.sources import VideoSource
-from pvdm_jax.video.media import VideoError
+from pvdm_jax.video.errors import VideoError
 
 # Samples of a stream, for Grain, which wants a number.
 ENDLESS = 2**62

@@ -16,7 +16,8 @@ from pvdm_jax.config import AutoencoderConfig, DataConfig, require
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.clips import center_crop_resize, clip_span
 from pvdm_jax.data.sources import Video, open_source
-from pvdm_jax.video.media import SUFFIXES, VideoError, decode_video, probe_video, video_files
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.read import VIDEO_SUFFIXES, decode_video, probe_video, video_files
 from pvdm_jax.weights.foreign_files import file_hash
 
 THREADS = min(8, os.cpu_count() or 1)  # that read and decode files
@@ -119,7 +120,7 @@ def find_files(folder: pathlib.Path) -> list[pathlib.Path]:
         raise FileNotFoundError(f"there is no folder {folder}")
     paths = video_files(folder)
     if not paths:
-        raise VideoError(f"{folder}: no video file ({', '.join(SUFFIXES)}) in it")
+        raise VideoError(f"{folder}: no video file ({', '.join(VIDEO_SUFFIXES)}) in it")
     return paths
 
 

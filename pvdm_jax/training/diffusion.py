@@ -188,7 +188,8 @@ class DiffusionStage:
         """
         from pvdm_jax.evaluation.features import video_features
         from pvdm_jax.evaluation.frechet import frechet_distance
-        from pvdm_jax.video.media import video_grid, write_video
+        from pvdm_jax.video.grid import video_grid
+        from pvdm_jax.video.write import write_video
 
         errors = sharding.map_batches(
             self.mesh,

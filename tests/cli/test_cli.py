@@ -12,7 +12,7 @@ import pvdm_jax
 from pvdm_jax import cli
 from pvdm_jax.config import ConfigError
 from pvdm_jax.config.loading import load_settings
-from pvdm_jax.video.media import VideoError
+from pvdm_jax.video.errors import VideoError
 
 
 @pytest.fixture(autouse=True)

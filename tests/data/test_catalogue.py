@@ -11,7 +11,7 @@ from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig
 from pvdm_jax.data.catalogue import catalogue_folder
 from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.video.media import write_image
+from pvdm_jax.video.images import write_image
 
 CLIP = AutoencoderConfig(frames=4, height=8, width=16)
 CLASS = "tensorflow_datasets.core.features"

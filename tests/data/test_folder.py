@@ -10,7 +10,9 @@ import tensorflow_datasets as tfds
 
 from pvdm_jax.data.prepare import folder as builder
 from pvdm_jax.data.prepare.folder import prepare
-from pvdm_jax.video.media import VideoError, decode_video, read_video, write_video
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.read import decode_video, read_video
+from pvdm_jax.video.write import write_video
 
 
 def moving(frames, size=32):

@@ -11,7 +11,7 @@ import pytest
 from pvdm_jax.config import AutoencoderConfig, DataConfig
 from pvdm_jax.data.loader import clip_pairs, fixed_clips, latent_batches, pair_batches, train_batches
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.video.media import VideoError
+from pvdm_jax.video.errors import VideoError
 
 CLIP = AutoencoderConfig(frames=4, height=8, width=8)
 DATA = DataConfig()

@@ -12,7 +12,8 @@ from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.preview import preview
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.performance.loading_speed import measure_loading, measure_reading
-from pvdm_jax.video.media import read_video, write_video
+from pvdm_jax.video.read import read_video
+from pvdm_jax.video.write import write_video
 
 CLIP = AutoencoderConfig(frames=8, height=32, width=32)
 
@@ -50,7 +51,7 @@ def test_problems_are_told_with_names(tmp_path):
         "nothing is held out from training",
         "2 videos smaller than a clip, to be enlarged: ",
         "videos play at 10 to 30 frames per second",
-        "2 of the 2 clips shown are of one colour",
+        "2 of the 2 clips shown have a single colour",
     ):
         assert text in problems
     assert "hardly move" not in problems

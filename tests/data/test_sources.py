@@ -11,7 +11,8 @@ from pvdm_jax.data.clips import Crop
 from pvdm_jax.data.loader import clip_pairs
 from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.video.media import VideoError, write_video
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.write import write_video
 
 CLIP = AutoencoderConfig(frames=8, height=32, width=32)
 

@@ -32,7 +32,7 @@ from pvdm_jax.config import require
 from pvdm_jax.data.clips import METHODS
 from pvdm_jax.data.layouts import SPLITS, Found, Listing, find_videos
 from pvdm_jax.data.prepare.shards import STORAGES, Options, features, relabel, write_shard
-from pvdm_jax.video.media import VideoError
+from pvdm_jax.video.errors import VideoError
 
 NAME = "video_folder"  # of the dataset, in its files' names
 VERSION = "1.1.0"

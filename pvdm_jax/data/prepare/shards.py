@@ -20,7 +20,9 @@ from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.data.layouts import Found, open_arrays, pictures_of
 from pvdm_jax.data.storage import PIECE_FRAMES, pack_pictures
 from pvdm_jax.storage.files import write_text
-from pvdm_jax.video.media import VideoError, decode_image, encode_jpeg, frame_rate, video_frames
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.images import decode_image, encode_jpeg
+from pvdm_jax.video.read import frame_rate, video_frames
 
 STORAGES = ("video", "jpeg", "frames")
 

@@ -9,13 +9,13 @@ from pvdm_jax.config import Config
 from pvdm_jax.evaluation.card import card_sections
 from pvdm_jax.reporting.sections import Code, Curves, Section, Table, Text, Videos, metric_curves
 from pvdm_jax.storage.run_folder import RunFolder, read_metrics
+from pvdm_jax.video.defaults import DEFAULT_FPS
 from pvdm_jax.video.grid import video_grid
 from pvdm_jax.video.write import write_video
 
 SHOWN = 16  # generated clips
 SHOWN_REAL = 8
 SHOWN_PAIRS = 4  # held-out clips and their reconstructions
-FPS = 8.0
 
 
 def write_videos(folder: pathlib.Path, clips: Clips) -> None:
@@ -25,7 +25,7 @@ def write_videos(folder: pathlib.Path, clips: Clips) -> None:
         ("long", video_grid(clips.long, columns=2)),
     ):
         for suffix in ("mp4", "gif"):
-            write_video(folder / f"{name}.{suffix}", grid, FPS)
+            write_video(folder / f"{name}.{suffix}", grid, DEFAULT_FPS)
 
 
 def report_sections(
@@ -82,13 +82,13 @@ def _generated(config: Config, clips: Clips, names: Sequence[str]) -> list[Secti
     long_clips = -(-long_frames // config.autoencoder.frames)
     return [
         Text(heading="Generated videos"),
-        Videos("Generated clips", list(zip(classes, clips.generated[:SHOWN], strict=True)), FPS),
+        Videos("Generated clips", list(zip(classes, clips.generated[:SHOWN], strict=True)), DEFAULT_FPS),
         Videos(
             f"Long videos: {long_clips} clips, each generated from the previous clip",
             [(f"{long_frames} frames", video) for video in clips.long],
-            FPS,
+            DEFAULT_FPS,
         ),
-        Videos("Real clips, for comparison", [("", video) for video in clips.others[:SHOWN_REAL]], FPS),
+        Videos("Real clips, for comparison", [("", video) for video in clips.others[:SHOWN_REAL]], DEFAULT_FPS),
     ]
 
 
@@ -130,7 +130,7 @@ def _reconstructions(clips: Clips, numbers: Mapping[str, float]) -> list[Section
         pairs += [("real", real), ("reconstructed", reconstructed)]
     return [
         Text(heading="Reconstructions"),
-        Videos("Held-out clips and their reconstructions", pairs, FPS),
+        Videos("Held-out clips and their reconstructions", pairs, DEFAULT_FPS),
         Table(
             ("Reconstruction of held-out clips", "PSNR, dB"),
             [

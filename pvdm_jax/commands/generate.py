@@ -16,12 +16,13 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from pvdm_jax.commands import output_folder
-from pvdm_jax.commands.input_videos import DEFAULT_FPS, in_batches, list_video_files, read_clips, read_usable
+from pvdm_jax.commands.input_videos import in_batches, list_video_files, read_clips, read_usable
 from pvdm_jax.config import Config, ConfigError, SampleConfig, config_to_dict, require
 from pvdm_jax.evaluation.reconstruction import psnr, still_psnr
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.inference.sampler import settings_of
 from pvdm_jax.storage.files import write_json
+from pvdm_jax.video.defaults import DEFAULT_FORMATS, DEFAULT_FPS
 
 VIDEOS_FILE = "videos.json"  # which source each video of `extend` and `interpolate` comes from
 RECONSTRUCTION_FILE = "reconstruction.json"
@@ -40,7 +41,7 @@ def sample(
     batch_size: int = 4,
     options: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
-    formats: Sequence[str] = output_folder.DEFAULT_FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     fps: float = DEFAULT_FPS,
     preview_every: int = 0,
 ) -> None:
@@ -130,7 +131,7 @@ def extend(
     batch_size: int = 4,
     options: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
-    formats: Sequence[str] = output_folder.DEFAULT_FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     fps: float | None = None,
 ) -> None:
     """Continues each source; writes the end of the original followed by its continuation.
@@ -195,7 +196,7 @@ def interpolate(
     batch_size: int = 4,
     options: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
-    formats: Sequence[str] = output_folder.DEFAULT_FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     fps: float | None = None,
 ) -> None:
     """Makes clips that lead from the end of one video to the start of another.
@@ -249,7 +250,7 @@ def reconstruct(
     output: Path,
     *,
     max_frames: int = 128,
-    formats: Sequence[str] = output_folder.DEFAULT_FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     fps: float | None = None,
 ) -> None:
     """Encodes and decodes each source; writes the original (left) and its reconstruction (right) as one video.

@@ -11,10 +11,9 @@ import numpy as np
 
 from pvdm_jax.config import Config
 from pvdm_jax.data.clips import center_crop_resize, clip_span, resample
+from pvdm_jax.video.defaults import DEFAULT_FPS
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.read import VIDEO_SUFFIXES, decode_frames, probe_video, read_video, video_files
-
-DEFAULT_FPS = 8.0  # frames per second of generated videos, and of videos that don't say
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,13 +16,13 @@ import numpy as np
 
 from pvdm_jax.config import ConfigError, require
 from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.video.defaults import DEFAULT_FORMATS
 from pvdm_jax.video.grid import enlarge, video_grid
 from pvdm_jax.video.images import write_image
 from pvdm_jax.video.read import first_frames
 from pvdm_jax.video.write import FORMATS, VideoWriter, video_path, write_video
 
 REQUEST_FILE = "request.json"
-DEFAULT_FORMATS = ("mp4", "gif")
 GRID_VIDEOS = 25  # at most, side by side
 GRID_FRAMES = 128  # at most, of each of them
 STRIP_FRAMES = 8  # at most, of each video in a preview of the denoising

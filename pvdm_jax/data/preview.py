@@ -18,6 +18,7 @@ from pvdm_jax.data.sources import VideoSource, open_source
 from pvdm_jax.reporting.html import write_page
 from pvdm_jax.reporting.sections import Items, Section, Table, Text, Videos
 from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.video.defaults import DEFAULT_FPS
 from pvdm_jax.video.grid import enlarge, video_grid
 from pvdm_jax.video.write import write_video
 
@@ -26,7 +27,6 @@ FACTS_FILE = "preview.json"
 STILL = 0.5  # mean change from frame to frame, in grey levels, below which a clip hardly moves
 FLAT = 2.0  # standard deviation, in grey levels, below which a clip has one colour
 EXAMPLES = 5  # names given with each problem
-FPS = 8.0  # of the grid, if the videos don't say how fast they play
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +69,8 @@ def preview(data: DataConfig, clip: AutoencoderConfig, seed: int, output, count:
         if clips is not None:
             grid = video_grid(enlarge(clips["video"]))
             for suffix in ("mp4", "gif"):
-                write_video(folder / f"{name}.{suffix}", grid, fps=rate or FPS)
-            sections += _clip_sections(title, grid, rate or FPS, _captions(clips, training.class_names))
+                write_video(folder / f"{name}.{suffix}", grid, fps=rate or DEFAULT_FPS)
+            sections += _clip_sections(title, grid, rate or DEFAULT_FPS, _captions(clips, training.class_names))
     rows = [(name, _shown(value)) for name, value in facts.items()]
     sections += [Text(heading="Facts"), Table(("fact", "value"), rows)]
     write_json(folder / FACTS_FILE, {"facts": facts, "problems": problems})

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pvdm_jax.video.defaults import DEFAULT_FPS
+
 
 @dataclasses.dataclass(frozen=True)
 class Text:
@@ -41,7 +43,7 @@ class Videos:
 
     caption: str
     videos: Sequence[tuple[str, np.ndarray]]
-    fps: float = 8.0
+    fps: float = DEFAULT_FPS
     scale: int = 0
 
 

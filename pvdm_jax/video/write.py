@@ -14,6 +14,7 @@ import shutil
 
 import numpy as np
 
+from pvdm_jax.video.defaults import DEFAULT_FPS
 from pvdm_jax.video.encoders import ENCODERS
 from pvdm_jax.video.errors import VideoError
 
@@ -25,7 +26,7 @@ def video_path(path: pathlib.Path, format: str) -> pathlib.Path:
     return path if format == "png" else path.with_name(f"{path.name}.{format}")
 
 
-def write_video(path: str | pathlib.Path, frames: np.ndarray, fps: float = 8.0) -> None:
+def write_video(path: str | pathlib.Path, frames: np.ndarray, fps: float = DEFAULT_FPS) -> None:
     """Writes a whole video as .mp4 (plays in browsers) or .gif (loops), by the suffix of `path`. Makes its folder.
 
     Args:
@@ -45,7 +46,7 @@ def write_video(path: str | pathlib.Path, frames: np.ndarray, fps: float = 8.0) 
         writer.write(frames)
 
 
-def encode_mp4(frames: np.ndarray, fps: float = 8.0) -> bytes:
+def encode_mp4(frames: np.ndarray, fps: float = DEFAULT_FPS) -> bytes:
     """The bytes of an mp4 file of uint8 (t, h, w, 3), for embedding. Raises VideoError as `write_video` does."""
     _check(frames, fps)
     count, height, width, _ = frames.shape

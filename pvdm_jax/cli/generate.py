@@ -54,9 +54,9 @@ def _interpolate(args: argparse.Namespace) -> None:
 
 
 def _reconstruct(args: argparse.Namespace) -> None:
-    from pvdm_jax.commands import generate
+    from pvdm_jax.commands import reconstruct
 
-    generate.reconstruct(
+    reconstruct.reconstruct(
         pvdm_jax.load(args.model),
         args.source,
         args.output,

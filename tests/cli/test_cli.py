@@ -112,7 +112,7 @@ def test_extend(replace, model):
 
 
 def test_reconstruct(replace, model):
-    reconstruct = replace("pvdm_jax.commands.generate", "reconstruct")
+    reconstruct = replace("pvdm_jax.commands.reconstruct", "reconstruct")
     assert cli.main(["reconstruct", "--model=run", "--source=a.mp4", "--output=out", "--max-frames=16"]) == 0
     given, options = reconstruct.call_args
     assert given == (model, [Path("a.mp4")], Path("out"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pvdm_jax.commands import generate
+from pvdm_jax.commands.reconstruct import reconstruct
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, UNetConfig
 from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.video.errors import VideoError
@@ -222,7 +223,7 @@ def test_results_are_never_overwritten(model, folder, tmp_path, command):
         elif command == "extend":
             generate.extend(model, [folder], output, num_frames=4)
         else:
-            generate.reconstruct(model, [folder], output)
+            reconstruct(model, [folder], output)
     assert names(output) == ["mine.txt"]
     assert model.calls == []
 
@@ -290,7 +291,7 @@ def test_stride_and_frame_rate(folder, tmp_path):
 
 
 def test_reconstruct_shows_both_and_measures(model, folder, tmp_path, capsys):
-    generate.reconstruct(model, [folder], tmp_path / "out", max_frames=8, formats=["mp4"])
+    reconstruct(model, [folder], tmp_path / "out", max_frames=8, formats=["mp4"])
     assert names(tmp_path / "out") == ["a.mp4", "a_.mp4", "b.mp4", "reconstruction.json"]
     info = probe_video(tmp_path / "out" / "b.mp4")
     assert (info.frames, info.height, info.width) == (8, SIDE, 2 * SIDE)
@@ -307,9 +308,9 @@ def test_reconstruct_shows_both_and_measures(model, folder, tmp_path, capsys):
 
 def test_no_usable_source(model, folder, tmp_path):
     with pytest.raises(VideoError, match="none of the 2 files can be used.*broken"):
-        generate.reconstruct(model, [folder / "broken.mp4", folder / "short.mp4"], tmp_path / "out")
+        reconstruct(model, [folder / "broken.mp4", folder / "short.mp4"], tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        generate.reconstruct(model, [folder / "nowhere.mp4"], tmp_path / "out")
+        reconstruct(model, [folder / "nowhere.mp4"], tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(VideoError, match="empty: no video file"):
-        generate.reconstruct(model, [tmp_path / "empty"], tmp_path / "out")
+        reconstruct(model, [tmp_path / "empty"], tmp_path / "out")

@@ -9,6 +9,9 @@ from pvdm_jax.config import require
 from pvdm_jax.config.models import REMAT_POLICIES
 from pvdm_jax.storage.files import write_json
 
+DATA_FILE = "data.json"
+SAMPLING_FILE = "sampling.json"
+
 
 def _benchmark(args: argparse.Namespace) -> None:
     for name, mode in (("config", "data"), ("step_seconds", "data"), ("model", "sampling")):
@@ -49,7 +52,7 @@ def _benchmark_data(args: argparse.Namespace) -> None:
     found = loading_cost.measure_data(config, args.steps or 100, step_seconds=args.step_seconds or 0.0)
     print(loading_cost.describe(found))
     if args.output:
-        write_json(args.output / "data.json", found)
+        write_json(args.output / DATA_FILE, found)
 
 
 def _benchmark_sampling(args: argparse.Namespace) -> None:
@@ -62,7 +65,7 @@ def _benchmark_sampling(args: argparse.Namespace) -> None:
     found = sampling_cost.measure_sampling(load(args.model), args.batch_size or 4, args.repeats, **options)
     print(sampling_cost.describe(found))
     if args.output:
-        write_json(args.output / "sampling.json", found)
+        write_json(args.output / SAMPLING_FILE, found)
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -133,7 +136,7 @@ def add_commands(add: AddCommand) -> None:
     help = "with --data: pause for so long in place of each training step (default: real steps of stage 1)"
     command.add_argument("--step-seconds", type=positive_number, help=help)
     command.add_argument("--model", type=Path, help="with --sampling: folder of a trained run, or a model folder")
-    help = "folder for benchmark.json, benchmark.txt and roofline.svg; for data.json or sampling.json"
+    help = f"folder for benchmark.json, benchmark.txt and the rooflines; for {DATA_FILE} or {SAMPLING_FILE}"
     command.add_argument("--output", type=Path, help=help)
 
     command = add(

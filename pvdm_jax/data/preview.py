@@ -139,7 +139,7 @@ def _problems(training: VideoSource, held_out: VideoSource, clip: AutoencoderCon
     if too_short:
         span = clip_span(clip.frames, data.stride)
         problems.append(
-            f"{_videos(len(too_short))} left out for being shorter than a clip's {span} frames: {_some(too_short)}; "
+            f"{_videos(len(too_short))} skipped, shorter than a clip's {span} frames: {_some(too_short)}; "
             "data.short_videos=loop or pad uses them"
         )
     skipped = _skipped(data)

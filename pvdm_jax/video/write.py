@@ -40,7 +40,7 @@ def write_video(path: str | pathlib.Path, frames: np.ndarray, fps: float = DEFAU
     suffix = path.suffix.lower()
     if suffix not in (".mp4", ".gif"):
         raise VideoError(f"{path}: can't write {suffix or 'a file without a suffix'}; choose .mp4 or .gif")
-    _check(frames, fps)
+    _check_frames(frames)
     count, height, width, _ = frames.shape
     with VideoWriter(path, suffix[1:], frames=count, height=height, width=width, fps=fps) as writer:
         writer.write(frames)
@@ -48,7 +48,8 @@ def write_video(path: str | pathlib.Path, frames: np.ndarray, fps: float = DEFAU
 
 def encode_mp4(frames: np.ndarray, fps: float = DEFAULT_FPS) -> bytes:
     """The bytes of an mp4 file of uint8 (t, h, w, 3), for embedding. Raises VideoError as `write_video` does."""
-    _check(frames, fps)
+    _check_frames(frames)
+    _check_fps(fps)
     count, height, width, _ = frames.shape
     buffer = io.BytesIO()
     encoder = ENCODERS["mp4"](buffer, frames=count, height=height, width=width, fps=fps)
@@ -69,12 +70,14 @@ class VideoWriter:
         width: Of the frames, in pixels.
         fps: Frames per second, for the formats that know a frame rate.
 
-    Raises VideoError for an unknown format, and on leaving if fewer frames were written than announced.
+    Raises VideoError for an unknown format or a frame rate that is not in (0, 1000]; on leaving, if fewer frames were
+    written than announced.
     """
 
     def __init__(self, path: pathlib.Path, format: str, *, frames: int, height: int, width: int, fps: float):
         if format not in ENCODERS:
             raise VideoError(f"{path}: can't write {format}; choose from {', '.join(FORMATS)}")
+        _check_fps(fps)
         self._path = path
         self._missing = frames
         self._shape = (height, width, 3)
@@ -107,8 +110,11 @@ class VideoWriter:
             self._unfinished.unlink(missing_ok=True)
 
 
-def _check(frames: np.ndarray, fps: float) -> None:
+def _check_frames(frames: np.ndarray) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise VideoError(f"frames are {frames.dtype} {frames.shape}; uint8 (frames, height, width, 3) is needed")
+
+
+def _check_fps(fps: float) -> None:
     if not 0 < fps <= 1000:
         raise VideoError(f"fps is {fps}; it must be positive and at most 1000")

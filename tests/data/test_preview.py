@@ -46,7 +46,7 @@ def test_problems_are_told_with_names(tmp_path):
     data = DataConfig(source="tfds", path=str(tmp_path / "data"), holdout=0.0)
     problems = "\n".join(preview(data, CLIP, 0, tmp_path / "out", count=2).problems)
     for text in (
-        "1 video left out for being shorter than a clip's 8 frames: short.mp4",
+        "1 video skipped, shorter than a clip's 8 frames: short.mp4",
         "`pvdm prepare` skipped 1 video: broken.avi (the file is empty)",
         "nothing is held out from training",
         "2 videos smaller than a clip, to be enlarged: ",

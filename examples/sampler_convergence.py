@@ -21,7 +21,7 @@ from pvdm_jax.config import ProcessConfig
 from pvdm_jax.diffusion.grids import time_grid
 from pvdm_jax.diffusion.predictions import estimate, target
 from pvdm_jax.diffusion.process import Process, at
-from pvdm_jax.diffusion.samplers import SAMPLERS, calls
+from pvdm_jax.diffusion.samplers import SAMPLERS, count_calls
 
 FINE = 100_000
 MEANS, DEVIATIONS, WEIGHTS = np.array([-0.6, 0.5]), np.array([0.2, 0.3]), np.array([0.4, 0.6])
@@ -86,7 +86,7 @@ def run(process: Process, name: str, grid: str, steps: int, predict, x: jax.Arra
 def path_error(process: Process, name: str, grid: str, steps: int) -> float:
     """Root mean squared distance of a deterministic sampler's results from the exact ones."""
     start, exact = exact_path_ends(process)
-    noise = jnp.zeros((calls(name, steps), *start.shape))
+    noise = jnp.zeros((count_calls(name, steps, process), *start.shape))
     found = run(process, name, grid, steps, mixture_prediction, start, noise, 0.0)
     return float(np.sqrt(np.mean(np.square(np.asarray(found) - np.asarray(exact)))))
 
@@ -124,7 +124,7 @@ def _variance_of_columns(process: Process, name: str, grid: str, steps: int, eta
 
     Column j of the run sees noise j only; noise 0 is the start.
     """
-    unit = jnp.eye(calls(name, steps) + 1)[..., None]
+    unit = jnp.eye(count_calls(name, steps, process) + 1)[..., None]
     found = run(process, name, grid, steps, normal_prediction, unit[0], unit[1:], eta)
     return float(np.sum(np.square(np.asarray(found, np.float64))))
 
@@ -154,7 +154,9 @@ def main(path: str) -> None:
     ):
         steps = [count // 2 if name == "heun" else count for count in counts]
         errors = [path_error(process, name, grid, n) for n in steps]
-        axes[0].loglog([calls(name, n) for n in steps], errors, style, marker="o", ms=3, label=f"{name}, {grid}")
+        axes[0].loglog(
+            [count_calls(name, n, process) for n in steps], errors, style, marker="o", ms=3, label=f"{name}, {grid}"
+        )
     axes[0].set_title("without noise: distance from the exact path", fontsize=9)
     for name, grid, eta in (("ddim", "uniform", 1.0), ("ddim", "logsnr", 1.0), ("dpmpp_sde", "logsnr", 1.0)):
         errors = [variance_error(process, name, grid, n, eta) for n in counts]

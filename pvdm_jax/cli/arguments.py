@@ -1,4 +1,4 @@
-"""What the commands share: kinds of arguments, groups of them, and the settings that they name."""
+"""What the commands share: types of arguments, groups of arguments, and the configuration that they name."""
 
 import argparse
 from collections.abc import Callable
@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from pvdm_jax.config import Config
+from pvdm_jax.video.defaults import DEFAULT_FORMATS
 
 AddCommand = Callable[..., argparse.ArgumentParser]
 
 
 def command_adder(commands: Any) -> AddCommand:
-    """The function add(name, run, help, example) by which each `add_commands` declares its commands."""
+    """Returns the function add(name, run, help, example) with which each `add_commands` declares its commands."""
 
     def add(name: str, run: Callable[[argparse.Namespace], None], help: str, example: str) -> argparse.ArgumentParser:
         command = commands.add_parser(
@@ -29,13 +30,14 @@ def command_adder(commands: Any) -> AddCommand:
 
 
 def load_config(args: argparse.Namespace) -> Config:
+    """The configuration of --config, with the given fields changed."""
     from pvdm_jax.config.loading import load_settings
 
     return load_settings(args.config, args.overrides)
 
 
 def load_distributed_config(args: argparse.Namespace) -> Config:
-    """The settings, checked before this process waits for the others of a multi-host run."""
+    """The configuration, checked before this process waits for the others of a multi-host run."""
     config = load_config(args)
 
     from pvdm_jax.runtime import distributed
@@ -59,23 +61,26 @@ def positive_number(text: str) -> float:
 
 
 def add_settings(command: argparse.ArgumentParser, config: str | None = None, required: bool = True) -> None:
+    """Adds --config; `config` is its default."""
     default = f" (default: {config})" if config else ""
     help = (
-        "file.py[:variant], or one of demo, video_folder, ucf101[:s], sky_timelapse[:s]; any field of it is set by "
-        f"--config.some.field=value{default}"
+        "configuration: file.py[:variant], or one of demo, video_folder, ucf101[:s], sky_timelapse[:s]; "
+        f"--config.some.field=value changes a field of it{default}"
     )
     command.add_argument("--config", required=required and config is None, default=config, help=help)
 
 
 def add_config(command: argparse.ArgumentParser, config: str | None = None, workdir: str | None = None) -> None:
+    """Adds --config and --workdir, with these defaults."""
     add_settings(command, config)
     default = f" (default: {workdir})" if workdir else ""
-    help = f"the run's folder, or gs://BUCKET/PATH; a run that was stopped goes on{default}"
+    help = f"folder of the run, or gs://BUCKET/PATH; an interrupted run resumes{default}"
     command.add_argument("--workdir", type=Path, required=workdir is None, default=workdir, help=help)
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", type=Path, required=True, help="folder of a run with trained stages")
+    """Adds --model, --output and --formats."""
+    command.add_argument("--model", type=Path, required=True, help="folder of a trained run, or a model folder")
     command.add_argument("--output", type=Path, required=True, help="folder for the results, new or empty")
-    help = "files to write of each video (default: mp4 gif)"
-    command.add_argument("--formats", nargs="+", default=("mp4", "gif"), metavar="FORMAT", help=help)
+    help = f"formats to write each video in (default: {' '.join(DEFAULT_FORMATS)})"
+    command.add_argument("--formats", nargs="+", default=DEFAULT_FORMATS, metavar="FORMAT", help=help)

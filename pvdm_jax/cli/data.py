@@ -1,4 +1,4 @@
-"""Commands that make and show data sets."""
+"""Commands that prepare and show data sets."""
 
 import argparse
 from pathlib import Path
@@ -43,7 +43,7 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         "prepare",
         _prepare,
-        "make a data set of a folder of videos",
+        "make a data set from a folder of videos",
         "pvdm prepare --source=my_videos --output=data/videos\n"
         "  pvdm prepare --source=UCF-101 --layout=ucf101 --list=1 --output=data/ucf101",
     )
@@ -54,21 +54,21 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--layout", metavar="NAME", default="auto", help=help)
     help = "which of the folder's videos to take (default: all; they stay apart)"
     command.add_argument("--split", choices=("train", "test", "all"), default="all", help=help)
-    help = "which of UCF-101's official lists tells training and test videos apart (default: 1)"
+    help = "official list of UCF-101 that separates training from test videos (default: 1)"
     command.add_argument("--list", type=int, choices=(1, 2, 3), default=1, help=help)
-    command.add_argument("--min-frames", type=positive, default=16, help="shorter videos are skipped (default: 16)")
-    help = "frame rate of folders of frames and of arrays (default: not known)"
+    command.add_argument("--min-frames", type=positive, default=16, help="skip videos with fewer frames (default: 16)")
+    help = "frames per second of folders of frames and of arrays (default: unknown)"
     command.add_argument("--fps", type=positive_number, help=help)
-    command.add_argument("--workers", type=positive, help="processes (default: as many as there are cores)")
-    group = command.add_argument_group("storage", "docs/data.md has a table of what each takes and gives.")
-    help = "video: as they are; jpeg: as pictures; frames: as plain frames (default: video)"
+    command.add_argument("--workers", type=positive, help="number of processes (default: one per core)")
+    group = command.add_argument_group("storage", "docs/data.md compares the three in a table.")
+    help = "store videos as they are, as jpeg pictures, or as uncompressed frames (default: video)"
     group.add_argument("--storage", choices=("video", "jpeg", "frames"), default="video", help=help)
-    help = "of jpeg and frames: crop at the centre and resize (default: the videos' own size)"
+    help = "for jpeg and frames: crop at the centre and resize to this height (default: the video's own)"
     group.add_argument("--height", type=positive, help=help)
-    group.add_argument("--width", type=positive)
-    help = "how to resize: with antialiasing, or without as the official code (default: antialias)"
+    group.add_argument("--width", type=positive, help="for jpeg and frames: likewise the width")
+    help = "resize with antialiasing, or without it like the official code (default: antialias)"
     group.add_argument("--resize", choices=("antialias", "bilinear"), default="antialias", help=help)
-    group.add_argument("--quality", type=positive, default=95, help="of jpeg (default: 95)")
+    group.add_argument("--quality", type=positive, default=95, help="quality of the jpeg pictures (default: 95)")
 
     command = add(
         "data",
@@ -77,6 +77,6 @@ def add_commands(add: AddCommand) -> None:
         "pvdm data --config=ucf101 --output=out/data",
     )
     add_settings(command)
-    help = "folder for the pictures and index.html, new or empty"
+    help = "folder for the videos and index.html, new or empty"
     command.add_argument("--output", type=Path, required=True, help=help)
-    command.add_argument("--clips", type=positive, default=16, help="how many are shown (default: 16)")
+    command.add_argument("--clips", type=positive, default=16, help="number of clips to show (default: 16)")

@@ -1,4 +1,4 @@
-"""`pvdm evaluate`: measures a trained model or two folders of videos by a protocol, which the result contains."""
+"""The command that evaluates a trained model or two folders of videos, by a protocol that the result records."""
 
 import argparse
 from pathlib import Path
@@ -39,17 +39,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     except WeightFileError as error:
         raise ConfigError(str(error)) from error
 
-    import jax
+    from pvdm_jax.commands.evaluation_card import write_and_print
 
-    from pvdm_jax.evaluation.card import card_sections, to_text, write_card
-    from pvdm_jax.reporting.report import write_report
-
-    card["software"]["pvdm_jax"] = pvdm_jax.__version__
-    if jax.process_index() == 0:
-        write_card(args.output, card)
-        write_report(args.output / "card.html", f"Evaluation: {card['protocol']['name']}", card_sections(card))
-    print(to_text(card))
-    print(f"card: {args.output / 'card.json'}, card.md, card.html")
+    write_and_print(card, args.output, version=pvdm_jax.__version__)
 
 
 def _of_model(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
@@ -98,29 +90,31 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         "evaluate",
         _evaluate,
-        "measure a model, or two folders of videos; compare two results",
+        "evaluate a model, or two folders of videos; compare two results",
         "pvdm evaluate --real=real_videos --fake=generated_videos --features=scattering --output=evaluation\n"
         "  pvdm evaluate --model=runs/demo --protocol=quick --output=evaluation\n"
         "  pvdm evaluate --compare one/card.json other/card.json",
     )
-    command.add_argument("--model", type=Path, help="folder of a run with trained stages, compared with its data")
-    help = "settings whose data the model is compared with (default: the data of its run)"
+    command.add_argument(
+        "--model", type=Path, help="folder of a trained run, or a model folder, evaluated against its data"
+    )
+    help = "configuration whose data the model is evaluated against (default: that of its run)"
     command.add_argument("--config", help=help)
     command.add_argument("--real", type=Path, help="folder of real videos, or a data set of `pvdm prepare`")
     command.add_argument("--fake", type=Path, help="folder of generated videos")
-    help = "two cards: print both numbers, or the differences for which they can't be compared"
+    help = "two cards, whose numbers are shown side by side, or what makes them incomparable"
     command.add_argument("--compare", type=Path, nargs=2, metavar="CARD", help=help)
-    help = f"{', '.join(PROTOCOLS)}, or a .json file of a protocol's fields (default: quick)"
+    help = f"protocol: {', '.join(PROTOCOLS)}, or a .json file with the fields of one (default: quick)"
     command.add_argument("--protocol", default="quick", help=help)
-    help = "fields of the protocol to change, such as samples=64 frames=16,32"
+    help = "changed fields of the protocol, such as samples=64 frames=16,32"
     command.add_argument("--set", nargs="+", default=(), metavar="FIELD=VALUE", help=help)
-    help = "feature space of the Frechet distance in place of the protocol's; scattering needs no weights"
+    help = "feature space of the Frechet distance, in place of the protocol's; scattering needs no weights"
     command.add_argument("--features", choices=FEATURES, help=help)
-    help = "the feature network's weights, if they don't have their usual name"
+    help = "weights of the feature network, if they don't have their usual name"
     command.add_argument("--features-file", type=Path, metavar="FILE", help=help)
-    help = "folder of weights (default: $PVDM_WEIGHTS, or ~/.cache/pvdm_jax/weights)"
+    help = "folder of the weights (default: $PVDM_WEIGHTS, or ~/.cache/pvdm_jax/weights)"
     command.add_argument("--weights", type=Path, metavar="DIR", help=help)
-    help = "folder in which measured features are stored (default: ~/.cache/pvdm_jax/evaluation)"
+    help = "folder for measured features (default: ~/.cache/pvdm_jax/evaluation)"
     command.add_argument("--cache", type=Path, metavar="DIR", help=help)
-    command.add_argument("--batch-size", type=positive, default=16, help="clips measured at once (default: 16)")
+    command.add_argument("--batch-size", type=positive, default=16, help="clips evaluated at once (default: 16)")
     command.add_argument("--output", type=Path, help="folder for the card, new or empty")

@@ -1,4 +1,4 @@
-"""The whole command line: one parser of all commands, and how a command's errors end."""
+"""The whole command line: one parser for all commands, and what becomes of their errors."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import pvdm_jax
-from pvdm_jax.cli import convert, data, evaluate, measure, train, use
+from pvdm_jax.cli import data, evaluate, generate, measure, model_folders, train
 from pvdm_jax.cli.arguments import command_adder
 from pvdm_jax.config import ConfigError, require
 from pvdm_jax.runtime.allocator import keep_memory
@@ -14,7 +14,7 @@ from pvdm_jax.storage import buckets
 from pvdm_jax.storage.cache import cache_folder
 from pvdm_jax.storage.files import CheckpointError
 
-# What a user can put right; anything else keeps its trace.
+# Errors that a user can fix are shown in one line; any other error keeps its traceback.
 EXPECTED_ERRORS = (
     ConfigError,
     FileExistsError,
@@ -22,13 +22,16 @@ EXPECTED_ERRORS = (
     IsADirectoryError,
     NotADirectoryError,
     PermissionError,
-    FloatingPointError,  # of training that has diverged: starting it again would change nothing
+    FloatingPointError,  # training has diverged; running it again would change nothing
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code: 0, 2 after an error that the user can put right, 1 where no
-    checkpoint could be written. Training that was stopped by SIGTERM raises SystemExit(143)."""
+    """Runs one command and returns its exit code.
+
+    The code is 0 after success, 2 after an error that the user can fix, and 1 if a checkpoint could not be written.
+    Training that is stopped by SIGTERM raises SystemExit(143).
+    """
     parser = make_parser()
     args, overrides = parser.parse_known_args(argv)
     if overrides and not ("config" in args and all(_is_override(text) for text in overrides)):
@@ -38,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_memory()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("compiled")))  # read when jax is first imported
 
-    from pvdm_jax.video.media import VideoError
+    from pvdm_jax.video.errors import VideoError
 
     try:
         _resolve(args)
@@ -53,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _resolve(args: argparse.Namespace) -> None:
-    """Puts local counterparts in the place of gs:// folders, and refuses these where they can't be worked with."""
+    """Replaces gs:// folders by their local counterparts. Raises ConfigError for arguments that must be local."""
     for name, value in vars(args).items():
         paths = [path for path in (value if isinstance(value, list) else [value]) if buckets.in_bucket(path)]
-        allowed = "--workdir, --model and --config.data.path can be in a bucket; the others are local, copy them"
+        allowed = "only --workdir, --model and --config.data.path can be in a bucket; copy the others to this machine"
         require(not paths or name in ("workdir", "model"), f"--{name}", paths and str(paths[0]), allowed)
         if paths and name != "overrides":
             setattr(args, name, buckets.local(value))
@@ -67,7 +70,7 @@ def _is_override(text: str) -> bool:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of `pvdm`; each command's arguments carry its function as `run`."""
+    """Returns the parser of `pvdm`. The parsed arguments have the command's function as `run`."""
     parser = argparse.ArgumentParser(
         prog="pvdm",
         description="Video generation in JAX with projected latent video diffusion models.",
@@ -76,6 +79,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pvdm_jax {pvdm_jax.__version__}")
     add = command_adder(parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
-    for group in (train, data, use, evaluate, convert, measure):
+    for group in (train, data, generate, evaluate, model_folders, measure):
         group.add_commands(add)
     return parser

@@ -1,4 +1,4 @@
-"""Commands that say what things cost: measured on this machine, and planned for another."""
+"""Commands that tell costs: measured on this machine, and predicted for another."""
 
 import argparse
 import os
@@ -9,6 +9,9 @@ from pvdm_jax.config import require
 from pvdm_jax.config.models import REMAT_POLICIES
 from pvdm_jax.performance.choices import OPERATIONS, SIZES
 from pvdm_jax.storage.files import write_json
+
+DATA_FILE = "data.json"
+SAMPLING_FILE = "sampling.json"
 
 
 def _benchmark(args: argparse.Namespace) -> None:
@@ -50,7 +53,7 @@ def _benchmark_data(args: argparse.Namespace) -> None:
     found = loading_cost.measure_data(config, args.steps or 100, step_seconds=args.step_seconds or 0.0)
     print(loading_cost.describe(found))
     if args.output:
-        write_json(args.output / "data.json", found)
+        write_json(args.output / DATA_FILE, found)
 
 
 def _benchmark_sampling(args: argparse.Namespace) -> None:
@@ -63,7 +66,7 @@ def _benchmark_sampling(args: argparse.Namespace) -> None:
     found = sampling_overhead.measure_sampling(load(args.model), args.batch_size or 4, args.repeats, **options)
     print(sampling_overhead.describe(found))
     if args.output:
-        write_json(args.output / "sampling.json", found)
+        write_json(args.output / SAMPLING_FILE, found)
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -92,44 +95,46 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         "benchmark",
         _benchmark,
-        "time the models on this device, beside what the device can do",
+        "time the models on this device, and compare with the device's peak",
         "pvdm benchmark --size=demo,s --dtype=float32 --output=runs/benchmark",
     )
     help = f"sizes of the models, separated by commas: {', '.join(SIZES)}; s and l are the paper's (default: demo)"
     command.add_argument("--size", default="demo", help=help)
     help = "float32, bfloat16 or both, separated by a comma (default: float32)"
     command.add_argument("--dtype", default="float32", help=help)
-    help = "clips at once (default: 8 of the demo's size; of the others 1 on a CPU, else 8)"
+    help = "clips of a call (default: 8 for the demo's size; for the others 1 on a CPU, else 8)"
     command.add_argument("--batch-size", type=positive, help=help)
-    help = "pixels of the clips' sides (default: those of the size)"
+    help = "height and width of the clips in pixels (default: those of the size)"
     command.add_argument("--resolution", type=positive, help=help)
-    help = "what of the models is computed again for the gradient: none, dots, blocks (default: none)"
+    help = "what is recomputed for the gradient: none, dots, blocks (default: none)"
     command.add_argument("--remat", choices=REMAT_POLICIES, default="none", help=help)
     help = f"operations, separated by commas: {', '.join(OPERATIONS)} (default: all)"
     command.add_argument("--only", help=help)
-    command.add_argument("--repeats", type=positive, default=10, help="calls timed of each, at most (default: 10)")
-    help = "seconds for an operation's calls; what would take longer is left out (default: 60)"
+    command.add_argument(
+        "--repeats", type=positive, default=10, help="timed calls of each operation, at most (default: 10)"
+    )
+    help = "seconds for the calls of an operation; slower operations are skipped (default: 60)"
     command.add_argument("--limit", type=positive_number, default=60.0, help=help)
     help = (
-        "denoising steps of the sampling call (default: 100, or as many as fit into the limit); of training with --data"
+        "denoising steps of the sampling call (default: 100, or as many as the limit allows); of training with --data"
     )
     command.add_argument("--steps", type=positive, help=help)
     help = "folder for a profiler trace of one more call of each operation, for XProf, TensorBoard or ui.perfetto.dev"
     command.add_argument("--trace", type=Path, help=help)
     instead = command.add_argument_group(
-        "other measurements, instead of the models' operations"
+        "other measurements, in place of the models' operations"
     ).add_mutually_exclusive_group()
-    help = "training steps against batch, resolution and frames, with fitted exponents"
+    help = "how the time of training steps grows with batch, resolution and frames, with fitted exponents"
     instead.add_argument("--scaling", action="store_true", help=help)
-    help = "reading and loading the clips of --config, and how long its training steps wait for them"
+    help = "how fast the clips of --config are read and loaded, and how long training steps wait for them"
     instead.add_argument("--data", action="store_true", help=help)
-    help = "a sampling call of --model, and which part of it is neither the denoiser's nor the decoder's"
+    help = "the time of a sampling call of --model, and its overhead beyond the denoiser and the decoder"
     instead.add_argument("--sampling", action="store_true", help=help)
     add_settings(command, required=False)
-    help = "with --data: pauses of that length stand for training steps (default: real ones of stage 1, on this device)"
+    help = "with --data: pause for so long in place of each training step (default: real steps of stage 1)"
     command.add_argument("--step-seconds", type=positive_number, help=help)
-    command.add_argument("--model", type=Path, help="with --sampling: folder of a run or of a model")
-    help = "folder for benchmark.json, benchmark.txt and roofline.svg; for data.json or sampling.json"
+    command.add_argument("--model", type=Path, help="with --sampling: folder of a trained run, or a model folder")
+    help = f"folder for benchmark.json, benchmark.txt and the rooflines; for {DATA_FILE} or {SAMPLING_FILE}"
     command.add_argument("--output", type=Path, help=help)
 
     command = add(
@@ -141,12 +146,12 @@ def add_commands(add: AddCommand) -> None:
     add_settings(command)
     help = "devices, which need not be attached, such as v5e:4x4, v6e:8x8, h100:1, h100:2x8; or local (default: local)"
     command.add_argument("--topology", default="local", help=help)
-    command.add_argument("--stage", type=int, choices=(1, 2), help="one stage (default: both)")
-    help = "none, dots, blocks, or auto: the first with which the batch fits (default: the configured one)"
+    command.add_argument("--stage", type=int, choices=(1, 2), help="plan one stage (default: both)")
+    help = "none, dots, blocks, or auto: the first that makes the batch fit (default: the configured one)"
     command.add_argument("--remat", help=help)
-    help = "GB of a chip's memory that may be used (default: all that it has)"
+    help = "GB of each chip's memory that may be used (default: all of it)"
     command.add_argument("--chip-memory", type=positive_number, help=help)
-    help = "leave out the search for the largest batch that fits"
+    help = "skip the search for the largest batch that fits"
     command.add_argument("--no-search", dest="search", action="store_false", help=help)
-    help = "folder for the numbers as JSON"
+    help = "folder for the numbers, as JSON"
     command.add_argument("--output", type=Path, help=help)

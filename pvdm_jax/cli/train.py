@@ -47,14 +47,14 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         "demo",
         _demo,
-        "train on synthetic videos, generate, write a report",
+        "train both stages on synthetic videos, generate videos, write a report",
         "pvdm demo --workdir=runs/demo --config.seed=1",
     )
     add_config(command, config="demo", workdir="runs/demo")
 
     for name, run, help in (
-        ("train-autoencoder", _train_autoencoder, "train stage 1, from clips to latent planes and back"),
-        ("encode", _encode, "encode the training videos to the latents that stage 2 trains from"),
+        ("train-autoencoder", _train_autoencoder, "train stage 1, the autoencoder of clips"),
+        ("encode", _encode, "encode the training videos to the latents that stage 2 trains on"),
         ("train-diffusion", _train_diffusion, "train stage 2, the denoiser of the latents"),
     ):
         example = f"pvdm {name} --config=ucf101:s --config.data.path=data/ucf101 --workdir=runs/ucf101"

@@ -1,18 +1,17 @@
-"""`pvdm export`: a run as a model folder to share, and its sampler as an artifact that runs without this package.
+"""`pvdm export`: writes a run as a model folder to share, and its sampler as a program that runs without this package.
 
-The model folder is that of `model_folder`. The artifact is the whole sampler, from a seed to finished videos, as
+The model folder is that of `weights.model_folder`. The program is the whole sampler, from a seed to finished videos, as
 StableHLO (`jax.export`), in the folder beside the weights:
 
-    sampler.jax   the program: called with (weights, seed, index, label) it gives uint8 videos
-    sampler.json  what it takes and gives, and with which settings it samples
+    sampler.jax   the program: called with (weights, seed, index, label), it returns uint8 videos
+    sampler.json  its arguments and results, and the sampling settings that are part of it
 
-weights is {"autoencoder": arrays by name, "denoiser": ...} as in the safetensors files of the folder, or {} where they
-are inside the program. seed is a uint32 scalar, index uint32 (b,): video i of a seed is the one that `PVDM.sample` and
-`pvdm sample` make as number i. label is int32 (b,), -1 for no class. `examples/run_exported_sampler.py` runs it.
+weights is {"autoencoder": arrays by name, "denoiser": ...} as in the safetensors files of the folder, or {} if they are
+inside the program. seed is a uint32 scalar, index is uint32 (b,): video i of a seed is video i of `PVDM.sample` and of
+`pvdm sample`. label is int32 (b,), -1 for no class. `examples/run_exported_sampler.py` runs it.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,13 +24,16 @@ from pvdm_jax.config import ConfigError, config_to_dict, require
 from pvdm_jax.inference.pipeline import PVDM, load
 from pvdm_jax.inference.sampler import SampleBatch, clips_of, settings_of, split_settings
 from pvdm_jax.models import functional
+from pvdm_jax.storage.files import write_bytes, write_json
 from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.weights import model_folder
 from pvdm_jax.weights.run_card import run_card
 
-PROGRAM_FILE, SIGNATURE_FILE = "sampler.jax", "sampler.json"
+PROGRAM_FILE = "sampler.jax"
+SIGNATURE_FILE = "sampler.json"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-INSIDE_LIMIT = 2**30  # bytes of weights within a program; its file format ends at 2 GiB
+DEFAULT_PLATFORMS = ("cpu", "cuda", "tpu")
+INSIDE_LIMIT = 2**30  # bytes of weights inside a program; its file format ends at 2 GiB
 
 
 def export(
@@ -42,20 +44,27 @@ def export(
     sampler: bool = False,
     num_frames: int | None = None,
     options: Mapping[str, Any] | None = None,
-    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    platforms: Sequence[str] = DEFAULT_PLATFORMS,
     batch_size: int | None = None,
     weights_inside: bool = False,
 ) -> pathlib.Path:
-    """Writes the model of a run (or of a model folder) as a model folder, with `sampler` its sampler too.
+    """Writes the model of a run, or of a model folder, as a model folder, and returns that folder.
 
-    dtype: of the weight files. Others as in `export_sampler`. Returns the folder. Raises FileExistsError for a folder
-    with something in it, ConfigError for options that can't be, before anything is written.
+    Args:
+        directory: The folder of the run or of the model.
+        output: The new folder.
+        dtype: Of the weight files.
+        sampler: Whether to write the sampler, too. The other arguments are those of `export_sampler`.
+
+    Raises FileExistsError if something is in `output`, ConfigError for options that are not possible, before anything
+    is written.
     """
-    directory, output = pathlib.Path(directory), pathlib.Path(output)
+    directory = pathlib.Path(directory)
+    output = pathlib.Path(output)
     model_folder.check_new(output)
     model = load(directory)
     if sampler:
-        # The program is made first: what can't be exported leaves no folder.
+        # The program is made first, so that a sampler that can't be exported leaves no folder.
         artifact, signature = export_sampler(
             model, num_frames, options, platforms=platforms, batch_size=batch_size, weights_inside=weights_inside
         )
@@ -69,8 +78,8 @@ def export(
         output, model.config, weights["autoencoder"], weights.get("denoiser"), card, model.class_names, dtype
     )
     if sampler:
-        (output / PROGRAM_FILE).write_bytes(artifact)
-        (output / SIGNATURE_FILE).write_text(json.dumps(signature, indent=2) + "\n", encoding="utf-8")
+        write_bytes(output / PROGRAM_FILE, artifact)
+        write_json(output / SIGNATURE_FILE, signature)
     return output
 
 
@@ -79,17 +88,22 @@ def export_sampler(
     num_frames: int | None = None,
     options: Mapping[str, Any] | None = None,
     *,
-    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    platforms: Sequence[str] = DEFAULT_PLATFORMS,
     batch_size: int | None = None,
     weights_inside: bool = False,
 ) -> tuple[bytes, dict[str, Any]]:
-    """The sampler as a serialised program, and what sampler.json says of it.
+    """The sampler as a serialised program, and the content of sampler.json.
 
-    num_frames: of each video (None: one clip). options: fields of SampleConfig; they are part of the program.
-    batch_size: None leaves it open. weights_inside: the program holds the weights.
+    Args:
+        model: The trained model.
+        num_frames: Frames of each video (None: one clip).
+        options: Fields of `SampleConfig` that replace the model's own; they become part of the program.
+        platforms: Where the program can run, among PLATFORMS.
+        batch_size: Videos of a call (None: any number).
+        weights_inside: Whether the program holds the weights.
 
-    Raises ConfigError for an option, a platform or weights that can't be exported, and where flatbuffers (an extra of
-    this package, "export") isn't installed.
+    Raises ConfigError for an option, a platform or weights that can't be exported, and if flatbuffers (an extra of this
+    package, "export") isn't installed.
     """
     try:
         import flatbuffers  # noqa: F401

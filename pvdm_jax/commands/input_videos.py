@@ -1,4 +1,6 @@
-"""Video files as a model's clips: found, read, cropped and resized, for `pvdm extend`, `interpolate`, `reconstruct`."""
+"""Video files as clips for a model: listed, read, cropped and resized for `pvdm extend`, `interpolate` and
+`reconstruct`.
+"""
 
 import dataclasses
 import sys
@@ -9,50 +11,52 @@ import numpy as np
 
 from pvdm_jax.config import Config
 from pvdm_jax.data.clips import center_crop_resize, clip_span, resample
-from pvdm_jax.video import media
-
-DEFAULT_FPS = 8.0  # frames per second where no source says otherwise
+from pvdm_jax.video.defaults import DEFAULT_FPS
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.read import VIDEO_SUFFIXES, decode_frames, probe_video, read_video, video_files
 
 
 @dataclasses.dataclass(frozen=True)
-class Original:
-    """Clips of one video file."""
+class InputVideo:
+    """Consecutive clips of one video file."""
 
     path: Path
     name: str  # of the files made from it, without suffix
-    clips: np.ndarray  # uint8 (clips, frames, height, width, 3), one following the other
+    clips: np.ndarray  # uint8 (clips, frames, height, width, 3)
     fps: float  # of the clips
 
 
-def find_videos(sources: Sequence[Path]) -> list[Path]:
+def list_video_files(sources: Sequence[Path]) -> list[Path]:
     """The files among `sources`, and the video files anywhere below the folders among them, in order.
 
-    Below folders, hidden files and those of other suffixes than `pvdm prepare` takes are left out. Raises
-    FileNotFoundError where a source doesn't exist, VideoError where there is no video file at all.
+    Below folders, hidden files and files with other suffixes are skipped. Raises FileNotFoundError if a source doesn't
+    exist, VideoError if there is no video file at all.
     """
     paths: list[Path] = []
     for source in sources:
         if source.is_dir():
-            paths += media.video_files(source)
+            paths += video_files(source)
         elif source.exists():
             paths.append(source)
         else:
             raise FileNotFoundError(f"there is no file or folder {source}")
     if not paths:
-        raise media.VideoError(f"{', '.join(map(str, sources))}: no video file ({', '.join(media.SUFFIXES)}) in it")
+        raise VideoError(f"{', '.join(map(str, sources))}: no video file ({', '.join(VIDEO_SUFFIXES)}) in it")
     return paths
 
 
 def read_usable(
-    paths: Sequence[Path], config: Config, num_clips: int, from_end: bool, skipped: list[dict]
-) -> Iterator[Original]:
-    """Reads the sources one by one; the unusable ones are named on stderr and added to `skipped`. VideoError if all of
-    them are."""
+    paths: Sequence[Path], config: Config, num_clips: int, *, from_end: bool, skipped: list[dict]
+) -> Iterator[InputVideo]:
+    """Reads files one by one, as `read_clips` does. Unusable files are named on stderr and appended to `skipped`.
+
+    Raises VideoError if none of the files is usable.
+    """
     names: set[str] = set()
     for path in paths:
         try:
-            clips, fps = read_clips(path, config, num_clips, from_end)
-        except (media.VideoError, OSError) as error:
+            clips, fps = read_clips(path, config, num_clips, from_end=from_end)
+        except (VideoError, OSError) as error:
             print(f"skipped: {error}", file=sys.stderr)
             skipped.append({"source": str(path), "reason": str(error)})
             continue
@@ -60,39 +64,46 @@ def read_usable(
         while name in names:  # a.avi beside a.mp4
             name += "_"
         names.add(name)
-        yield Original(path, name, clips, fps)
+        yield InputVideo(path, name, clips, fps)
     if not names:
-        raise media.VideoError(f"none of the {len(paths)} files can be used; the first: {skipped[0]['reason']}")
+        raise VideoError(f"none of the {len(paths)} files can be used; the first: {skipped[0]['reason']}")
 
 
-def read_clips(path: Path, config: Config, num_clips: int, from_end: bool) -> tuple[np.ndarray, float]:
-    """At most `num_clips` clips in a row from one end of a file, at the frame rate and stride of the model's data, and
-    the frame rate of the clips."""
-    clip, data = config.autoencoder, config.data
-    info = media.probe_video(path)
+def read_clips(path: Path, config: Config, num_clips: int, *, from_end: bool) -> tuple[np.ndarray, float]:
+    """Reads consecutive clips from the start or the end of a file, at the frame rate and stride of the model's data.
+
+    Returns:
+        At most `num_clips` clips, uint8 (clips, frames, height, width, 3), and their frame rate.
+
+    Raises VideoError if the file isn't a video or is too short for one clip.
+    """
+    clip = config.autoencoder
+    data = config.data
+    info = probe_video(path)
     fps = info.fps if info.fps > 0 else DEFAULT_FPS
     shown = resample(info.frames, fps, data.fps) if data.fps > 0 else range(info.frames)
     span = clip_span(clip.frames, data.stride)
     num_clips = min(num_clips, len(shown) // span)
     if num_clips == 0:
-        raise media.VideoError(f"{path}: it has {len(shown)} frames; a clip of the model needs {span}")
+        raise VideoError(f"{path}: it has {len(shown)} frames; a clip of the model needs {span}")
     first = len(shown) - num_clips * span if from_end else 0
     clips = []
     for start in range(first, first + num_clips * span, span):
         # Clip by clip, so that no more than one clip is in memory at the file's own size.
         numbers = shown[start : start + span : data.stride]
         if isinstance(numbers, range):
-            frames = media.read_video(path, numbers.start, len(numbers), data.stride)
+            frames = read_video(path, numbers.start, len(numbers), data.stride)
         else:
-            frames = media.decode_frames(path.read_bytes(), numbers, name=str(path))
+            frames = decode_frames(path.read_bytes(), numbers, name=str(path))
         clips.append(center_crop_resize(frames, clip.height, clip.width, data.resize))
     return np.stack(clips), (data.fps or fps) / data.stride
 
 
-def in_batches(originals: Iterator[Original], size: int) -> Iterator[list[Original]]:
-    batch: list[Original] = []
-    for original in originals:
-        batch.append(original)
+def in_batches(videos: Iterator[InputVideo], size: int) -> Iterator[list[InputVideo]]:
+    """Groups videos into lists of `size`; the last one may be shorter."""
+    batch: list[InputVideo] = []
+    for video in videos:
+        batch.append(video)
         if len(batch) == size:
             yield batch
             batch = []

@@ -10,7 +10,9 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from pvdm_jax.video.media import IMAGE_SUFFIXES, SUFFIXES, VideoError
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.images import IMAGE_SUFFIXES
+from pvdm_jax.video.read import VIDEO_SUFFIXES
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 # The splits that a folder of videos can have, and the names of the subfolders that hold them.
@@ -58,7 +60,7 @@ class FolderContents:
 
         Kinds of files that don't occur have no entry. The search ends at the first video file.
         """
-        suffixes = {"videos": SUFFIXES, "frames": IMAGE_SUFFIXES, "arrays": ARRAY_SUFFIXES}
+        suffixes = {"videos": VIDEO_SUFFIXES, "frames": IMAGE_SUFFIXES, "arrays": ARRAY_SUFFIXES}
         found: dict[str, int] = {}
         for folder, names in walk(self.source):
             for kind, endings in suffixes.items():
@@ -143,6 +145,6 @@ def describe_contents(folder: pathlib.Path, most: int = 6) -> str:
 def find_video_files(source: pathlib.Path) -> Iterator[VideoEntry]:
     """The video files of a folder with split and class folders, in natural order."""
     for split, root in split_roots(source):
-        for path in files_below(root, SUFFIXES):
+        for path in files_below(root, VIDEO_SUFFIXES):
             name = path.relative_to(source).as_posix()
             yield VideoEntry(name=name, class_name=class_of(path, root), split=split, kind="file", path=str(path))

@@ -36,7 +36,8 @@ from pvdm_jax.data.folders import (
 from pvdm_jax.data.tfds_dataset import TFDSDataset, find_tfds_dataset
 from pvdm_jax.data.ucf101 import EXPECTED as UCF101_EXPECTED
 from pvdm_jax.data.ucf101 import find_ucf101, is_ucf101
-from pvdm_jax.video.media import IMAGE_SUFFIXES, SUFFIXES
+from pvdm_jax.video.images import IMAGE_SUFFIXES
+from pvdm_jax.video.read import VIDEO_SUFFIXES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +236,7 @@ LAYOUTS = {
         ),
         Layout(
             name="videos",
-            expected=f"video files ({', '.join(SUFFIXES)}) in it, or in one subfolder for each class",
+            expected=f"video files ({', '.join(VIDEO_SUFFIXES)}) in it, or in one subfolder for each class",
             find=_find_videos,
             detect=_has_videos,
         ),

@@ -22,7 +22,7 @@ from pvdm_jax.data.samples import (
 )
 from pvdm_jax.data.sources import VideoSource
 from pvdm_jax.data.streams import Batches, BatchSpec, endless_batches, listed_batches
-from pvdm_jax.video.media import VideoError
+from pvdm_jax.video.errors import VideoError
 
 
 def train_batches(source: VideoSource, clip: AutoencoderConfig, data: DataConfig, batches: BatchSpec) -> Batches:

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pvdm_jax.video.media import VideoError, decode_frames, decode_image
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.images import decode_image
+from pvdm_jax.video.read import decode_frames
 
 PIECE_FRAMES = 16
 

@@ -14,7 +14,7 @@ import numpy as np
 from pvdm_jax.config import AutoencoderConfig, DataConfig
 from pvdm_jax.data.clips import Crop, clip_span, random_crop
 from pvdm_jax.data.sources import Video, VideoSource
-from pvdm_jax.video.media import VideoError
+from pvdm_jax.video.errors import VideoError
 
 # Replacements tried for a video that can't be decoded. If these fail too, the dataset is broken and not just a file.
 MAX_REPLACEMENTS = 20

@@ -23,7 +23,7 @@ from pvdm_jax.data.dataset_files import DATASET_INFO, FEATURES
 from pvdm_jax.data.records import PIECE_FRAMES, pack_pictures
 from pvdm_jax.storage.cache import cache_folder
 from pvdm_jax.storage.files import read_json, write_json
-from pvdm_jax.video.media import decode_image
+from pvdm_jax.video.images import decode_image
 
 # The latest record of each thread: the pieces of a video are read one after the other.
 _local = threading.local()

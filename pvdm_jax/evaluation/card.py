@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from pvdm_jax.config import ConfigError, config_to_dict
 from pvdm_jax.config.evaluation import ProtocolConfig
-from pvdm_jax.reporting.report import Section, Table, Text
+from pvdm_jax.reporting.sections import Section, Table, Text
 from pvdm_jax.storage.files import read_json, write_json, write_text
 
 VERSION = 1

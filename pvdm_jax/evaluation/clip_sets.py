@@ -17,7 +17,8 @@ from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.clips import center_crop_resize, clip_span
 from pvdm_jax.data.sources import Video, open_source
 from pvdm_jax.storage.files import file_hash
-from pvdm_jax.video.media import SUFFIXES, VideoError, decode_video, probe_video, video_files
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.read import VIDEO_SUFFIXES, decode_video, probe_video, video_files
 
 THREADS = min(8, os.cpu_count() or 1)  # for reading and decoding files
 
@@ -136,7 +137,7 @@ class VideoFolder:
             raise FileNotFoundError(f"there is no folder {folder}")
         paths = video_files(self.path)
         if not paths:
-            raise VideoError(f"{folder}: no video file ({', '.join(SUFFIXES)}) in it")
+            raise VideoError(f"{folder}: no video file ({', '.join(VIDEO_SUFFIXES)}) in it")
         with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
             probes = list(zip(paths, pool.map(_probe, paths), strict=True))
             self.skipped = [str(result) for _, result in probes if isinstance(result, Exception)]

@@ -1,1 +1,1 @@
-"""The report of a run, as one self-contained HTML file."""
+"""Pages and pictures for people: self-contained HTML, SVG charts, embedded video."""

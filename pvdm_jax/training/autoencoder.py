@@ -204,7 +204,8 @@ class AutoencoderStage:
         phase discriminator_loss is the hinge loss on held-out clips.
         """
         from pvdm_jax.evaluation.reconstruction import SSIM_SIDE, gradient_energy_ratio, psnr, ssim, still_psnr
-        from pvdm_jax.video.media import video_grid, write_video
+        from pvdm_jax.video.grid import video_grid
+        from pvdm_jax.video.write import write_video
 
         def over_clips(function):
             return sharding.map_batches(self.mesh, function, self.held_out, self.config.batch_size)

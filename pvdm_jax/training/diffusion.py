@@ -182,7 +182,8 @@ class DiffusionStage:
         """
         from pvdm_jax.evaluation.frechet import frechet_distance
         from pvdm_jax.evaluation.scattering import video_features
-        from pvdm_jax.video.media import video_grid, write_video
+        from pvdm_jax.video.grid import video_grid
+        from pvdm_jax.video.write import write_video
 
         held_out, size = self.held_out, self.config.batch_size
         errors = sharding.map_batches(self.mesh, lambda part: self.held_out_errors(state.ema, part), held_out, size)

@@ -13,7 +13,7 @@ from pvdm_jax import cli
 from pvdm_jax.config import ConfigError
 from pvdm_jax.config.loading import load_settings
 from pvdm_jax.data.prepare.options import PrepareOptions
-from pvdm_jax.video.media import VideoError
+from pvdm_jax.video.errors import VideoError
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,7 @@ def test_extend(replace, model):
 
 
 def test_reconstruct(replace, model):
-    reconstruct = replace("pvdm_jax.commands.generate", "reconstruct")
+    reconstruct = replace("pvdm_jax.commands.reconstruct", "reconstruct")
     assert cli.main(["reconstruct", "--model=run", "--source=a.mp4", "--output=out", "--max-frames=16"]) == 0
     given, options = reconstruct.call_args
     assert given == (model, [Path("a.mp4")], Path("out"))

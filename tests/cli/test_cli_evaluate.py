@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pvdm_jax import cli
-from pvdm_jax.video.media import write_video
+from pvdm_jax.video.write import write_video
 
 
 @pytest.fixture(autouse=True)

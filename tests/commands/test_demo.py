@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import pvdm_jax
-from pvdm_jax.commands import demo
+from pvdm_jax.commands import demo, demo_report
+from pvdm_jax.commands.demo_clips import Clips, judge
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, SampleConfig, UNetConfig
 from pvdm_jax.data.synthetic import SyntheticVideos
 from pvdm_jax.evaluation.card import read_card
@@ -26,11 +27,11 @@ def clips():
     held_out, others, training = (real_clips(seed) for seed in range(3))
     noise = np.random.default_rng(0).normal(0, 6, held_out.shape)
     blurred = np.clip(held_out + noise, 0, 255).astype(np.uint8)
-    return demo.Clips(held_out, others, training, blurred, real_clips(3), held_out[:2])
+    return Clips(held_out, others, training, blurred, real_clips(3), held_out[:2])
 
 
 def test_good_clips_are_judged_good(clips):
-    numbers = demo.judge(clips)
+    numbers = judge(clips)
     assert 30 < numbers["psnr"] < 35  # Gaussian noise of deviation 6, partly cut off, is 32.6 dB
     assert numbers["shapes_real"] > 0.9 and numbers["shapes_generated"] > 0.9
     assert numbers["frechet_generated"] < 0.1 * min(numbers["frechet_noise"], numbers["frechet_mean"])
@@ -39,11 +40,11 @@ def test_good_clips_are_judged_good(clips):
 
 def test_failures_show(clips):
     grey = dataclasses.replace(clips, generated=np.full_like(clips.held_out, 100))
-    numbers = demo.judge(grey)
+    numbers = judge(grey)
     assert numbers["shapes_generated"] == 0
     assert numbers["frechet_generated"] > 50 * numbers["frechet_real"]
     copies = dataclasses.replace(clips, generated=clips.training)
-    assert demo.judge(copies)["nearest_generated"] == 0
+    assert judge(copies)["nearest_generated"] == 0
 
 
 def test_other_data_is_refused(tmp_path):
@@ -54,8 +55,9 @@ def test_other_data_is_refused(tmp_path):
 
 @pytest.mark.long
 def test_a_whole_demo(tmp_path, monkeypatch):
-    for name, value in (("JUDGED", 6), ("SHOWN", 4), ("LONG_CLIPS", 2), ("LONG_VIDEOS", 2)):
+    for name, value in (("JUDGED", 6), ("LONG_CLIPS", 2), ("LONG_VIDEOS", 2)):
         monkeypatch.setattr(demo, name, value)
+    monkeypatch.setattr(demo_report, "SHOWN", 4)
     small = dict(steps=4, batch_size=4, log_every=2, eval_every=4, eval_clips=4, checkpoint_every=4)
     default = Config()
     config = Config(
@@ -80,7 +82,7 @@ def test_a_whole_demo(tmp_path, monkeypatch):
     page = report.read_text()
     assert page.count("<video") == 4 + 2 + 6 + 8  # generated, long, real, reconstructions
     assert "Frechet distance to 6 real clips" in page
-    assert "Frechet distance of samples from held-out clips, while it trained" in page
+    assert "Frechet distance between samples and held-out clips, during training" in page
     assert json.loads((tmp_path / "run" / "numbers.json").read_text())["still_psnr"] > 0
     assert (tmp_path / "run" / "samples" / "long.gif").stat().st_size > 0
     # The card says what `pvdm evaluate` finds by the same protocol.

@@ -8,10 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from pvdm_jax.commands import generate, output_folder
+from pvdm_jax.commands import generate
+from pvdm_jax.commands.reconstruct import reconstruct
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, UNetConfig
 from pvdm_jax.data.clips import center_crop_resize
-from pvdm_jax.video import media, writers
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.grid import MIN_SIDE
+from pvdm_jax.video.read import probe_video, read_video
+from pvdm_jax.video.write import FORMATS, write_video
 
 FRAMES, SIDE = 4, 16
 
@@ -74,10 +78,10 @@ def moving_square(frames: int) -> np.ndarray:
 def folder(tmp_path):
     """Three usable videos of 10, 20 and 9 frames, and files that are none."""
     folder = tmp_path / "videos"
-    media.write_video(folder / "a.mp4", moving_square(10), fps=24)
-    media.write_video(folder / "b.gif", moving_square(20), fps=10)
-    media.write_video(folder / "deeper" / "a.mp4", moving_square(9), fps=24)
-    media.write_video(folder / "short.mp4", moving_square(FRAMES - 1), fps=24)
+    write_video(folder / "a.mp4", moving_square(10), fps=24)
+    write_video(folder / "b.gif", moving_square(20), fps=10)
+    write_video(folder / "deeper" / "a.mp4", moving_square(9), fps=24)
+    write_video(folder / "short.mp4", moving_square(FRAMES - 1), fps=24)
     (folder / "broken.mp4").write_bytes(b"this is no video")
     (folder / ".hidden.mp4").write_bytes(b"")
     (folder / "notes.txt").write_text("no video, and not named as skipped")
@@ -97,15 +101,15 @@ def test_sample_writes_each_video_and_a_grid(model, tmp_path):
     generate.sample(model, tmp_path / "out", num_videos=3, num_frames=6, batch_size=2, fps=12)
     videos = [f"video_0000{i}.{suffix}" for i in range(3) for suffix in ("gif", "mp4")]
     assert names(tmp_path / "out") == ["grid.gif", "grid.mp4", "grid.png", "request.json", *videos]
-    info = media.probe_video(tmp_path / "out" / "video_00002.mp4")
+    info = probe_video(tmp_path / "out" / "video_00002.mp4")
     assert (info.frames, info.height, info.width, info.fps) == (6, SIDE, SIDE, 12)
-    grid = media.probe_video(tmp_path / "out" / "grid.mp4")
+    grid = probe_video(tmp_path / "out" / "grid.mp4")
     assert grid.frames == 6
-    assert grid.width >= 2 * output_folder.GRID_SIDE
+    assert grid.width >= 2 * MIN_SIDE
 
 
 def test_every_format(model, tmp_path):
-    generate.sample(model, tmp_path / "out", num_videos=1, formats=writers.FORMATS)
+    generate.sample(model, tmp_path / "out", num_videos=1, formats=FORMATS)
     assert (tmp_path / "out" / "video_00000" / "frame_00003.png").exists()
     assert frames_of(tmp_path / "out" / "video_00000.npz").shape == (FRAMES, SIDE, SIDE, 3)
     generate.sample(model, tmp_path / "arrays", num_videos=2, formats=["npz"])
@@ -131,7 +135,7 @@ def test_a_video_is_its_own_whatever_is_made_with_it(model, tmp_path):
     assert np.abs(frames_of(tmp_path / "all" / "video_00004.npz").astype(int) - expected).mean() > 10
 
 
-def test_an_interrupted_folder_is_gone_on_with(model, tmp_path, capsys):
+def test_an_interrupted_folder_is_resumed(model, tmp_path, capsys):
     arguments = dict(num_videos=5, batch_size=2, formats=["npz"])
     generate.sample(model, tmp_path / "whole", **arguments)
     generate.sample(model, tmp_path / "out", **arguments)
@@ -147,7 +151,7 @@ def test_an_interrupted_folder_is_gone_on_with(model, tmp_path, capsys):
     generate.sample(model, tmp_path / "out", **arguments | {"num_videos": 6})
     assert "video_00005.npz" in names(tmp_path / "out")
     for change in ({"seed": 3}, {"num_frames": 8}, {"options": {"steps": 3}}):
-        with pytest.raises(ConfigError, match="were asked for otherwise"):
+        with pytest.raises(ConfigError, match="belong to another request"):
             generate.sample(model, tmp_path / "out", **arguments | change)
 
 
@@ -170,7 +174,7 @@ def test_classes_are_given_in_turn(tmp_path):
 def test_preview_shows_the_denoising(model, tmp_path):
     generate.sample(model, tmp_path / "out", num_videos=6, preview_every=5, formats=["mp4"], fps=4)
     assert model.calls[-1] == {"preview": 4, "every": 5, "indices": [0, 1, 2, 3]}
-    assert media.probe_video(tmp_path / "out" / "preview.mp4").frames == 3 + 4  # the last stays for a second
+    assert probe_video(tmp_path / "out" / "preview.mp4").frames == 3 + 4  # the last stays for a second
 
 
 @pytest.mark.parametrize(
@@ -197,7 +201,7 @@ def test_impossible_options_are_refused_before_sampling(tmp_path, num_classes, a
     assert not (tmp_path / "out").exists()
 
 
-def test_long_videos_need_a_model_that_goes_on_from_a_clip(model, folder, tmp_path):
+def test_long_videos_need_a_model_that_takes_the_previous_clip(model, folder, tmp_path):
     model.config = dataclasses.replace(
         model.config, denoiser=dataclasses.replace(model.config.denoiser, previous_clip=False, next_clip=False)
     )
@@ -219,7 +223,7 @@ def test_results_are_never_overwritten(model, folder, tmp_path, command):
         elif command == "extend":
             generate.extend(model, [folder], output, num_frames=4)
         else:
-            generate.reconstruct(model, [folder], output)
+            reconstruct(model, [folder], output)
     assert names(output) == ["mine.txt"]
     assert model.calls == []
 
@@ -227,9 +231,9 @@ def test_results_are_never_overwritten(model, folder, tmp_path, command):
 def test_extend_appends_to_the_end_of_the_original(model, folder, tmp_path):
     generate.extend(model, [folder / "b.gif"], tmp_path / "out", num_frames=5, original_frames=8, formats=["mp4"])
     assert names(tmp_path / "out") == ["b.mp4", "videos.json"]
-    frames = media.read_video(tmp_path / "out" / "b.mp4")
+    frames = read_video(tmp_path / "out" / "b.mp4")
     assert frames.shape == (8 + 5, SIDE, SIDE, 3)
-    original = media.read_video(folder / "b.gif", start=12)
+    original = read_video(folder / "b.gif", start=12)
     expected = center_crop_resize(original, SIDE, SIDE)
     assert np.abs(frames[:8].astype(int) - expected).mean() < 6  # lossy files
     assert np.abs(frames[8:].astype(int) - expected[-1]).mean() < 6
@@ -240,7 +244,7 @@ def test_extend_appends_to_the_end_of_the_original(model, folder, tmp_path):
 
 def test_a_long_continuation_of_originals_that_differ(model, folder, tmp_path):
     generate.extend(model, [folder], tmp_path / "out", num_frames=10, original_frames=8, formats=["mp4"])
-    found = {path.stem: media.probe_video(path) for path in (tmp_path / "out").glob("*.mp4")}
+    found = {path.stem: probe_video(path) for path in (tmp_path / "out").glob("*.mp4")}
     assert {name: info.frames for name, info in found.items()} == {"a": 8 + 10, "a_": 8 + 10, "b": 8 + 10}
     assert {name: info.fps for name, info in found.items()} == {"a": 24, "a_": 24, "b": 10}
     assert model.calls[0]["indices"] == [0, 1, 2, 3]
@@ -254,7 +258,7 @@ def test_interpolate_joins_two_videos(folder, tmp_path):
     video = frames_of(tmp_path / "out" / "between_00002.npz")
     before, between, after = np.split(video.astype(int), 3)
     np.testing.assert_array_equal(between, (before + after) // 2)
-    expected = center_crop_resize(media.read_video(folder / "a.mp4", start=10 - FRAMES), SIDE, SIDE)
+    expected = center_crop_resize(read_video(folder / "a.mp4", start=10 - FRAMES), SIDE, SIDE)
     np.testing.assert_array_equal(before, expected)
     assert [call["indices"] for call in model.calls] == [[0, 1], [2, 3]]
     with pytest.raises(ConfigError, match="denoiser.next_clip is False"):
@@ -277,19 +281,19 @@ def test_extend_reads_folders_and_skips_by_name(model, folder, tmp_path, capsys)
 def test_stride_and_frame_rate(folder, tmp_path):
     model = Model(stride=2)
     generate.extend(model, [folder / "a.mp4"], tmp_path / "out", num_frames=4, original_frames=4, formats=["mp4"])
-    info = media.probe_video(tmp_path / "out" / "a.mp4")
+    info = probe_video(tmp_path / "out" / "a.mp4")
     assert (info.frames, info.fps) == (8, 12)
-    every_second = media.read_video(folder / "a.mp4", start=2, count=4, stride=2)
+    every_second = read_video(folder / "a.mp4", start=2, count=4, stride=2)
     given = model.calls[0]["video"][0]
     np.testing.assert_array_equal(given, center_crop_resize(every_second, SIDE, SIDE))
     generate.extend(model, [folder / "a.mp4"], tmp_path / "fast", num_frames=4, formats=["mp4"], fps=30)
-    assert media.probe_video(tmp_path / "fast" / "a.mp4").fps == 30
+    assert probe_video(tmp_path / "fast" / "a.mp4").fps == 30
 
 
 def test_reconstruct_shows_both_and_measures(model, folder, tmp_path, capsys):
-    generate.reconstruct(model, [folder], tmp_path / "out", max_frames=8, formats=["mp4"])
+    reconstruct(model, [folder], tmp_path / "out", max_frames=8, formats=["mp4"])
     assert names(tmp_path / "out") == ["a.mp4", "a_.mp4", "b.mp4", "reconstruction.json"]
-    info = media.probe_video(tmp_path / "out" / "b.mp4")
+    info = probe_video(tmp_path / "out" / "b.mp4")
     assert (info.frames, info.height, info.width) == (8, SIDE, 2 * SIDE)
     result = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
     off_by_one = 20 * math.log10(255)
@@ -303,10 +307,10 @@ def test_reconstruct_shows_both_and_measures(model, folder, tmp_path, capsys):
 
 
 def test_no_usable_source(model, folder, tmp_path):
-    with pytest.raises(media.VideoError, match="none of the 2 files can be used.*broken"):
-        generate.reconstruct(model, [folder / "broken.mp4", folder / "short.mp4"], tmp_path / "out")
+    with pytest.raises(VideoError, match="none of the 2 files can be used.*broken"):
+        reconstruct(model, [folder / "broken.mp4", folder / "short.mp4"], tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        generate.reconstruct(model, [folder / "nowhere.mp4"], tmp_path / "out")
+        reconstruct(model, [folder / "nowhere.mp4"], tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(media.VideoError, match="empty: no video file"):
-        generate.reconstruct(model, [tmp_path / "empty"], tmp_path / "out")
+    with pytest.raises(VideoError, match="empty: no video file"):
+        reconstruct(model, [tmp_path / "empty"], tmp_path / "out")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pvdm_jax.data.prepare.folder import prepare
-from pvdm_jax.video.media import write_video
+from pvdm_jax.video.write import write_video
 
 BITS = 8
 

@@ -13,7 +13,9 @@ from pvdm_jax.data.prepare import workers
 from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.prepare.summary import Summary
-from pvdm_jax.video.media import VideoError, decode_video, read_video, write_video
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.read import decode_video, read_video
+from pvdm_jax.video.write import write_video
 
 
 def moving(frames, size=32):

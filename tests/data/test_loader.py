@@ -13,7 +13,7 @@ from pvdm_jax.data.loader import clip_pairs, fixed_clips, latent_batches, pair_b
 from pvdm_jax.data.samples import PairSpec
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.data.streams import BatchSpec, ProcessShare
-from pvdm_jax.video.media import VideoError
+from pvdm_jax.video.errors import VideoError
 
 CLIP = AutoencoderConfig(frames=4, height=8, width=8)
 DATA = DataConfig()

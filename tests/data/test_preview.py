@@ -13,7 +13,8 @@ from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.preview import preview
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.performance.loading_speed import measure_loading, measure_reading
-from pvdm_jax.video.media import read_video, write_video
+from pvdm_jax.video.read import read_video
+from pvdm_jax.video.write import write_video
 
 CLIP = AutoencoderConfig(frames=8, height=32, width=32)
 
@@ -46,12 +47,12 @@ def test_problems_are_told_with_names(tmp_path):
     data = DataConfig(source="tfds", path=str(tmp_path / "data"), holdout=0.0)
     problems = "\n".join(preview(data, CLIP, 0, tmp_path / "out", count=2).problems)
     for text in (
-        "1 video left out for being shorter than a clip's 8 frames: short.mp4",
+        "1 video skipped, shorter than a clip's 8 frames: short.mp4",
         "`pvdm prepare` skipped 1 video: broken.avi (the file is empty)",
         "nothing is held out from training",
         "2 videos smaller than a clip, to be enlarged: ",
         "videos play at 10 to 30 frames per second",
-        "2 of the 2 clips shown are of one colour",
+        "2 of the 2 clips shown have a single colour",
     ):
         assert text in problems
     assert "hardly move" not in problems

@@ -11,7 +11,10 @@ from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.records import PIECE_FRAMES, pack_pictures, read_frames, unpack_pictures
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.video.media import VideoError, encode_jpeg, read_video, write_image, write_video
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.images import encode_jpeg, write_image
+from pvdm_jax.video.read import read_video
+from pvdm_jax.video.write import write_video
 
 FRAMES = 2 * PIECE_FRAMES + 5  # two whole records and a part of one
 

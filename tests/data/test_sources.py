@@ -13,7 +13,8 @@ from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.samples import PairSpec
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.video.media import VideoError, write_video
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.write import write_video
 
 CLIP = AutoencoderConfig(frames=8, height=32, width=32)
 

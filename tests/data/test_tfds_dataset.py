@@ -12,7 +12,7 @@ from pvdm_jax.data import tfds_dataset
 from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.video.media import write_image
+from pvdm_jax.video.images import write_image
 
 CLIP = AutoencoderConfig(frames=4, height=8, width=16)
 CLASS = "tensorflow_datasets.core.features"

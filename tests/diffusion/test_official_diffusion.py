@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conditions import condition
 
 from pvdm_jax.config import ProcessConfig
 from pvdm_jax.diffusion.grids import time_grid
@@ -12,7 +13,6 @@ from pvdm_jax.diffusion.predictions import estimate, squared_error
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.samplers import SAMPLERS
 from pvdm_jax.models import functional
-from pvdm_jax.models.triplane import PlaneShape, unpack
 from pvdm_jax.weights import official
 
 SHAPE = (2, 4, 2048)
@@ -32,12 +32,12 @@ def case(reference, recipe):
     """The reference's numbers, its inputs by name, and its denoiser on packed latents."""
     info, expected = reference("diffusion_tiny")
     seed = info["seed"]
-    graphdef, params = functional.split(official.unet_from_torch(recipe.weights(info["weights"], seed)))
+    model = official.unet_from_torch(recipe.weights(info["weights"], seed))
+    graphdef, params = functional.split(model)
 
     @jax.jit
-    def denoiser(x, step, context, label=None):
-        planes, previous = (unpack(latents, PlaneShape(16, 32, 32)) for latents in (x, context))
-        return functional.merge(graphdef, params)(planes, step, previous).pack()
+    def denoiser(x, time, previous):
+        return functional.merge(graphdef, params)(x, time, condition(model, len(x), previous=previous))
 
     def noise(name):
         return channels_second(recipe.noise(SHAPE, seed, name))
@@ -99,7 +99,8 @@ def test_ancestral_step(case, process, t):
 @pytest.mark.parametrize("guided", [False, True])
 def test_ddim_step(case, process, t, s, guided):
     expected, inputs, denoiser, noise = case
-    predict = guide(denoiser, inputs["cond" if guided else "nothing"], weight=0.5 if guided else None)
+    away = [(0.5, inputs["nothing"])] if guided else []
+    predict = guide(denoiser, inputs["cond" if guided else "nothing"], away)
     x = noise(f"ddim_step_{t}")
     found = step(process, "ddim", x, predict(x, t), t, s, jnp.zeros_like(x))
     name = f"ddim_step_{t}_" + ("cond_w0.5" if guided else "uncond")

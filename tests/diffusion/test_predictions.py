@@ -7,7 +7,7 @@ import pytest
 
 from pvdm_jax.config import ConfigError, ProcessConfig
 from pvdm_jax.config.diffusion import PREDICTIONS
-from pvdm_jax.diffusion.predictions import draw_exercise, estimate, loss_weights, squared_error, target
+from pvdm_jax.diffusion.predictions import draw_noisy_batch, estimate, loss_weights, squared_error, target
 from pvdm_jax.diffusion.process import Process
 
 STEPS = np.array([0, 300, 900])
@@ -57,11 +57,11 @@ def test_min_snr_weights(prediction):
 def test_exercises_are_drawn_from_the_process():
     process = Process(ProcessConfig(loss_weight="min_snr"))
     x0 = jnp.full((4000, 3), 0.25)
-    drawn = draw_exercise(process, x0, jax.random.key(0))
-    assert 0 <= int(drawn.step.min()) and int(drawn.step.max()) <= 999
-    assert abs(float(drawn.step.mean()) - 499.5) < 20
-    np.testing.assert_allclose(drawn.x, process.diffuse(x0, drawn.step, drawn.target), atol=1e-6)
-    np.testing.assert_array_equal(drawn.weight, loss_weights(process)[drawn.step])
+    drawn = draw_noisy_batch(process, x0, jax.random.key(0))
+    assert 0 <= int(drawn.time.min()) and int(drawn.time.max()) <= 999
+    assert abs(float(drawn.time.mean()) - 499.5) < 20
+    np.testing.assert_allclose(drawn.x, process.diffuse(x0, drawn.time, drawn.target), atol=1e-6)
+    np.testing.assert_array_equal(drawn.weight, loss_weights(process)[drawn.time])
     assert abs(float(jnp.std(drawn.target)) - 1) < 0.02
 
 

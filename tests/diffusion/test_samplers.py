@@ -68,7 +68,7 @@ def test_grids_are_evenly_spaced_in_what_their_names_say(process):
 def test_heun_calls_twice_but_for_the_last_step(process):
     for name in SAMPLERS:
         rows = samplers.SAMPLERS[name].plan(process, np.array([999, 600, 200, -1]))
-        assert len(rows["t"]) == samplers.calls(name, 3)
+        assert len(rows["t"]) == 2 * samplers.SAMPLERS[name].calls_per_step + 1
     assert samplers.SAMPLERS["heun"].plan(process, np.array([999, 600, 200, -1]))["t"].tolist() == [
         *(999, 600, 600, 200, 200)
     ]
@@ -140,7 +140,7 @@ def videos(denoiser, process, keys, context, num_clips, *, given, number=0, weig
     """Clips whose latents are kept as they are."""
 
     def sample(keys, context, later):
-        predict = guide(denoiser, context, weight=weight)
+        predict = guide(denoiser, context, [] if weight is None else [(weight, jnp.zeros_like(context))])
         return sample_clip(predict, process, keys, context.shape[1:], **options)
 
     return sample_video(sample, lambda x, later: (x, x), keys, context, num_clips, given=given, number=number)
@@ -149,7 +149,7 @@ def videos(denoiser, process, keys, context, num_clips, *, given, number=0, weig
 def test_each_clip_is_given_the_one_before(process):
     """A denoiser whose data are 0.1 above their context: the clips of a video climb in steps of 0.1."""
 
-    def denoiser(x, step, context, label):
+    def denoiser(x, step, context):
         return gaussian_prediction(process, x, step, context + 0.1)
 
     keys = jax.random.split(jax.random.key(0), 500)
@@ -161,7 +161,7 @@ def test_each_clip_is_given_the_one_before(process):
 
 
 def test_a_video_can_be_made_in_several_calls(process):
-    def denoiser(x, step, context, label):
+    def denoiser(x, step, context):
         return gaussian_prediction(process, x, step, 0.5 * context)
 
     keys, context = jax.random.split(jax.random.key(0), 3), jnp.zeros((3, 2, 1))
@@ -174,7 +174,7 @@ def test_a_video_can_be_made_in_several_calls(process):
 def test_guidance_moves_away_from_the_unconditional_prediction(process):
     """Weights (1 + w) and -w of Gaussians with means 0.2 and 0 and equal width give the mean (1 + w) 0.2."""
 
-    def denoiser(x, step, context, label):
+    def denoiser(x, step, context):
         return gaussian_prediction(process, x, step, context)
 
     keys, context = jax.random.split(jax.random.key(0), 500), jnp.full((500, 1, 1), 0.2)
@@ -186,26 +186,29 @@ def test_guidance_moves_away_from_the_unconditional_prediction(process):
 def test_previous_clip_and_class_have_weights_of_their_own(process):
     """Means add: 0.2 of the context and 0.1 of the class 1 give 0.3 + w 0.2 + v 0.1."""
 
-    def denoiser(x, step, context, label):
+    def denoiser(x, step, condition):
+        context, label = condition
         return gaussian_prediction(process, x, step, context + 0.1 * jnp.maximum(label, 0)[:, None, None])
 
     keys, context = jax.random.split(jax.random.key(0), 500), jnp.full((500, 1, 1), 0.2)
     label = jnp.ones(500, jnp.int32)
-    for weights, mean in (
-        ({}, 0.3),
-        ({"weight": 1.0}, 0.5),
-        ({"class_weight": 2.0}, 0.5),
-        ({"weight": 0.5, "class_weight": 1.0}, 0.5),
+    no_context, no_label = (jnp.zeros_like(context), label), (context, -label)
+    for away, mean in (
+        ([], 0.3),
+        ([(1.0, no_context)], 0.5),
+        ([(2.0, no_label)], 0.5),
+        ([(0.5, no_context), (1.0, no_label)], 0.5),
     ):
-        predict = guide(denoiser, context, label, **weights)
-        assert abs(float(sample_clip(predict, process, keys, (1, 1), steps=100).mean()) - mean) < 0.04, weights
+        predict = guide(denoiser, (context, label), away)
+        assert abs(float(sample_clip(predict, process, keys, (1, 1), steps=100).mean()) - mean) < 0.04, away
 
 
 def test_guidance_is_off_outside_its_interval():
-    def denoiser(x, step, context, label):
+    def denoiser(x, step, context):
         return jnp.broadcast_to(context, x.shape)
 
     x, context = jnp.zeros((2, 3, 1)), jnp.ones((2, 3, 1))
-    predict = guide(denoiser, context, weight=2.0, interval=(jnp.float32(100), jnp.float32(500)))
+    away = [(2.0, jnp.zeros_like(context))]
+    predict = guide(denoiser, context, away, interval=(jnp.float32(100), jnp.float32(500)))
     values = [float(predict(x, jnp.int32(step)).mean()) for step in (99, 100, 500, 501)]
     assert values == [1.0, 3.0, 3.0, 1.0]

@@ -8,7 +8,8 @@ import pytest
 from pvdm_jax.config import ConfigError, DataConfig
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.evaluation.clip_sets import VideoFolder, choose_windows, source_clips
-from pvdm_jax.video.media import VideoError, write_video
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.write import write_video
 
 PROTOCOL = ProtocolConfig()
 

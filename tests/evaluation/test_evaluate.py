@@ -18,7 +18,8 @@ from pvdm_jax.evaluation.generated_clips import GeneratedClips
 from pvdm_jax.evaluation.reconstruction import psnr
 from pvdm_jax.evaluation.scattering import video_features
 from pvdm_jax.runtime import sharding
-from pvdm_jax.video.media import read_video, write_video
+from pvdm_jax.video.read import read_video
+from pvdm_jax.video.write import write_video
 
 TINY = ProtocolConfig(samples=12, real_samples=12, frames=(8, 16), bootstrap=10, reconstruction_samples=6)
 

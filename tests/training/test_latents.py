@@ -19,6 +19,7 @@ from pvdm_jax.data.samples import PairSpec
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import latent_spec, plane_shape
+from pvdm_jax.models.pixels import to_float
 from pvdm_jax.runtime.sharding import global_batch, make_mesh
 from pvdm_jax.training import autoencoder, diffusion, latents
 from pvdm_jax.weights.run_autoencoder import load_autoencoder
@@ -78,7 +79,7 @@ def test_shards_know_their_windows_and_what_made_them(cached):
         np.testing.assert_allclose(window["crop"], pair["crop"])
         mirrored.add(window["mirrored"])
         if i in (0, 9):
-            expected = model.encode(autoencoder.to_float(pair["video"].reshape(2, 4, 16, 24, 3)))
+            expected = model.encode(to_float(pair["video"].reshape(2, 4, 16, 24, 3)))
             np.testing.assert_allclose(np.stack([item["previous"], item["clip"]]), expected, atol=1e-5)
     assert mirrored == {True, False}
 
@@ -180,7 +181,7 @@ def test_windows_of_three_clips_for_a_denoiser_that_takes_the_next_one(workdir):
     source = open_source(config.data, config.autoencoder, "train", config.seed)
     video = source[1].read(cache.window(3)["start"], 12).reshape(3, 4, 16, 24, 3)
     graphdef, params = load_autoencoder(config.autoencoder, workdir)
-    expected = functional.merge(graphdef, params).encode(autoencoder.to_float(video))
+    expected = functional.merge(graphdef, params).encode(to_float(video))
     found = np.stack([item["previous"], item["clip"], item["next"]])
     np.testing.assert_allclose(found, expected, atol=1e-5)
     with pytest.raises(ConfigError, match="denoiser.next_clip is False"):
@@ -198,7 +199,7 @@ def test_unconditional_clips_are_stored_with_their_windows(workdir, next_clip):
     pair = clip_pairs(source, config.autoencoder, config.data, spec, config.seed)[3]
     clips = pair["video"].reshape(3 + next_clip, 4, 16, 24, 3)
     graphdef, params = load_autoencoder(config.autoencoder, workdir)
-    expected = functional.merge(graphdef, params).encode(autoencoder.to_float(clips))
+    expected = functional.merge(graphdef, params).encode(to_float(clips))
     item, names = cache[3], ["previous", "clip", *(["next"] if next_clip else []), "unconditional"]
     np.testing.assert_allclose(np.stack([item[name] for name in names]), expected, atol=1e-5)
     fly = changed(config, encode={"cache": False})

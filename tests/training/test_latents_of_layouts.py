@@ -14,7 +14,7 @@ from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.data.streams import BatchSpec
 from pvdm_jax.training import autoencoder, latents
-from pvdm_jax.video.media import encode_jpeg
+from pvdm_jax.video.images import encode_jpeg
 
 CLIP = AutoencoderConfig(
     frames=4,

@@ -25,7 +25,7 @@ from pvdm_jax.data.prepare.shards import outcome_path
 from pvdm_jax.data.prepare.summary import Summary, skipped_lines, summarize
 from pvdm_jax.data.prepare.workers import plan_shards, write_shards
 from pvdm_jax.storage.files import read_json, write_json
-from pvdm_jax.video.media import VideoError
+from pvdm_jax.video.errors import VideoError
 
 DEFAULT_OPTIONS = PrepareOptions()
 PLAN = "plan.json"  # in the hidden folder: what its shards are made from

@@ -21,7 +21,9 @@ from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.records import PIECE_FRAMES, pack_pictures
 from pvdm_jax.data.tfds_dataset import TFDSDataset
 from pvdm_jax.storage.files import write_json
-from pvdm_jax.video.media import VideoError, decode_image, encode_jpeg, frame_rate, video_frames
+from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.images import decode_image, encode_jpeg
+from pvdm_jax.video.read import frame_rate, video_frames
 
 
 def features(classes: Sequence[str]) -> tfds.features.FeaturesDict:

@@ -1,4 +1,4 @@
-"""The report: complete, self-contained HTML whose videos, numbers and curves are those that went in."""
+"""Pages: complete, self-contained HTML whose videos, numbers and curves are those that went in."""
 
 import base64
 import html.parser
@@ -8,9 +8,11 @@ import re
 import numpy as np
 import pytest
 
-from pvdm_jax.reporting.report import MAX_POINTS, Code, Curves, Table, Text, Videos, metric_curves, write_report
+from pvdm_jax.reporting.charts import MAX_POINTS
+from pvdm_jax.reporting.html import write_page
+from pvdm_jax.reporting.sections import Code, Curves, Items, Table, Text, Videos, metric_curves
 from pvdm_jax.storage.run_folder import read_metrics
-from pvdm_jax.video.media import decode_video
+from pvdm_jax.video.read import decode_video
 
 VOID = {"meta", "line", "polyline"}
 
@@ -48,7 +50,7 @@ class Page(html.parser.HTMLParser):
 def page(tmp_path):
     def write(*sections):
         path = tmp_path / "new" / "report.html"
-        write_report(path, "A <title>", sections)
+        write_page(path, "A <title>", sections)
         assert [file.name for file in path.parent.iterdir()] == ["report.html"]
         return Page(path.read_text(encoding="utf-8"))
 
@@ -110,11 +112,18 @@ def test_table(page):
     assert written.all("figcaption")[0]["text"] == "One & two"
 
 
+def test_lists_and_lists_to_unfold(page):
+    written = page(Items(["one <1>", "two"]), Items(["three"], summary="More"))
+    assert [item["text"] for item in written.all("li")] == ["one <1>", "two", "three"]
+    assert written.all("summary")[0]["text"] == "More"
+    assert written.all("details")[0]["text"] == "Morethree"
+
+
 def test_table_that_does_not_fit_is_refused(tmp_path):
     path = tmp_path / "report.html"
     path.write_text("the older report")
     with pytest.raises(ValueError, match=r"has 2 cells, \['x', 1\]; its header has 3"):
-        write_report(path, "t", [Table(["a", "b", "c"], [["x", 1]])])
+        write_page(path, "t", [Table(["a", "b", "c"], [["x", 1]])])
     assert path.read_text() == "the older report"
 
 

@@ -1,0 +1,175 @@
+"""Commands that make videos with a trained model."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pvdm_jax
+from pvdm_jax.cli.arguments import AddCommand, add_model, positive, positive_number
+from pvdm_jax.cli.sampling_arguments import add_sampling, sampling_options
+from pvdm_jax.video.defaults import DEFAULT_FPS
+
+
+def _sample(args: argparse.Namespace) -> None:
+    from pvdm_jax.commands import generate
+    from pvdm_jax.runtime import distributed
+
+    distributed.start_distributed()
+    generate.sample(
+        pvdm_jax.load(args.model),
+        args.output,
+        num_videos=args.num_videos,
+        num_frames=args.num_frames,
+        first_video=args.first_video,
+        videos=args.videos,
+        **_generation_keywords(args),
+        preview_every=args.preview_every,
+    )
+
+
+def _extend(args: argparse.Namespace) -> None:
+    from pvdm_jax.commands import generate
+
+    generate.extend(
+        pvdm_jax.load(args.model),
+        args.source,
+        args.output,
+        num_frames=args.num_frames,
+        original_frames=args.original_frames,
+        **_generation_keywords(args),
+    )
+
+
+def _interpolate(args: argparse.Namespace) -> None:
+    from pvdm_jax.commands import generate
+
+    generate.interpolate(
+        pvdm_jax.load(args.model),
+        args.first,
+        args.second,
+        args.output,
+        num_videos=args.num_videos,
+        **_generation_keywords(args),
+    )
+
+
+def _reconstruct(args: argparse.Namespace) -> None:
+    from pvdm_jax.commands import reconstruct
+
+    reconstruct.reconstruct(
+        pvdm_jax.load(args.model),
+        args.source,
+        args.output,
+        max_frames=args.max_frames,
+        formats=args.formats,
+        fps=args.fps,
+    )
+
+
+def _generation_keywords(args: argparse.Namespace) -> dict[str, Any]:
+    """The keywords that `sample`, `extend` and `interpolate` share."""
+    return {
+        "seed": args.seed,
+        "batch_size": args.batch_size,
+        "options": sampling_options(args),
+        "classes": _classes(args),
+        "formats": args.formats,
+        "fps": args.fps,
+    }
+
+
+def _classes(args: argparse.Namespace) -> list[str] | None:
+    """Turns `--classes 3,7 spin` into ["3", "7", "spin"]."""
+    if args.classes is None:
+        return None
+    return [name.strip() for text in args.classes for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    """Parses "37" or "3,7,10-20"."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        numbers += range(int(first), int(last if dash else first) + 1)
+    if not numbers:
+        raise argparse.ArgumentTypeError(f"{text} names no video")
+    return numbers
+
+
+def add_commands(add: AddCommand) -> None:
+    command = add(
+        "sample",
+        _sample,
+        "generate videos",
+        "pvdm sample --model=runs/demo --output=samples --num-videos=16 --num-frames=64",
+    )
+    add_model(command)
+    command.add_argument("--num-videos", type=positive, default=8, help="number of videos (default: 8)")
+    command.add_argument("--num-frames", type=positive, help="frames of each video (default: one clip)")
+    help = "number of the first video; video 37 is the same whatever else is generated (default: 0)"
+    command.add_argument("--first-video", type=int, default=0, metavar="NUMBER", help=help)
+    help = "numbers of the videos, such as 37 or 3,7,10-20, in place of --num-videos and --first-video"
+    command.add_argument("--videos", type=_numbers, metavar="NUMBERS", help=help)
+    help = f"frames per second of the files (default: {DEFAULT_FPS:g})"
+    command.add_argument("--fps", type=positive_number, default=DEFAULT_FPS, help=help)
+    help = "also write a video of the denoising: the first clips after every CALLS calls of the denoiser"
+    command.add_argument("--preview-every", type=positive, default=0, metavar="CALLS", help=help)
+    _add_generation(command)
+
+    command = add(
+        "extend",
+        _extend,
+        "continue videos",
+        "pvdm extend --model=runs/demo --source holiday.mp4 more_videos/ --output=extended --num-frames=64",
+    )
+    add_model(command)
+    _add_source(command)
+    command.add_argument("--num-frames", type=positive, default=64, help="new frames of each video (default: 64)")
+    help = "frames kept from the end of the original (default: 32)"
+    command.add_argument("--original-frames", type=positive, default=32, help=help)
+    _add_generation(command)
+
+    command = add(
+        "interpolate",
+        _interpolate,
+        "make the clip between two videos, with a model that was trained for it (denoiser.next_clip)",
+        "pvdm interpolate --model=runs/between --first=a.mp4 --second=b.mp4 --output=between --num-videos=4",
+    )
+    add_model(command)
+    command.add_argument("--first", type=Path, required=True, help="video file whose last clip comes before")
+    command.add_argument("--second", type=Path, required=True, help="video file whose first clip comes after")
+    help = "number of clips to make, each with other noise (default: 1)"
+    command.add_argument("--num-videos", type=positive, default=1, help=help)
+    _add_fps(command)
+    _add_generation(command)
+
+    command = add(
+        "reconstruct",
+        _reconstruct,
+        "encode and decode videos, and show each beside its reconstruction",
+        "pvdm reconstruct --model=runs/demo --source my_videos/ --output=reconstructed",
+    )
+    add_model(command)
+    _add_source(command)
+    help = "frames taken from the start of each video (default: 128)"
+    command.add_argument("--max-frames", type=positive, default=128, help=help)
+
+
+def _add_source(command: argparse.ArgumentParser) -> None:
+    help = "video files, and folders of video files"
+    command.add_argument("--source", type=Path, nargs="+", required=True, metavar="PATH", help=help)
+    _add_fps(command)
+
+
+def _add_fps(command: argparse.ArgumentParser) -> None:
+    help = "frames per second of the files (default: those of the source)"
+    command.add_argument("--fps", type=positive_number, help=help)
+
+
+def _add_generation(command: argparse.ArgumentParser) -> None:
+    """Adds what `_generation_keywords` reads, but for what `add_model` and --fps add."""
+    command.add_argument("--seed", type=int, default=0, help="the same seed gives the same videos (default: 0)")
+    command.add_argument("--batch-size", type=positive, default=4, help="videos generated at once (default: 4)")
+    help = "classes to generate in turn, by name or by number: 3,7"
+    command.add_argument("--classes", nargs="+", metavar="NAME", help=help)
+    add_sampling(command)

@@ -1,0 +1,87 @@
+"""Commands that write model folders: from official weights, and from a run."""
+
+import argparse
+from pathlib import Path
+
+from pvdm_jax.cli.arguments import AddCommand, positive
+from pvdm_jax.cli.sampling_arguments import add_sampling, sampling_options
+
+AUTOENCODER_FIELDS = ("num_heads", "plane_num_heads")
+DENOISER_FIELDS = ("num_heads", "num_head_channels")
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from pvdm_jax.weights.official.convert import convert_files
+
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    folder = convert_files(
+        args.output,
+        autoencoder=args.autoencoder,
+        denoiser=args.denoiser,
+        autoencoder_overrides={
+            name: given[f"autoencoder_{name}"] for name in AUTOENCODER_FIELDS if f"autoencoder_{name}" in given
+        },
+        denoiser_overrides={name: given[name] for name in DENOISER_FIELDS if name in given},
+        dtype=args.dtype,
+    )
+    print((folder / "README.md").read_text(encoding="utf-8"))
+    print(f"written: {folder}")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from pvdm_jax.commands import export
+
+    folder = export.export(
+        args.model,
+        args.output,
+        dtype=args.dtype,
+        sampler=args.sampler_program,
+        num_frames=args.num_frames,
+        options=sampling_options(args),
+        platforms=args.platforms.split(",") if args.platforms else export.DEFAULT_PLATFORMS,
+        batch_size=args.batch_size,
+        weights_inside=args.weights_inside,
+    )
+    print(f"exported to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+
+
+def add_commands(add: AddCommand) -> None:
+    command = add(
+        "convert",
+        _convert,
+        "convert weights of the official PyTorch code to a model folder",
+        "pvdm convert --autoencoder=model_last.pth --denoiser=ema_model_850000.pth --output=models/ucf101",
+    )
+    kinds = ".pth, .pt, .npz or .safetensors with the official names, or a model folder"
+    command.add_argument("--autoencoder", type=Path, metavar="FILE", help=f"weights of the autoencoder: {kinds}")
+    command.add_argument("--denoiser", type=Path, metavar="FILE", help=f"weights of the denoiser: {kinds}")
+    command.add_argument("--output", type=Path, required=True, help="the model folder, new or empty")
+    help = "dtype of its weight files; bfloat16 and float16 are half as large and less exact (default: float32)"
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help=help)
+    group = command.add_argument_group("what the weights' shapes don't tell", "The defaults are the paper's.")
+    group.add_argument("--num-heads", type=positive, help="attention heads of the denoiser (default: 8)")
+    help = "channels of each of the denoiser's heads, in place of --num-heads"
+    group.add_argument("--num-head-channels", type=positive, help=help)
+    help = "attention heads of the autoencoder's transformers (default: 8)"
+    group.add_argument("--autoencoder-num-heads", type=positive, help=help)
+    help = "attention heads of the autoencoder's projections to planes (default: 4)"
+    group.add_argument("--autoencoder-plane-num-heads", type=positive, help=help)
+
+    command = add(
+        "export",
+        _export,
+        "write a model folder to share, and a sampler that runs without pvdm_jax",
+        "pvdm export --model=runs/demo --output=exported/demo --sampler-program --steps=50",
+    )
+    command.add_argument("--model", type=Path, required=True, help="folder of a trained run, or a model folder")
+    command.add_argument("--output", type=Path, required=True, help="the model folder, new or empty")
+    help = "dtype of its weight files: float32, bfloat16 or float16 (default: float32)"
+    command.add_argument("--dtype", default="float32", help=help)
+    help = "also write sampler.jax, the whole sampler as a portable program (needs the extra pvdm_jax[export])"
+    command.add_argument("--sampler-program", action="store_true", help=help)
+    command.add_argument("--num-frames", type=positive, help="frames of the program's videos (default: one clip)")
+    help = "where the program can run, among cpu, cuda, rocm, tpu, separated by commas (default: cpu,cuda,tpu)"
+    command.add_argument("--platforms", help=help)
+    command.add_argument("--batch-size", type=positive, help="videos of a call of the program (default: any number)")
+    command.add_argument("--weights-inside", action="store_true", help="put the weights into the program")
+    add_sampling(command)

@@ -91,7 +91,7 @@ def test_official_stage_two():
     assert (stage.optimizer.b1, stage.optimizer.b2, stage.optimizer.weight_decay) == (0.9, 0.999, 0.01)
     assert (stage.optimizer.warmup_steps, stage.optimizer.decay, stage.optimizer.clip_norm) == (0, "constant", 0.0)
     assert not config.unet.position_embedding
-    assert config.encode.unconditional_anywhere and not load_settings("ucf101:l").encode.lone_clips
+    assert config.encode.unconditional_anywhere and not load_settings("ucf101:l").encode.unconditional_anywhere
 
 
 def test_an_unknown_variant_is_refused_by_name():

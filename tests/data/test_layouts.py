@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pvdm_jax.data.folders import LayoutError, natural_key
-from pvdm_jax.data.layouts import LAYOUTS, list_videos
+from pvdm_jax.data.folders import LayoutError, VideoEntry, natural_key
+from pvdm_jax.data.layouts import LAYOUTS, Layout, list_videos
 
 
 def touch(root, *names):
@@ -179,3 +179,20 @@ def test_frames_come_in_natural_order():
         "f9.png",
         "f10.png",
     ]
+
+
+def test_a_layout_is_one_row_of_the_table(tmp_path, monkeypatch):
+    """Found by name and by what it looks like, and listed in messages."""
+
+    def find(source, list_number):
+        return [VideoEntry(path.name, "", "train", "file", str(path)) for path in sorted(source.glob("*.film"))]
+
+    row = Layout("film", expected="NAME.film", find=find, detect=lambda c: any(c.source.glob("*.film")))
+    monkeypatch.setitem(LAYOUTS, row.name, row)
+    touch(tmp_path / "films", "b.film", "a.film")
+    for layout in ("auto", "film"):
+        listing = list_videos(tmp_path / "films", layout)
+        assert listing.layout == "film" and [video.name for video in listing.videos] == ["a.film", "b.film"]
+    touch(tmp_path / "others", "a.txt")
+    with pytest.raises(LayoutError, match="film: NAME.film"):
+        list_videos(tmp_path / "others")

@@ -24,8 +24,6 @@ $bin/ruff format --check --extend-exclude .venv-test .
 
 echo "== Tests"
 export JAX_PLATFORMS=cpu
-# As `pvdm` does for itself (pvdm_jax/runtime/allocator.py): buffers are kept for the next step instead of given back.
-export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1 MALLOC_TOP_PAD_=67108864
 # The workers share compiled programs with each other and with the next run.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.venv-test/jax-cache}"
 exec $bin/python -m pytest -n 2 -m "not long" "$@"

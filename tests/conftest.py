@@ -2,8 +2,15 @@
 
 Settings go through the environment, so that programs started by a test have them too. Tests that need several
 devices start a program of their own: the number of devices is fixed once JAX has begun.
+
+Most of the suite's time goes into compiling programs that then run once. So XLA compiles without its expensive
+optimizations, which halves that time and changes no operation; tests that compute with large arrays take the fixture
+`optimized`. Compiled programs also take most of a worker's memory, about a megabyte each however small, so that a
+worker whose memory has grown drops them.
 """
 
+import ctypes
+import gc
 import importlib.util
 import json
 import os
@@ -13,13 +20,15 @@ from typing import NamedTuple
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Compiled programs are kept from one run of the tests to the next.
 _CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "pvdm_jax_tests"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 # JAX reads its environment when it is imported.
+import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
@@ -28,6 +37,10 @@ REFERENCE = pathlib.Path(__file__).parent / "reference"
 
 # Grain looks at absl's flags, which only absl's own programs parse.
 flags.FLAGS.mark_as_parsed()
+
+
+# A worker that holds more than this many bytes after a test drops what it has compiled.
+MEMORY_LIMIT = 2**31
 
 
 class Reference(NamedTuple):
@@ -49,6 +62,31 @@ def fail_if_skipped(fixtures, report):
         report.longrepr = f"this test compares with tests/reference and must not be skipped: {report.longrepr}"
         report.outcome = "failed"
     return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    """Bounds a worker's memory: compiled programs are what stays of a test."""
+    if resident_bytes() > MEMORY_LIMIT:
+        jax.clear_caches()
+        gc.collect()
+        # Returns what is free within the heap to the kernel, where the C library can.
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda padding: 0)(0)
+
+
+def resident_bytes():
+    """The memory that this process holds; 0 where Linux doesn't tell."""
+    statistics = pathlib.Path("/proc/self/statm")
+    return int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statistics.exists() else 0
+
+
+@pytest.fixture
+def optimized():
+    """Compiles with all optimizations, for tests that compute more than they compile."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

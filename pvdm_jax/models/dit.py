@@ -70,7 +70,7 @@ class DiT(nnx.Module):
     """Predicts the noise (or x_0, v, the flow) in noisy latents; a `models.denoiser.Denoiser`."""
 
     # Layers that read or write latents, which matrix optimizers (Muon) must not update.
-    NOT_MATRICES = ("embed_in", "embed_context", "out")
+    NOT_MATRICES = ("embed_in", "out")
 
     def __init__(self, config: DiTConfig, spec: LatentSpec, *, rngs: nnx.Rngs):
         self.config, self.spec = config, spec
@@ -83,7 +83,6 @@ class DiT(nnx.Module):
         self.embed_position = linear(POSITION_FEATURES, width, bias=False, init=small, dtype=dtype, rngs=rngs)
         self.segment = nnx.Param(small(rngs.params(), (len(spec.parts), width), jnp.float32))
         if config.context == "tokens" and config.neighbours:
-            self.embed_context = linear(spec.channels, width, dtype=dtype, rngs=rngs)
             self.neighbour = nnx.Param(small(rngs.params(), (len(config.neighbours), width), jnp.float32))
 
         # Embedding of the conditions.
@@ -120,7 +119,7 @@ class DiT(nnx.Module):
             tokens = self.embed_in(jnp.concatenate([x, *seen], axis=-1).astype(dtype)) + where
         else:
             further = [
-                self.embed_context(latents.astype(dtype)) + where + self.neighbour[index][None, None].astype(dtype)
+                self.embed_in(latents.astype(dtype)) + where + self.neighbour[index][None, None].astype(dtype)
                 for index, latents in enumerate(seen)
             ]
             tokens = jnp.concatenate([self.embed_in(x.astype(dtype)) + where, *further], axis=1)

@@ -5,22 +5,22 @@ from typing import Any
 from pvdm_jax.storage.checkpoint import best_step
 from pvdm_jax.storage.files import read_json
 from pvdm_jax.storage.run_folder import RunFolder, StageFolder, read_metrics
-from pvdm_jax.weights.model_card import AUTOENCODER, SECTIONS, network_facts, read_card
+from pvdm_jax.weights.model_card import AUTOENCODER, DENOISER, SECTIONS, network_facts, read_card
 from pvdm_jax.weights.model_folder import is_model_folder
 
 
 def run_card(run: RunFolder) -> dict[str, Any]:
-    """The facts about the stages of a run that have begun: {"source", "training", "numbers"}, each by stage.
+    """The facts about the stages of a run that have begun: {"source", "training", "numbers"}, each by network.
 
     The numbers are those of the best checkpoint's evaluation, or of the last evaluation if no checkpoint is marked as
     the best. Facts about an imported autoencoder are those of its own card.
     """
     card: dict[str, Any] = {section: {} for section in SECTIONS}
-    for stage, folder in run.stages.items():
+    for network, folder in ((AUTOENCODER, run.autoencoder), (DENOISER, run.diffusion)):
         if is_model_folder(folder.path):  # an imported autoencoder
             facts = network_facts(read_card(folder.path), AUTOENCODER)
         elif folder.has_begun:
-            facts = _stage_facts(stage, folder)
+            facts = _stage_facts(network, folder)
         else:
             continue
         for section, values in facts.items():
@@ -28,15 +28,15 @@ def run_card(run: RunFolder) -> dict[str, Any]:
     return card
 
 
-def _stage_facts(stage: str, folder: StageFolder) -> dict[str, dict[str, Any]]:
+def _stage_facts(network: str, folder: StageFolder) -> dict[str, dict[str, Any]]:
     settings = read_json(folder.config)
     data = settings.get("data", {})
     training = {"data": data.get("path") or data.get("source", "not known"), "seed": settings.get("seed")}
-    facts = {"source": {stage: "the EMA weights of a training run of pvdm_jax"}, "training": {stage: training}}
+    facts = {"source": {network: "the EMA weights of a training run of pvdm_jax"}, "training": {network: training}}
     step, numbers = _evaluation(folder)
     if step is not None:
         training["evaluated after step"] = step
-        facts["numbers"] = {stage: numbers}
+        facts["numbers"] = {network: numbers}
     return facts
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pvdm_jax.config import Config, ConfigError
+from pvdm_jax.config import Config, ConfigError, DiTConfig, config_from_dict, config_to_dict
 from pvdm_jax.config.loading import config_names, default_config, load_settings
 
 MINIMAL = """
@@ -133,6 +133,19 @@ def test_refused_overrides_name_field_value_and_what_is_allowed(write, override,
         assert part in message
 
 
+def test_the_denoiser_s_kind_decides_which_fields_there_are(write):
+    path = write(MINIMAL)
+    shared = ("--config.denoiser.num_classes=3", "--config.denoiser.dtype=bfloat16")
+    config = load_settings(path, [*shared, "--config.denoiser.width=96", "--config.denoiser.name=dit"]).denoiser
+    assert config == DiTConfig(width=96, num_classes=3, dtype="bfloat16")
+    assert config_from_dict(Config, config_to_dict(Config(denoiser=config))).denoiser == config
+    assert "denoiser.model_channels is '64'; there is no such field" in refusal(
+        path, "--config.denoiser.name=dit", "--config.denoiser.model_channels=64"
+    )
+    assert "denoiser.name is 'gan'; it must be one of unet, dit" in refusal(path, "--config.denoiser.name=gan")
+    assert "did you mean denoiser.width?" in refusal(path, "--config.denoiser.name=dit", "--config.denoiser.widht=64")
+
+
 def test_unknown_fields_come_with_the_closest_names(write):
     path = write(MINIMAL)
     message = refusal(path, "--config.denoiser.model_chanels=64")
@@ -161,7 +174,7 @@ def test_missing_file_and_unknown_name():
 def test_unknown_variant_and_file_without_variants(write):
     message = refusal("ucf101:xl")
     assert "'xl'" in message
-    assert "l, s, l-official, s-official" in message
+    assert "l, s, dit-l, dit-s, l-official, s-official" in message
     assert "has no variants" in refusal(write(MINIMAL) + ":large")
 
 

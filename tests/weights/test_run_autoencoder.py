@@ -56,7 +56,7 @@ def test_every_later_command_uses_it(run, converted, tmp_path):
     exported = model_folder.read_model(tmp_path / "exported")
     assert functional.fingerprint(exported.autoencoder) == identity and exported.denoiser is not None
     assert exported.card["source"]["autoencoder"] == "made up"
-    assert exported.card["source"]["diffusion"] == "the EMA weights of a training run of pvdm_jax"
+    assert exported.card["source"]["denoiser"] == "the EMA weights of a training run of pvdm_jax"
 
 
 def test_naming_it_again_changes_nothing_and_another_one_is_refused(run, converted, tmp_path):

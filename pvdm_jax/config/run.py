@@ -45,10 +45,8 @@ class Config:
 
     def __post_init__(self):
         clip, denoiser = self.autoencoder, self.denoiser
-        channels, allowed = (
-            denoiser.latent_channels,
-            f"it must equal autoencoder.latent_channels ({clip.latent_channels})",
-        )
+        channels = denoiser.latent_channels
+        allowed = f"it must equal autoencoder.latent_channels ({clip.latent_channels})"
         require(channels == clip.latent_channels, "denoiser.latent_channels", channels, allowed)
         for name, patch in (("frames", 1), ("height", clip.patch_size), ("width", clip.patch_size)):
             size, multiple = getattr(clip, name), patch * denoiser.grid_multiple

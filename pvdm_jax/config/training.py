@@ -42,10 +42,10 @@ class StageConfig:
     eval_every: int = 1000
     eval_clips: int = 32
     checkpoint_every: int = 1000
-    keep: int = 2  # newest checkpoints kept
-    keep_every: int = 0  # checkpoints of every so many updates are made, and kept for good; 0: none
-    max_skipped: int = 10  # updates in a row without a finite gradient, all left out, that a run puts up with
-    max_rollbacks: int = 2  # times that it goes back to a checkpoint after more of them; the next time ends it
+    keep: int = 2  # how many of the newest checkpoints are kept
+    keep_every: int = 0  # makes a checkpoint every N updates that is never removed; 0: none
+    max_skipped: int = 10  # updates in a row that may be skipped because their gradient is not finite
+    max_rollbacks: int = 2  # times that the run then goes back to a checkpoint; the next time ends it
 
     section: typing.ClassVar[str] = "train"  # how error messages name this part
 
@@ -75,17 +75,17 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AdversarialConfig:
-    """Stage 1's second phase, in which discriminators of frames and of clips help the autoencoder to draw detail.
+    """Stage 1's second phase, in which discriminators of frames and of clips add detail.
 
     It begins after `start_step` updates, or earlier at a plateau of the held-out reconstruction error. The guard
-    looks at every evaluation of the phase, and rolls a run that diverges back to its best checkpoint.
+    checks every evaluation of the phase, and returns a run that diverges to its best checkpoint.
     """
 
-    start_step: int = 0  # updates of the reconstruction phase, at most; 0: there is no adversarial phase
+    start_step: int = 0  # most updates of the reconstruction phase; 0: no adversarial phase
     plateau: int = 0  # evaluations in a row without a gain that begin the phase earlier; 0: only start_step does
     plateau_gain: float = 0.01  # how much the error must fall, relative to itself, to count as a gain
-    steps: int = 0  # updates of the phase, after which the run ends; 0: all that are left
-    alternate: bool = False  # autoencoder and discriminators take turns, as in the official code; else both, always
+    steps: int = 0  # updates of the phase, after which the run ends; 0: all that remain
+    alternate: bool = False  # autoencoder and discriminators take turns, as in the official code
     weight: float = 0.1  # of minus the logits
     feature_weight: float = 0.2  # of feature matching
     adaptive: bool = True  # both are relative: norms of their gradients in the pixels to that of the reconstruction's
@@ -94,9 +94,11 @@ class AdversarialConfig:
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     optimizer: OptimizerConfig = OptimizerConfig(b1=0.5, b2=0.9, clip_norm=1.0)  # clip_norm: of each discriminator
     guard_tolerance: float = 0.25  # rise over the lowest error so far that counts as divergence; 0: no guard
-    guard_collapse: float = 0.02  # discriminators' held-out hinge loss (2: they know nothing) at which they have won
-    guard_explosion: float = 6.0  # and at which they have lost their bearings
-    guard_rollbacks: int = 3  # the divergence after these ends the run
+    guard_collapse: float = (
+        0.02  # held-out hinge loss (2: no better than chance) below which the discriminators have won
+    )
+    guard_explosion: float = 6.0  # and above which they have diverged
+    guard_rollbacks: int = 3  # the next divergence ends the run
     guard_factor: float = 0.5  # of the phase's weights and learning rates at each roll-back
 
     section: typing.ClassVar[str] = "train_autoencoder.adversarial"
@@ -139,8 +141,10 @@ class AutoencoderTrainingConfig(StageConfig):
     l1_weight: float = 4.0
     l2_weight: float = 0.0
     perceptual_weight: float = 0.0  # of LPIPS on one random frame of each clip
-    perceptual_weights: str = ""  # LPIPS's files, separated by commas; none: a random VGG16, which the run warns of
-    latent_noise: float = 0.0  # deviation of noise on the latents, for a decoder that forgives stage 2 its errors
+    perceptual_weights: str = ""  # LPIPS's files, separated by commas; none: a random VGG16, with a warning
+    latent_noise: float = (
+        0.0  # deviation of noise on the latents, so that the decoder tolerates stage 2's errors
+    )
     adversarial: AdversarialConfig = AdversarialConfig()
 
     section = "train_autoencoder"
@@ -160,11 +164,13 @@ class AutoencoderTrainingConfig(StageConfig):
 class DiffusionTrainingConfig(StageConfig):
     """Stage 2: noise prediction, jointly with and without the previous clip (paper section 3.2)."""
 
-    recipe: str = "default"  # default: each clip is shown the one before or not; official: all of a batch, or none
-    context_prob: float = 0.3  # of predicting a clip given the one before it
+    recipe: str = "default"  # default: for each clip, whether it sees its previous one; official: for each batch
+    context_prob: float = 0.3  # of predicting a clip given the previous one
     label_prob: float = 0.9  # of showing the class, on a model with classes
     eval_samples: int = 0  # clips sampled at every evaluation and compared with as many held-out ones; 0: none
-    best_metric: str = ""  # evaluation's number whose lowest value makes a checkpoint the best, kept and used; "": none
+    best_metric: str = (
+        ""  # the evaluation's number whose lowest value marks the best checkpoint; "": none
+    )
 
     section = "train_diffusion"
 
@@ -175,7 +181,7 @@ class DiffusionTrainingConfig(StageConfig):
             self.eval_samples == 0 or self.eval_samples >= 2, f"{self.section}.eval_samples", self.eval_samples, allowed
         )
         one_of(self.section, self, "recipe", ("default", "official"))
-        metrics = ("", "loss_alone", "loss_given_previous", "loss_given_both", "frechet_scattering")
+        metrics = ("", "loss_unconditional", "loss_given_previous", "loss_given_both", "frechet_scattering")
         one_of(self.section, self, "best_metric", metrics)
         require(
             self.best_metric != "frechet_scattering" or self.eval_samples > 0,

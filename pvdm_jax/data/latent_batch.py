@@ -23,7 +23,7 @@ class LatentBatch:
     """
 
     clip: Array
-    previous: Array  # the clip before `clip`
+    previous: Array  # the previous clip
     has_previous: Array  # bool (b,)
     label: Array  # int32 (b,), -1: none
     next: Array | None = None  # the clip after `clip`

@@ -143,8 +143,8 @@ class PVDM:
         """New videos, uint8 (num_videos, num_frames, height, width, 3); the same key gives the same videos.
 
         num_frames: any number (None: one clip), sampled clip by clip. labels: (num_videos,) class indices, -1 for
-        none. indices: which videos of the key's endless row (None: the first ones). Video i depends on the key and i
-        alone, not on num_videos or the devices.
+        none. indices: which videos of the key's endless row (None: the first ones). Video i depends only on the key
+        and i, not on num_videos or the devices.
         """
         request = self._request(
             key, {}, count=num_videos, num_frames=num_frames, labels=labels, indices=indices, options=options

@@ -8,7 +8,7 @@ A fresh module is the stand-in without them: a VGG16 of fixed random weights, wh
 and so must the metrics of whoever uses it. The filters of its first layer have mean zero, so that it sees more than
 the images' brightness, and its biases are small, so that flat regions count little. The filters of later layers have
 not: without their mean a random network is chaotic, each stage doubles the gradient of a small difference and turns
-it further from what would lessen it. As it is, each stage changes small differences less than the one before.
+it further from what would lessen it. As it is, each stage changes small differences less than the previous one.
 """
 
 import math

@@ -144,13 +144,13 @@ class DiffusionStage:
         shown = jnp.zeros(batch.label.shape, bool)
         for name in self.denoiser.neighbours:
             shown = shown | getattr(condition, name).present
-        clip, alone = batch.clip, ~shown
+        clip, unconditional = batch.clip, ~shown
         if batch.unconditional is not None:
-            return jnp.where(alone[:, None, None], batch.unconditional, clip)
+            return jnp.where(unconditional[:, None, None], batch.unconditional, clip)
         names = ["previous"] if batch.next is None else ["previous", "next"]
-        which = jax.random.randint(key, alone.shape, 0, 1 + len(names))
+        which = jax.random.randint(key, unconditional.shape, 0, 1 + len(names))
         for number, name in enumerate(names, 1):
-            chosen = alone & getattr(batch, f"has_{name}") & (which == number)
+            chosen = unconditional & getattr(batch, f"has_{name}") & (which == number)
             clip = jnp.where(chosen[:, None, None], getattr(batch, name), clip)
         return clip
 
@@ -158,7 +158,7 @@ class DiffusionStage:
         """Squared errors (b,) by what the denoiser is shown."""
         key = jax.random.key(0)  # the same noise at every evaluation
         everything = self.condition(batch)
-        conditions = {"alone": everything.without("previous", "next")}
+        conditions = {"unconditional": everything.without("previous", "next")}
         if self.denoiser.previous_clip:
             conditions["given_previous"] = everything.without("next")
         if self.denoiser.next_clip:
@@ -187,7 +187,7 @@ class DiffusionStage:
 
         held_out, size = self.held_out, self.config.batch_size
         errors = sharding.map_batches(self.mesh, lambda part: self.held_out_errors(state.ema, part), held_out, size)
-        known = {"alone": np.ones(len(held_out.label), bool), "given_previous": held_out.has_previous}
+        known = {"unconditional": np.ones(len(held_out.label), bool), "given_previous": held_out.has_previous}
         if self.denoiser.next_clip:
             known["given_both"] = held_out.has_previous & held_out.has_next
         values = {f"loss_{kind}": float(np.mean(errors[kind][known[kind]])) for kind in errors if known[kind].any()}

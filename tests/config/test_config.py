@@ -38,7 +38,7 @@ from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_from_
         ({"train_diffusion": {"optimizer": {"learning_rate": float("inf")}}}, "a finite number is needed here"),
         ({"train_autoencoder": {"keep_every": -1}}, "train_autoencoder.keep_every is -1; it can't be negative"),
         ({"train_diffusion": {"max_rollbacks": -1}}, "train_diffusion.max_rollbacks is -1; it can't be negative"),
-        ({"train_diffusion": {"best_metric": "psnr"}}, "best_metric is 'psnr'; choose one of , loss_alone, "),
+        ({"train_diffusion": {"best_metric": "psnr"}}, "best_metric is 'psnr'; choose one of , loss_unconditional, "),
         (
             {"train_diffusion": {"best_metric": "frechet_scattering"}},
             "train_diffusion.best_metric is 'frechet_scattering'; it needs eval_samples",

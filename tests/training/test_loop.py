@@ -281,9 +281,9 @@ def test_the_videos_of_a_spoilt_batch_are_named(tmp_path, caplog):
 def test_the_best_by_a_metric_is_kept_and_told(tmp_path):
     class Judged(ToyStage):
         def evaluate(self, state, folder):
-            return {"loss_alone": abs(int(state.step) - 20.0)}
+            return {"loss_unconditional": abs(int(state.step) - 20.0)}
 
-    def judged(directory, steps, metric="loss_alone", **changes):
+    def judged(directory, steps, metric="loss_unconditional", **changes):
         config = toy_config(steps=steps, keep=1, **changes)
         return run(directory, config, stage=Judged, policy=BestByMetric("toy", metric))
 
@@ -291,7 +291,7 @@ def test_the_best_by_a_metric_is_kept_and_told(tmp_path):
     assert saved_steps(tmp_path) == [20, 40] and best_step(tmp_path) == 20
     judged(tmp_path / "stopped", 30)
     assert digest(judged(tmp_path / "stopped", 40)) == expected and saved_steps(tmp_path / "stopped") == [20, 40]
-    with pytest.raises(ConfigError, match="best_metric is 'psnr'; the evaluation has loss_alone"):
+    with pytest.raises(ConfigError, match="best_metric is 'psnr'; the evaluation has loss_unconditional"):
         judged(tmp_path / "none", 10, "psnr")
     judged(tmp_path, 45, "")
     assert best_step(tmp_path) is None and saved_steps(tmp_path) == [45]

@@ -84,7 +84,7 @@ def test_a_run_leaves_numbers_and_pictures(run):
     names = {name for line in metrics(workdir / "autoencoder") for name in line}
     assert {"train/loss", "train/l1", "train/l2", "eval/psnr", "eval/still_psnr"} <= names
     names = {name for line in metrics(workdir / "diffusion") for name in line}
-    assert {"train/loss", "eval/loss_alone", "eval/loss_given_previous"} <= names
+    assert {"train/loss", "eval/loss_unconditional", "eval/loss_given_previous"} <= names
     for stage, picture in (("autoencoder", "reconstruction.gif"), ("diffusion", "samples.gif")):
         assert (workdir / stage / "evaluation" / "step_0000006" / picture).stat().st_size > 0
 

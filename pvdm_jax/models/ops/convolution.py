@@ -127,7 +127,7 @@ def _forward(strides, padding, images, kernel):
 
 
 def _backward(strides, padding, saved, gradients):
-    # The patches are made anew: kept, they would be as many times larger than x as the kernel has taps.
+    # The patches are recomputed: kept, they would be as many times larger than x as the kernel has taps.
     images, kernel = saved
     patches, spread = jax.vjp(lambda images: _all_patches(images, kernel.shape[:-2], strides, padding), images)
     gradient = _join(gradients)

@@ -24,6 +24,8 @@ $bin/ruff format --check --extend-exclude .venv-test .
 
 echo "== Tests"
 export JAX_PLATFORMS=cpu
+# Memory of 1 MiB and more is returned as soon as it is freed; otherwise glibc keeps gigabytes after a large test.
+export MALLOC_MMAP_THRESHOLD_=1048576
 # The workers share compiled programs with each other and with the next run.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.venv-test/jax-cache}"
 exec $bin/python -m pytest -n 2 -m "not long" "$@"

@@ -24,14 +24,9 @@ $bin/ruff format --check --extend-exclude .venv-test .
 
 echo "== Tests"
 export JAX_PLATFORMS=cpu
-<<<<<<< HEAD
 # Large buffers go back to the kernel when they are freed, so that a worker stays small. (`pvdm` does the opposite for
 # itself, but leaves the allocator alone where it has been set: pvdm_jax/runtime/allocator.py.)
 export MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=1048576
-=======
-# Memory of 1 MiB and more is returned as soon as it is freed; otherwise glibc keeps gigabytes after a large test.
-export MALLOC_MMAP_THRESHOLD_=1048576
->>>>>>> h/perf
 # The workers share compiled programs with each other and with the next run.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.venv-test/jax-cache}"
 # Each worker takes one half of the modules, whose fixtures are then made once; the first to finish takes of the other's.

@@ -128,6 +128,34 @@ def test_labels_are_each_video_s_own(model):
     assert not np.array_equal(found[0], found[1])
 
 
+def test_samples_depend_on_their_key(model, videos):
+    np.testing.assert_array_equal(videos, model.sample(KEY, 4, num_frames=LONG))
+    assert not np.array_equal(videos, model.sample(jax.random.key(4), 4, num_frames=LONG))
+
+
+def test_extending_depends_on_the_last_clip_alone(model):
+    video = np.random.default_rng(0).integers(0, 256, (2, FRAMES + 2, SIDE, SIDE, 3), np.uint8)
+    found = model.extend(video, 5, KEY)
+    assert found.shape == (2, 5, SIDE, SIDE, 3)
+    other = video.copy()
+    other[:, :2] = 0  # before the last clip
+    np.testing.assert_array_equal(found, model.extend(other, 5, KEY))
+    other[:, 2:] = 0
+    assert not close(found, model.extend(other, 5, KEY))
+    with pytest.raises(ValueError, match="3 frames; going on"):
+        model.extend(video[:, :3], 5, KEY)
+
+
+def test_reconstruction_goes_clip_by_clip(model):
+    video = np.random.default_rng(0).integers(0, 256, (1, 2 * FRAMES, SIDE, SIDE, 3), np.uint8)
+    found = model.reconstruct(video)
+    np.testing.assert_array_equal(found[:, FRAMES:], model.decode(model.encode(video[:, FRAMES:])))
+    with pytest.raises(ValueError, match="multiple of a clip's 4"):
+        model.reconstruct(video[:, : FRAMES + 2])
+    with pytest.raises(ValueError, match=r"video has shape \(1, 8, 8, 16, 3\)"):
+        model.reconstruct(video[:, :, :8])
+
+
 def test_reencoding_goes_on_from_the_clip_as_it_is_seen(model):
     whole = np.concatenate(list(model.stream(KEY, 2, 2 * FRAMES, reencode=True)), axis=1)
     request = model._request(KEY, model._context_after(whole[:, :FRAMES]), FRAMES, None, None, {}, given=True)

@@ -113,3 +113,15 @@ def recipe():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def stage_one(tmp_path_factory):
+    """The folder of a run of stage 1 with the tiny configuration. It is shared: copy it before you change anything."""
+    from tiny_config import CONFIG
+
+    from pvdm_jax.training import autoencoder
+
+    workdir = tmp_path_factory.mktemp("stage_one")
+    autoencoder.train(CONFIG, workdir)
+    return workdir

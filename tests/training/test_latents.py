@@ -21,15 +21,9 @@ from pvdm_jax.training import autoencoder, diffusion, latents
 from pvdm_jax.weights.run_autoencoder import load_autoencoder
 
 
-@pytest.fixture(scope="module")
-def stage_one(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    autoencoder.train(CONFIG, workdir)
-    return workdir
-
-
 @pytest.fixture
 def workdir(stage_one, tmp_path):
+    """A run of stage 1 that a test may change."""
     shutil.copytree(stage_one, tmp_path / "run")
     return tmp_path / "run"
 

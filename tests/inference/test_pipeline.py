@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_model import FRAMES, SIDE, fast_model, toy_config, toy_model
+from tiny_model import FRAMES, SIDE, formula_model, model_config, tiny_model
 
 from pvdm_jax.config import ConfigError, SampleConfig
 from pvdm_jax.inference.sampler import SamplingProgram, method_of
@@ -21,7 +21,7 @@ LONG = 2 * FRAMES + 2  # frames of a video of three clips
 
 @pytest.fixture(scope="module")
 def model():
-    return fast_model()
+    return formula_model()
 
 
 def close(found, expected):
@@ -74,7 +74,7 @@ def test_the_number_of_devices_does_not_change_a_video():
     """1 device and 3, which 4 videos do not divide evenly."""
     found = []
     for devices in (1, 3):
-        program = [sys.executable, str(pathlib.Path(__file__).parents[1] / "support" / "toy_model.py"), str(devices)]
+        program = [sys.executable, str(pathlib.Path(__file__).parents[1] / "support" / "tiny_model.py"), str(devices)]
         done = subprocess.run(program, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
         found.append(np.load(io.BytesIO(done.stdout)))
@@ -222,7 +222,7 @@ def test_the_autoencoder_confirms_the_order_of_the_motion_planes(model):
 
 def test_confirming_is_for_models_that_need_it():
     def confirms(order, **unet):
-        return method_of(toy_config(**unet), SampleConfig(plane_order=order)).confirm
+        return method_of(model_config(**unet), SampleConfig(plane_order=order)).confirm
 
     assert confirms("auto", position_embedding=False)
     assert not confirms("auto", position_embedding=True)
@@ -243,11 +243,11 @@ def test_interpolation_needs_a_model_trained_for_it(model):
     with pytest.raises(ValueError, match="cond_next=True"):
         model.interpolate(clips, clips, KEY)
     with pytest.raises(ConfigError, match="unet.cond_next is True; it needs unet.cond_model"):
-        fast_model(cond_model=False, cond_next=True)
+        formula_model(cond_model=False, cond_next=True)
 
 
 def test_interpolation_depends_on_both_sides():
-    model = fast_model(cond_next=True)
+    model = formula_model(cond_next=True)
     rng = np.random.default_rng(0)
     first, second, other = rng.integers(0, 256, (3, 1, FRAMES + 1, SIDE, SIDE, 3), np.uint8)
     found = model.interpolate(first, second, KEY)
@@ -268,7 +268,7 @@ def test_interpolation_depends_on_both_sides():
 @pytest.mark.long
 def test_the_networks_themselves():
     """What is asserted above of formulas in their places, where it may depend on them."""
-    model = toy_model()
+    model = tiny_model()
     options = dict(guidance=1.0, class_guidance=2.0)
 
     def stream(label, **strengths):

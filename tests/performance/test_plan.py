@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-import tiny
+import tiny_program
 
 from pvdm_jax.config import (
     AutoencoderConfig,
@@ -119,7 +119,7 @@ print(multiprocessing.active_children()[0].pid, flush=True)
 
 def test_the_compilers_process_ends_with_the_one_that_began_it():
     command = [sys.executable, "-c", STARTS_A_PROCESS]
-    with subprocess.Popen(command, env=tiny.environment(), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=tiny_program.environment(), stdout=subprocess.PIPE, text=True) as process:
         child = int(process.stdout.readline())
         assert is_running(child)
         process.kill()
@@ -242,12 +242,14 @@ def test_shared_out_parameters_on_tpus():
 def test_what_fsdp_moves_are_parameters(stage, tmp_path):
     def collectives(**mesh):
         """The bytes that a device moves in a step with all losses, of eight, and the kinds of transfers."""
-        settings = [*tiny.SETTINGS, *(f"mesh.{axis}={size}" for axis, size in mesh.items())]
+        settings = [*tiny_program.SETTINGS, *(f"mesh.{axis}={size}" for axis, size in mesh.items())]
         settings += [f"train_{name}.optimizer.muon_learning_rate=0.0" for name in ("autoencoder", "diffusion")]
         settings += ["train_autoencoder.adversarial.start_step=1", "unet.model_channels=64"]
         command = [sys.executable, "-m", "pvdm_jax.cli", "plan", "--config=demo", f"--stage={stage}"]
         command += [f"--output={tmp_path}", *(f"--config.{setting}" for setting in settings)]
-        environment = tiny.environment(JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=8")
+        environment = tiny_program.environment(
+            JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=8"
+        )
         subprocess.run(command, env=environment, check=True, timeout=300)
         step = json.loads((tmp_path / f"plan_local_stage{stage}.json").read_text())["step"]
         return step["network_traffic"], set(step["collectives"])

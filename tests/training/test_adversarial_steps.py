@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from toy_adversarial import BATCH, MODEL, make_stage, state_of, tiny_config
+from tiny_adversarial import BATCH, MODEL, make_stage, state_of, tiny_config
 
 from pvdm_jax.config import AdversarialConfig, AutoencoderConfig, ConfigError, OptimizerConfig
 from pvdm_jax.models import functional

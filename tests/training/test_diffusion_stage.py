@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_model import toy_config
+from tiny_model import model_config
 
 from pvdm_jax.config import Config, ConfigError, DiffusionTrainingConfig, MeshConfig, UNetConfig
 from pvdm_jax.config.loading import load_settings
@@ -19,7 +19,7 @@ COUNT = 4000
 
 
 def stage(recipe="default", context_prob=0.3, **unet):
-    config = toy_config(**unet)
+    config = model_config(**unet)
     training = DiffusionTrainingConfig(recipe=recipe, context_prob=context_prob)
     config = dataclasses.replace(config, train_diffusion=training)
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
@@ -140,7 +140,7 @@ def test_the_next_clip_is_further_channels_of_the_input():
     from pvdm_jax.models.unet import UNet
 
     def shapes(**unet):
-        config = toy_config(**unet).unet
+        config = model_config(**unet).unet
         return functional.abstract(lambda: UNet(config, rngs=nnx.Rngs(0)))[1]
 
     plain, extended = shapes(), shapes(cond_next=True)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_run import SETTINGS, ToyStage, digest, toy_batches, toy_config
+from toy_stage import SETTINGS, ToyStage, digest, toy_batches, toy_config
 
 from pvdm_jax.config import AdversarialConfig, MeshConfig
 from pvdm_jax.runtime import sharding

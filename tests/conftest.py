@@ -81,9 +81,11 @@ def resident_bytes():
 
 
 @pytest.fixture
-def optimized():
-    """Compiles with all optimizations, for tests that compute more than they compile."""
-    before = jax.config.jax_disable_most_optimizations
+def optimized(monkeypatch):
+    """Compiles with all optimizations, in programs that the test starts too: for tests that compute more than they
+    compile, and for those of what a compiler makes of a program."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

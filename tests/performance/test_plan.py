@@ -199,6 +199,7 @@ needs_libtpu = pytest.mark.skipif(
 
 @needs_libtpu
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_plan_for_tpus_that_are_not_here():
     found = plan(config(unet=SMALLER_UNET, mesh=MeshConfig(data=1, fsdp=4)), "v5e:2x2", 2, search=False)
     assert (found.devices, found.chip.name, found.mesh) == (4, "TPU v5e", {"data": 1, "fsdp": 4})
@@ -214,6 +215,7 @@ def test_plan_for_tpus_that_are_not_here():
 
 @needs_cuda
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_plan_for_gpus_that_are_not_here():
     assert len(planned_step.find_devices("h100:2x4")) == 8
     found = plan(config(unet=SMALLER_UNET, mesh=MeshConfig(data=1, fsdp=2)), "h100:2", 2, search=False)
@@ -226,6 +228,7 @@ def test_plan_for_gpus_that_are_not_here():
 
 @needs_libtpu
 @pytest.mark.long
+@pytest.mark.usefixtures("optimized")
 def test_shared_out_parameters_on_tpus():
     sharded = config(mesh=MeshConfig(data=1, fsdp=4))
     copied = config()

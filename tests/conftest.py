@@ -81,9 +81,11 @@ def resident_bytes():
 
 
 @pytest.fixture
-def optimized():
-    """Compiles with all optimizations, for tests that compute more than they compile."""
-    before = jax.config.jax_disable_most_optimizations
+def optimized(monkeypatch):
+    """Compiles with all optimizations, in programs that the test starts too: for tests that compute more than they
+    compile, and for those of what a compiler makes of a program."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
@@ -113,3 +115,15 @@ def recipe():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def stage_one(tmp_path_factory):
+    """The folder of a run of stage 1 with the tiny configuration. It is shared: copy it before you change anything."""
+    from tiny_config import CONFIG
+
+    from pvdm_jax.training import autoencoder
+
+    workdir = tmp_path_factory.mktemp("stage_one")
+    autoencoder.train(CONFIG, workdir)
+    return workdir

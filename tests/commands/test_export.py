@@ -8,7 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from toy_model import FRAMES, SIDE, toy_model
+from tiny_model import FRAMES, SIDE, tiny_model
 
 from pvdm_jax.commands import export
 from pvdm_jax.config import ConfigError
@@ -22,7 +22,7 @@ OPTIONS = {"steps": 2, "later_steps": 1, "sampler": "dpmpp", "grid": "logsnr"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A toy model's folder, exported with its sampler, and the model."""
-    model, source = toy_model(), tmp_path_factory.mktemp("model") / "toy"
+    model, source = tiny_model(), tmp_path_factory.mktemp("model") / "toy"
     weights = {name: jax.tree.map(np.asarray, params) for name, params in model.weights.items()}
     model_folder.write_model(
         source, model.config, weights["autoencoder"], weights["denoiser"], {"notes": ["a toy"]}, model.class_names
@@ -78,7 +78,7 @@ def test_the_example_runs_it(folder, tmp_path):
 
 
 def test_weights_inside():
-    model = toy_model()
+    model = tiny_model()
     data, signature = export.export_sampler(
         model, options={"steps": 1}, platforms=["cpu"], batch_size=2, weights_inside=True
     )
@@ -100,11 +100,11 @@ def test_weights_inside():
 def test_what_cannot_be_exported_is_refused(monkeypatch, arguments, message):
     monkeypatch.setattr(export, "INSIDE_LIMIT", 1000)
     with pytest.raises(ConfigError, match=message):
-        export.export_sampler(toy_model(), **arguments)
+        export.export_sampler(tiny_model(), **arguments)
 
 
 def test_a_model_without_a_denoiser_has_no_sampler():
-    model = toy_model()
+    model = tiny_model()
     model.weights = {"autoencoder": model.weights["autoencoder"]}
     with pytest.raises(ConfigError, match="stage 2 has not been trained"):
         export.export_sampler(model)
@@ -112,7 +112,7 @@ def test_a_model_without_a_denoiser_has_no_sampler():
 
 def test_long_videos_need_a_previous_clip():
     with pytest.raises(ConfigError, match="num_frames is 9"):
-        export.export_sampler(toy_model(previous_clip=False), 9)
+        export.export_sampler(tiny_model(previous_clip=False), 9)
 
 
 def test_nothing_is_written_over(folder):

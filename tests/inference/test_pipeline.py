@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_model import FRAMES, SIDE, fast_model, toy_config, toy_model
+from tiny_model import FRAMES, SIDE, formula_model, tiny_model
 
 from pvdm_jax.config import ConfigError, SampleConfig
 from pvdm_jax.inference.latent_model import LatentModel
@@ -22,7 +22,7 @@ LONG = 2 * FRAMES + 2  # frames of a video of three clips
 
 @pytest.fixture(scope="module")
 def model():
-    return fast_model()
+    return formula_model()
 
 
 def close(found, expected):
@@ -75,7 +75,7 @@ def test_the_number_of_devices_does_not_change_a_video():
     """1 device and 3, which 4 videos do not divide evenly."""
     found = []
     for devices in (1, 3):
-        program = [sys.executable, str(pathlib.Path(__file__).parents[1] / "support" / "toy_model.py"), str(devices)]
+        program = [sys.executable, str(pathlib.Path(__file__).parents[1] / "support" / "tiny_model.py"), str(devices)]
         done = subprocess.run(program, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
         found.append(np.load(io.BytesIO(done.stdout)))
@@ -127,6 +127,34 @@ def test_labels_are_each_video_s_own(model):
     found = model.sample(KEY, 2, labels=[1, -1], indices=[5, 5])
     np.testing.assert_array_equal(found[1], model.sample(KEY, 2, labels=[-1, 2], indices=[5, 5])[0])
     assert not np.array_equal(found[0], found[1])
+
+
+def test_samples_depend_on_their_key(model, videos):
+    np.testing.assert_array_equal(videos, model.sample(KEY, 4, num_frames=LONG))
+    assert not np.array_equal(videos, model.sample(jax.random.key(4), 4, num_frames=LONG))
+
+
+def test_extending_depends_on_the_last_clip_alone(model):
+    video = np.random.default_rng(0).integers(0, 256, (2, FRAMES + 2, SIDE, SIDE, 3), np.uint8)
+    found = model.extend(video, 5, KEY)
+    assert found.shape == (2, 5, SIDE, SIDE, 3)
+    other = video.copy()
+    other[:, :2] = 0  # before the last clip
+    np.testing.assert_array_equal(found, model.extend(other, 5, KEY))
+    other[:, 2:] = 0
+    assert not close(found, model.extend(other, 5, KEY))
+    with pytest.raises(ValueError, match="3 frames; going on"):
+        model.extend(video[:, :3], 5, KEY)
+
+
+def test_reconstruction_goes_clip_by_clip(model):
+    video = np.random.default_rng(0).integers(0, 256, (1, 2 * FRAMES, SIDE, SIDE, 3), np.uint8)
+    found = model.reconstruct(video)
+    np.testing.assert_array_equal(found[:, FRAMES:], model.decode(model.encode(video[:, FRAMES:])))
+    with pytest.raises(ValueError, match="multiple of a clip's 4"):
+        model.reconstruct(video[:, : FRAMES + 2])
+    with pytest.raises(ValueError, match=r"video has shape \(1, 8, 8, 16, 3\)"):
+        model.reconstruct(video[:, :, :8])
 
 
 def test_reencoding_goes_on_from_the_clip_as_it_is_seen(model):
@@ -197,7 +225,7 @@ def test_the_autoencoder_confirms_the_order_of_the_motion_planes(model):
 
 def test_confirming_is_for_models_that_need_it():
     def confirms(order, **unet):
-        config = toy_config(**unet)
+        config = model_config(**unet)
         model = LatentModel(config.autoencoder, config.denoiser)
         return split_settings(model, SampleConfig(plane_order=order))[0].plane_order == "confirm"
 
@@ -220,11 +248,11 @@ def test_interpolation_needs_a_model_trained_for_it(model):
     with pytest.raises(ValueError, match="next_clip=True"):
         model.interpolate(clips, clips, KEY)
     with pytest.raises(ConfigError, match="denoiser.next_clip is True; it needs denoiser.previous_clip"):
-        fast_model(previous_clip=False, next_clip=True)
+        formula_model(previous_clip=False, next_clip=True)
 
 
 def test_interpolation_depends_on_both_sides():
-    model = fast_model(next_clip=True)
+    model = formula_model(next_clip=True)
     rng = np.random.default_rng(0)
     first, second, other = rng.integers(0, 256, (3, 1, FRAMES + 1, SIDE, SIDE, 3), np.uint8)
     found = model.interpolate(first, second, KEY)
@@ -245,7 +273,7 @@ def test_interpolation_depends_on_both_sides():
 @pytest.mark.long
 def test_the_networks_themselves():
     """What is asserted above of formulas in their places, where it may depend on them."""
-    model = toy_model()
+    model = tiny_model()
     options = dict(guidance=1.0, class_guidance=2.0)
 
     def stream(label, **strengths):

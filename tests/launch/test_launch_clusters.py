@@ -11,14 +11,14 @@ import sys
 import time
 
 import pytest
-import tiny
+import tiny_program
 import yaml
 
 from pvdm_jax.cli.main import make_parser
 from pvdm_jax.config.loading import load_settings
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/bin/bash"), reason="the launch scripts need bash")
-LAUNCH = tiny.ROOT / "launch"
+LAUNCH = tiny_program.ROOT / "launch"
 PVDM = f'#!/bin/bash\nexec {sys.executable} -m pvdm_jax.cli "$@"\n'
 # Starts the tasks as Slurm does, with its environment. The highest code is its own.
 SRUN = """#!/bin/bash
@@ -78,7 +78,7 @@ def stand_in(tmp_path):
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("gcloud", GCLOUD), ("pvdm", PVDM)):
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
-    return tiny.environment(STAND_IN=str(tmp_path), PATH=f"{commands}:{os.environ['PATH']}", HOSTS="2")
+    return tiny_program.environment(STAND_IN=str(tmp_path), PATH=f"{commands}:{os.environ['PATH']}", HOSTS="2")
 
 
 def slurm(stand_in, *argv, restarts=0, **changes):
@@ -86,7 +86,7 @@ def slurm(stand_in, *argv, restarts=0, **changes):
         free.bind(("127.0.0.1", 0))
         # JAX takes the port of the coordinator from the job's number.
         job = free.getsockname()[1] % 4096
-    variables = {"SLURM_JOB_ID": str(job), "SLURM_NTASKS": "2", "SLURM_SUBMIT_DIR": str(tiny.ROOT)}
+    variables = {"SLURM_JOB_ID": str(job), "SLURM_NTASKS": "2", "SLURM_SUBMIT_DIR": str(tiny_program.ROOT)}
     variables |= {"SLURM_RESTART_COUNT": str(restarts), "PVDM": f"{stand_in['STAND_IN']}/commands/pvdm"} | changes
     call = ["bash", str(LAUNCH / "slurm.sbatch"), *argv]
     return subprocess.Popen(call, env=stand_in | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -138,7 +138,7 @@ def test_slurm_queues_again_what_may_go_on(stand_in, tmp_path, code, restarts, a
 @pytest.mark.long
 def test_slurm_runs_saves_at_sigterm_and_goes_on(stand_in, tmp_path):
     workdir = tmp_path / "run"
-    argv = tiny.arguments("train-autoencoder", workdir, "train_autoencoder.steps=400")
+    argv = tiny_program.arguments("train-autoencoder", workdir, "train_autoencoder.steps=400")
     process = slurm(stand_in, *argv)
     wait_for(lambda: count_lines(workdir / "autoencoder" / "metrics.jsonl") >= 3, process)
     for pid in (tmp_path / "pids").read_text().split():  # as Slurm does, to all tasks
@@ -149,7 +149,7 @@ def test_slurm_runs_saves_at_sigterm_and_goes_on(stand_in, tmp_path):
     assert re.fullmatch(r"requeue \d+\n", (tmp_path / "scontrol").read_text())
     step = int(re.search(r"SIGTERM; saved after step (\d+)", log).group(1))
 
-    argv = tiny.arguments("train-autoencoder", workdir, f"train_autoencoder.steps={step + 2}")
+    argv = tiny_program.arguments("train-autoencoder", workdir, f"train_autoencoder.steps={step + 2}")
     process = slurm(stand_in, *argv, restarts=1)
     output, _ = process.communicate(timeout=600)
     log = (tmp_path / "task0").read_text()
@@ -197,7 +197,7 @@ def test_tpu_pod_passes_arguments_on_and_ends_with_settings_that_cannot_work(sta
 def test_tpu_pod_goes_on_after_a_preemption_and_stops(stand_in, tmp_path):
     """The slice is taken away in the middle: another is made, and the run goes on. Then it is stopped by hand."""
     workdir, metrics = tmp_path / "run", tmp_path / "run" / "autoencoder" / "metrics.jsonl"
-    argv = tiny.arguments("train-autoencoder", workdir, "train_autoencoder.steps=100000")
+    argv = tiny_program.arguments("train-autoencoder", workdir, "train_autoencoder.steps=100000")
     process = pod(stand_in, "run", *argv)
     wait_for(lambda: (workdir / "autoencoder" / "checkpoints" / "2").is_dir(), process)
     folder = tmp_path / "slices" / "pvdm"
@@ -258,6 +258,6 @@ def test_the_image_has_what_the_package_is_made_of():
     text = (LAUNCH / "Dockerfile").read_text()
     copied = re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE)
     for name in " ".join(copied).split():
-        assert (tiny.ROOT / name).exists(), name
+        assert (tiny_program.ROOT / name).exists(), name
     extras = re.search(r"ARG EXTRAS=(\S+)", text).group(1).split(",")
-    assert all(f'"{extra}": [' in (tiny.ROOT / "setup.py").read_text() for extra in extras)
+    assert all(f'"{extra}": [' in (tiny_program.ROOT / "setup.py").read_text() for extra in extras)

@@ -5,7 +5,7 @@ import tempfile
 from unittest import mock
 
 import pytest
-from toy_model import fast_model
+from tiny_model import formula_model
 
 from pvdm_jax import cli
 from pvdm_jax.config.loading import load_settings
@@ -65,10 +65,10 @@ def test_what_is_missing_is_named(arguments, message, capsys):
 
 
 def test_a_sampling_call_and_its_parts():
-    found = measure_sampling(fast_model(), num_videos=2, repeats=1, sampler="heun", steps=3)
+    found = measure_sampling(formula_model(), num_videos=2, repeats=1, sampler="heun", steps=3)
     assert found["calls_of_denoiser"] == 5  # two calls a step, one in the last
     assert min(found[name] for name in ("first_call", "call", "denoiser", "decoder")) > 0
     assert found["overhead"] == pytest.approx(1 - (found["denoiser"] + found["decoder"]) / found["call"])
     assert "a call for 2 videos" in describe(found) and "in 5 calls" in describe(found)
     with pytest.raises(ValueError, match="guidance"):
-        measure_sampling(fast_model(), guidance=1.0)
+        measure_sampling(formula_model(), guidance=1.0)

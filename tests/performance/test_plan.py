@@ -12,8 +12,7 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
-import tiny
-from flax import nnx
+import tiny_program
 
 from pvdm_jax.config import (
     AutoencoderConfig,
@@ -24,10 +23,7 @@ from pvdm_jax.config import (
     MeshConfig,
     UNetConfig,
 )
-from pvdm_jax.models import functional
-from pvdm_jax.models.autoencoder import plane_shape
-from pvdm_jax.models.triplane import unpack
-from pvdm_jax.models.unet import UNet
+from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.performance import plan as plan_file
 from pvdm_jax.performance import planned_step
 from pvdm_jax.performance.flops import traced_flops
@@ -66,14 +62,9 @@ def test_local_plan_of_both_stages(tmp_path):
         written = json.loads((tmp_path / f"plan_local_stage{stage}.json").read_text())
         assert written["step"]["flops"] == step.flops
     # A training step is about three forward passes.
-    shape = plane_shape(AUTOENCODER)
-    graphdef, params = functional.abstract(lambda: UNet(UNET, rngs=nnx.Rngs(0)))
-    planes = unpack(jnp.zeros((8, shape.positions, AUTOENCODER.latent_channels)), shape)
-
-    def denoise(params, planes):
-        return functional.merge(graphdef, params)(planes, jnp.zeros(8, jnp.int32), planes)
-
-    forward = traced_flops(jax.make_jaxpr(denoise)(params, planes))
+    model = LatentModel(AUTOENCODER, UNET)
+    latents, times = jnp.zeros((8, *model.spec.shape)), jnp.zeros(8, jnp.int32)
+    forward = traced_flops(jax.make_jaxpr(model.denoise)(model.denoiser_shapes, latents, times, model.absent(8)))
     assert step.flops == pytest.approx(3 * forward, rel=0.1)
 
 
@@ -135,7 +126,7 @@ print(multiprocessing.active_children()[0].pid, flush=True)
 
 def test_the_compilers_process_ends_with_the_one_that_began_it():
     command = [sys.executable, "-c", STARTS_A_PROCESS]
-    with subprocess.Popen(command, env=tiny.environment(), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=tiny_program.environment(), stdout=subprocess.PIPE, text=True) as process:
         child = int(process.stdout.readline())
         assert is_running(child)
         process.kill()
@@ -214,6 +205,7 @@ needs_libtpu = pytest.mark.skipif(
 
 @needs_libtpu
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_plan_for_tpus_that_are_not_attached():
     found = plan(config(denoiser=SMALLER_UNET, mesh=MeshConfig(data=1, fsdp=4)), "v5e:2x2", 2, search=False)
     assert (found.devices, found.chip.name, found.mesh) == (4, "TPU v5e", {"data": 1, "fsdp": 4})
@@ -229,6 +221,7 @@ def test_plan_for_tpus_that_are_not_attached():
 
 @needs_cuda
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_plan_for_gpus_that_are_not_attached():
     assert len(planned_step.find_devices("h100:2x4")) == 8
     found = plan(config(denoiser=SMALLER_UNET, mesh=MeshConfig(data=1, fsdp=2)), "h100:2", 2, search=False)
@@ -241,6 +234,7 @@ def test_plan_for_gpus_that_are_not_attached():
 
 @needs_libtpu
 @pytest.mark.long
+@pytest.mark.usefixtures("optimized")
 def test_shared_out_parameters_on_tpus():
     sharded = config(mesh=MeshConfig(data=1, fsdp=4))
     copied = config()
@@ -257,12 +251,14 @@ def test_shared_out_parameters_on_tpus():
 def test_what_fsdp_moves_are_parameters(stage, tmp_path):
     def collectives(**mesh):
         """The bytes that a device moves in a step with all losses, of eight, and the kinds of transfers."""
-        settings = [*tiny.SETTINGS, *(f"mesh.{axis}={size}" for axis, size in mesh.items())]
+        settings = [*tiny_program.SETTINGS, *(f"mesh.{axis}={size}" for axis, size in mesh.items())]
         settings += [f"train_{name}.optimizer.muon_learning_rate=0.0" for name in ("autoencoder", "diffusion")]
         settings += ["train_autoencoder.adversarial.start_step=1", "denoiser.model_channels=64"]
         command = [sys.executable, "-m", "pvdm_jax.cli", "plan", "--config=demo", f"--stage={stage}"]
         command += [f"--output={tmp_path}", *(f"--config.{setting}" for setting in settings)]
-        environment = tiny.environment(JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=8")
+        environment = tiny_program.environment(
+            JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=8"
+        )
         subprocess.run(command, env=environment, check=True, timeout=300)
         step = json.loads((tmp_path / f"plan_local_stage{stage}.json").read_text())["step"]
         return step["network_traffic"], set(step["collectives"])

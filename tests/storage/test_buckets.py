@@ -7,7 +7,7 @@ import sys
 
 import fake_bucket
 import pytest
-import tiny
+import tiny_program
 
 from pvdm_jax.cli import main
 from pvdm_jax.config import ConfigError
@@ -44,13 +44,13 @@ def test_what_cannot_be_in_a_bucket_is_refused(here, capsys):
 
 def test_gcsfs_is_asked_for(here, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    assert main(tiny.arguments("train-autoencoder", "gs://bucket/run")) == 2
+    assert main(tiny_program.arguments("train-autoencoder", "gs://bucket/run")) == 2
     assert 'needs gcsfs: pip install "pvdm_jax[gcs]"' in capsys.readouterr().err
 
 
 PROGRAM = """
 import json, os, pathlib, sys
-import tiny
+import tiny_program
 from pvdm_jax.cli import main
 
 here, there = (str(pathlib.Path(sys.argv[1]) / name) for name in ("here", "there"))
@@ -58,7 +58,7 @@ STEPS = ("train_autoencoder.steps=4", "train_diffusion.steps=4")
 
 def run(command, *settings, machine=here):
     os.environ["PVDM_BUCKETS"] = machine
-    assert main(tiny.arguments(command, "gs://bucket/runs/a", *settings)) == 0
+    assert main(tiny_program.arguments(command, "gs://bucket/runs/a", *settings)) == 0
 
 run("train-autoencoder", "train_autoencoder.steps=2")
 run("train-autoencoder", *STEPS, machine=there)  # another machine goes on from step 2
@@ -72,7 +72,8 @@ assert main(["sample", "--model=gs://bucket/runs/a", *output]) == 0
 @pytest.mark.long
 def test_a_run_in_a_bucket_goes_from_machine_to_machine(tmp_path):
     with fake_bucket.serve() as bucket:
-        environment = tiny.environment(**bucket.environment) | {"PYTHONPATH": f"{tiny.ROOT}:{tiny.ROOT}/tests/support"}
+        root = tiny_program.ROOT
+        environment = tiny_program.environment(**bucket.environment, PYTHONPATH=f"{root}:{root}/tests/support")
         call = [sys.executable, "-c", PROGRAM, str(tmp_path)]
         done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=3000)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
@@ -125,7 +126,7 @@ with Checkpoints(folder, keep=2) as checkpoints:
 
 def test_a_lost_bucket_leaves_the_last_checkpoint_intact(tmp_path):
     with fake_bucket.serve() as bucket:
-        environment = tiny.environment(**bucket.environment, PVDM_BUCKETS=str(tmp_path))
+        environment = tiny_program.environment(**bucket.environment, PVDM_BUCKETS=str(tmp_path))
         call = [sys.executable, "-c", LOST]
         done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
@@ -174,7 +175,7 @@ for attempt in (import_other, run_autoencoder.check_not_imported):
 def test_an_imported_autoencoder_is_known_on_every_machine(tmp_path):
     with fake_bucket.serve() as bucket:
         call = [sys.executable, "-c", IMPORTED, str(tmp_path)]
-        environment = tiny.environment(**bucket.environment)
+        environment = tiny_program.environment(**bucket.environment)
         done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert "has another autoencoder already" in done.stdout and "train stage 1 in another --workdir" in done.stdout

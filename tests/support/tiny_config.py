@@ -1,4 +1,4 @@
-"""A configuration of both stages on small synthetic videos: every command runs within seconds."""
+"""A configuration of both stages on small synthetic videos, for calls within a test's own process."""
 
 import dataclasses
 

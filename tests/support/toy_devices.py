@@ -9,7 +9,7 @@ import sys
 
 import jax
 import numpy as np
-from toy_run import ToyStage, run, toy_batches, toy_config
+from toy_stage import ToyStage, run, toy_batches, toy_config
 
 from pvdm_jax.config import MeshConfig
 from pvdm_jax.runtime import sharding

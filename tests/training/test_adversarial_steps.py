@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from toy_adversarial import BATCH, MODEL, make_stage, state_of, tiny_config
+from tiny_adversarial import BATCH, MODEL, make_stage, state_of, tiny_config
 
 from pvdm_jax.config import AdversarialConfig, AutoencoderConfig, ConfigError, OptimizerConfig
 from pvdm_jax.losses.frames import pick_frames
@@ -176,16 +176,17 @@ def test_warm_up_raises_the_weights():
     assert max(jax.tree.leaves(change)) == pytest.approx(0.25e-3, rel=0.05)
 
 
-def test_decay_lowers_the_weights_to_nothing_at_the_end_of_the_phase():
-    """The phase began after 10 updates, and ends after 40 more, or with the run's last."""
+def test_decay_lowers_the_weights_to_nothing_at_the_end_of_the_phase(official):
+    """The phase began after 10 updates, and ends after 40 more, or with the run's last.
+
+    That the weights have this factor is what the test of the warm-up shows.
+    """
     for steps, last in ((40, 50), (0, 110)):
         options = {"weight": 1.0, "adaptive": False, "warmup_steps": 0, "decay": "cosine", "steps": steps}
         stage = make_stage({"steps": last}, **options)
-        state, step = state_of(stage), jax.jit(stage.steps[GENERATOR])
         for number, expected in ((10, 1.0), (10 + (last - 10) // 2, 0.5), (last, 0.0)):
-            now = dataclasses.replace(state, step=jnp.int32(number))
-            metrics = step(now, BATCH, jax.random.key(0), {})[1]
-            assert float(metrics["adversarial_weight"]) == pytest.approx(expected, abs=1e-6)
+            now = dataclasses.replace(official[1], step=jnp.int32(number))
+            assert float(stage._strength(now)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_each_discriminator_is_clipped_by_itself():

@@ -17,7 +17,7 @@ from pvdm_jax.models.denoiser import DENOISERS
 from pvdm_jax.performance.operations import Operations
 from pvdm_jax.performance.planned_step import trace_step
 from pvdm_jax.runtime.sharding import make_mesh
-from pvdm_jax.training import autoencoder, diffusion, latents
+from pvdm_jax.training import diffusion, latents
 
 FRAMES = CONFIG.autoencoder.frames
 
@@ -43,10 +43,10 @@ class Mixer(nnx.Module):
 
 
 @pytest.fixture(scope="module")
-def encoded(tmp_path_factory):
+def encoded(stage_one, tmp_path_factory):
     """A run of stage 1 with its latents."""
-    workdir = tmp_path_factory.mktemp("run")
-    autoencoder.train(CONFIG, workdir)
+    workdir = tmp_path_factory.mktemp("encoded") / "run"
+    shutil.copytree(stage_one, workdir)
     latents.encode(CONFIG, workdir)
     return workdir
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_model import toy_config
+from tiny_model import model_config
 
 from pvdm_jax.config import Config, ConfigError, DiffusionTrainingConfig, MeshConfig
 from pvdm_jax.config.loading import load_settings
@@ -21,7 +21,7 @@ COUNT = 4000
 
 
 def stage(recipe="default", context_prob=0.3, **unet):
-    config = toy_config(**unet)
+    config = model_config(**unet)
     training = DiffusionTrainingConfig(recipe=recipe, context_prob=context_prob)
     config = dataclasses.replace(config, train_diffusion=training)
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
@@ -145,7 +145,7 @@ def test_the_next_clip_is_further_channels_of_the_input():
     """Everything else of the network is laid out as the official one is."""
 
     def shapes(**unet):
-        config = toy_config(**unet)
+        config = model_config(**unet)
         return LatentModel(config.autoencoder, config.denoiser).denoiser_shapes
 
     plain, extended = shapes(), shapes(next_clip=True)

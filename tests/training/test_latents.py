@@ -21,19 +21,13 @@ from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import latent_spec, plane_shape
 from pvdm_jax.models.pixels import to_float
 from pvdm_jax.runtime.sharding import global_batch, make_mesh
-from pvdm_jax.training import autoencoder, diffusion, latents
+from pvdm_jax.training import diffusion, latents
 from pvdm_jax.weights.run_autoencoder import load_autoencoder
-
-
-@pytest.fixture(scope="module")
-def stage_one(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    autoencoder.train(CONFIG, workdir)
-    return workdir
 
 
 @pytest.fixture
 def workdir(stage_one, tmp_path):
+    """A run of stage 1 that a test may change."""
     shutil.copytree(stage_one, tmp_path / "run")
     return tmp_path / "run"
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 from disk import file_limit
-from toy_run import SETTINGS, ToyStage, digest, run, toy_batches, toy_config
+from toy_stage import SETTINGS, ToyStage, digest, run, toy_batches, toy_config
 
 from pvdm_jax.config import ConfigError
 from pvdm_jax.storage.checkpoint import best_step
@@ -25,7 +25,7 @@ from pvdm_jax.training.policy import BestByMetric
 from pvdm_jax.training.progress import duration, parameter_table
 
 ROOT = pathlib.Path(__file__).parents[2]
-SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "toy_run.py"
+SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "toy_stage.py"
 STEPS = 40
 
 

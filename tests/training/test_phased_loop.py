@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_run import ToyStage, digest, toy_config
-from toy_run import run as toy_run
+from toy_stage import ToyStage, digest, toy_config
+from toy_stage import run as toy_run
 
 from pvdm_jax.config import AdversarialConfig
 from pvdm_jax.storage.checkpoint import Checkpoints, best_step, read_part

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-import tiny
+import tiny_program
 
 pytestmark = pytest.mark.long
 
@@ -44,7 +44,7 @@ def cluster(count, devices=1):
 
 def launch(count, command, workdir, *settings, devices=1, written=None):
     return [
-        tiny.start(command, workdir, *STEPS, *settings, written=written and f"{written}{index}", **environment)
+        tiny_program.start(command, workdir, *STEPS, *settings, written=written and f"{written}{index}", **environment)
         for index, environment in enumerate(cluster(count, devices))
     ]
 
@@ -79,7 +79,7 @@ def kill_after(processes, workdir, stage, step):
 def final_state(workdir, stage, path):
     subprocess.run(
         [sys.executable, "-c", READ, str(workdir / stage / "checkpoints"), str(path)],
-        env=tiny.environment(),
+        env=tiny_program.environment(),
         check=True,
     )
     with np.load(path) as arrays:

@@ -1,4 +1,4 @@
-"""The real stages on 1, 2, 4 and 8 devices (in a program of its own): numbers and bytes. See real_devices.py."""
+"""The real stages on 1, 2, 4 and 8 devices (in a program of its own): numbers and bytes. See tiny_devices.py."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 pytestmark = pytest.mark.long
-SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "real_devices.py"
+SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "tiny_devices.py"
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import sys
 import jax
 import numpy as np
 import pytest
-from toy_adversarial import DISCRIMINATOR, MODEL, make_batch, make_stage
-from toy_run import digest
+from tiny_adversarial import DISCRIMINATOR, MODEL, make_batch, make_stage
+from toy_stage import digest
 
 from pvdm_jax.config import AdversarialConfig, AutoencoderTrainingConfig, Config, DataConfig, UNetConfig
 from pvdm_jax.storage.checkpoint import best_step, read_part
@@ -144,7 +144,7 @@ def test_a_configuration_trains_and_exports(tmp_path):
 
 def test_devices_share_batch_statistics():
     """A step of both sides gives the same gradients and losses on one and on four devices."""
-    script = pathlib.Path(__file__).parents[1] / "support" / "toy_adversarial.py"
+    script = pathlib.Path(__file__).parents[1] / "support" / "tiny_adversarial.py"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

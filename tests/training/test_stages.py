@@ -7,53 +7,19 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from tiny_config import changed
 
 import pvdm_jax
-from pvdm_jax.config import (
-    AutoencoderConfig,
-    AutoencoderTrainingConfig,
-    Config,
-    ConfigError,
-    DataConfig,
-    DiffusionTrainingConfig,
-    EncodeConfig,
-    SampleConfig,
-    UNetConfig,
-)
+from pvdm_jax.config import ConfigError, EncodeConfig
 from pvdm_jax.losses.latent_noise import add_noise
 from pvdm_jax.models.triplane import Planes
 from pvdm_jax.training import autoencoder, diffusion, latents
 
-STAGE = dict(steps=6, batch_size=4, log_every=2, eval_every=3, eval_clips=4, checkpoint_every=4, ema_decay=0.9)
-CONFIG = Config(
-    data=DataConfig(synthetic_videos=6, synthetic_frames=12),
-    autoencoder=AutoencoderConfig(
-        frames=4,
-        height=16,
-        width=24,
-        patch_size=4,
-        channels=32,
-        depth=2,
-        num_heads=2,
-        head_dim=16,
-        mlp_ratio=2,
-        plane_depth=1,
-        plane_num_heads=2,
-        plane_head_dim=16,
-        plane_mlp_dim=32,
-    ),
-    denoiser=UNetConfig(
-        model_channels=32,
-        channel_mult=(1,),
-        num_res_blocks=1,
-        attention_resolutions=(1,),
-        num_heads=2,
-        num_classes=3,
-    ),
-    train_autoencoder=AutoencoderTrainingConfig(**STAGE, l2_weight=1.0),
-    encode=EncodeConfig(windows=2, batch_size=4),
-    train_diffusion=DiffusionTrainingConfig(**STAGE),
-    sample=SampleConfig(steps=4, later_steps=2),
+STAGE = dict(steps=6, log_every=2, eval_every=3, checkpoint_every=4, ema_decay=0.9)
+CONFIG = changed(
+    data={"synthetic_videos": 6, "synthetic_frames": 12},
+    train_autoencoder=STAGE | {"l2_weight": 1.0},
+    train_diffusion=STAGE,
 )
 
 
@@ -160,52 +126,12 @@ def test_wrong_number_of_classes_is_refused(run):
         diffusion.train(dataclasses.replace(CONFIG, denoiser=unet), run[0])
 
 
-def test_samples_depend_on_key_and_index_alone(model):
-    key = jax.random.key(3)
-    videos = model.sample(key, 3, num_frames=10)
-    assert videos.shape == (3, 10, 16, 24, 3) and videos.dtype == np.uint8
-    np.testing.assert_array_equal(videos, model.sample(key, 3, num_frames=10))
-    fewer = model.sample(key, 2, num_frames=10)
-    assert np.abs(videos[:2].astype(int) - fewer).max() <= 1
+def test_the_run_samples_and_extends(model):
+    """What sampling depends on is tested in tests/inference/test_pipeline.py, on a model that compiles faster."""
+    videos = model.sample(jax.random.key(3), 2, num_frames=6)
+    assert videos.shape == (2, 6, 16, 24, 3) and videos.dtype == np.uint8
     assert not np.array_equal(videos[0], videos[1])
-    assert not np.array_equal(videos, model.sample(jax.random.key(4), 3, num_frames=10))
-
-
-def test_options_of_sampling_matter(model):
-    key = jax.random.key(0)
-    plain = model.sample(key, 1, num_frames=8)
-    for options in ({"steps": 3}, {"later_steps": 3}, {"eta": 0.0}, {"guidance": 2.0}, {"labels": [1]}):
-        assert not np.array_equal(plain, model.sample(key, 1, num_frames=8, **options)), options
-
-
-def test_a_second_call_compiles_nothing(model):
-    model.sample(jax.random.key(0), 2, guidance=1.0, eta=0.5)
-    compiled = model._generate._cache_size()
-    model.sample(jax.random.key(1), 2, guidance=3.0, eta=0.1)
-    assert model._generate._cache_size() == compiled
-
-
-def test_extend_goes_on_from_the_given_clip(model):
-    rng = np.random.default_rng(0)
-    video = rng.integers(0, 256, (2, 6, 16, 24, 3), np.uint8)
-    key = jax.random.key(0)
-    found = model.extend(video, 5, key)
-    assert found.shape == (2, 5, 16, 24, 3)
-    other = video.copy()
-    other[:, :2] = 0  # before the last clip
-    np.testing.assert_array_equal(found, model.extend(other, 5, key))
-    with pytest.raises(ValueError, match="3 frames; going on"):
-        model.extend(video[:, :3], 5, key)
-
-
-def test_reconstruction_goes_clip_by_clip(model):
-    video = np.random.default_rng(0).integers(0, 256, (1, 8, 16, 24, 3), np.uint8)
-    found = model.reconstruct(video)
-    np.testing.assert_array_equal(found[:, 4:], model.decode(model.encode(video[:, 4:])))
-    with pytest.raises(ValueError, match="multiple of a clip's 4"):
-        model.reconstruct(video[:, :6])
-    with pytest.raises(ValueError, match=r"video has shape \(1, 8, 8, 24, 3\)"):
-        model.reconstruct(video[:, :, :8])
+    assert model.extend(videos, 3, jax.random.key(3)).shape == (2, 3, 16, 24, 3)
 
 
 def test_a_run_without_stage_two_can_reconstruct(run, tmp_path):

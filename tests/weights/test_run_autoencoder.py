@@ -85,9 +85,9 @@ def test_stage_one_is_not_trained_over_it(run):
         autoencoder.train(CONFIG, run)
 
 
-def test_another_runs_folder_will_do(tmp_path):
+def test_another_runs_folder_will_do(stage_one, tmp_path):
     """The best EMA of a run, straight into training from pixels; a run's own autoencoder is never replaced."""
-    autoencoder.train(CONFIG, tmp_path / "one")
+    shutil.copytree(stage_one, tmp_path / "one")
     expected = run_autoencoder.load_autoencoder(CONFIG.autoencoder, tmp_path / "one")[1]
     diffusion.train(changed(encode={"cache": False}), tmp_path / "two", autoencoder=tmp_path / "one")
     model = pvdm_jax.load(tmp_path / "two")

@@ -1,6 +1,6 @@
 """A tiny stage 1 with discriminators, for the tests of its steps; as a program, the same steps on 1 and on 4 devices.
 
-usage: python toy_adversarial.py
+usage: python tiny_adversarial.py
 Prints as one line of JSON, for each mesh, the largest difference to one device relative to each array's largest value.
 """
 

@@ -1,6 +1,6 @@
 """A run of the training loop with a toy stage, as a program of its own: tests kill it, resume it and count devices.
 
-usage: python toy_run.py DIRECTORY [--steps N] [--sleep SECONDS] [--devices N] [--fsdp N]
+usage: python toy_stage.py DIRECTORY [--steps N] [--sleep SECONDS] [--devices N] [--fsdp N]
 Prints "digest HEX" at the end: a hash over every bit of the final state.
 """
 

@@ -1,6 +1,6 @@
 """Updates of the real stages, with tiny sizes, on 1, 2, 4 and 8 devices under several splits of the mesh.
 
-usage: python real_devices.py
+usage: python tiny_devices.py
 Prints as one line of JSON, for each kind of step and mesh: by how much metrics, parameters and optimizer differ from
 those of one device, and the bytes of parameters and optimizer that a device holds.
 """

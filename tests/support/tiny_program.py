@@ -1,7 +1,7 @@
-"""Both stages at a size that trains within seconds, for tests that start `pvdm` as a program.
+"""`pvdm` as a process, with settings of both stages that train within seconds.
 
-python tiny.py WRITTEN COMMAND ...: `pvdm COMMAND ...`, and in the file WRITTEN the paths that it opened to write, as
-Python tells.
+usage: python tiny_program.py WRITTEN COMMAND ...
+Runs `pvdm COMMAND ...` and lists in the file WRITTEN the paths that it opened for writing, as Python reports them.
 """
 
 import os

@@ -1,6 +1,6 @@
 """A model of the smallest size with random weights, for tests and for programs that they start.
 
-usage: python toy_model.py DEVICES
+usage: python tiny_model.py DEVICES
 Writes videos, made on that many devices, to its output as a .npy file.
 """
 
@@ -29,7 +29,7 @@ def random_weights(make, seed: int, scale: float = 0.1):
     return jax.tree.map(lambda leaf: (scale * rng.standard_normal(leaf.shape)).astype(np.float32), shapes)
 
 
-def toy_config(**unet) -> Config:
+def model_config(**unet) -> Config:
     clip = AutoencoderConfig(
         frames=FRAMES,
         height=SIDE,
@@ -50,15 +50,15 @@ def toy_config(**unet) -> Config:
     return Config(autoencoder=clip, denoiser=UNetConfig(**(sizes | {"num_classes": 3} | unet)), sample=sample)
 
 
-def toy_model(mesh=None, seed: int = 0, **unet) -> PVDM:
-    config = toy_config(**unet)
+def tiny_model(mesh=None, seed: int = 0, **unet) -> PVDM:
+    config = model_config(**unet)
     autoencoder = random_weights(lambda: Autoencoder(config.autoencoder, rngs=nnx.Rngs(0)), seed)
     spec = latent_spec(config.autoencoder)
     denoiser = random_weights(lambda: make_denoiser(config.denoiser, spec, rngs=nnx.Rngs(0)), seed + 1)
     return PVDM(config, autoencoder, denoiser, NAMES, mesh)
 
 
-class ToyModel(LatentModel):
+class FormulaModel(LatentModel):
     """Formulas in the places of the networks: a program around them compiles within a second."""
 
     def encode(self, params, video):
@@ -80,23 +80,23 @@ class ToyModel(LatentModel):
         return 0.9 * x - 0.5 * mean * (1 - time[:, None, None] / 1000)
 
 
-class ToyPVDM(PVDM):
-    make_model = ToyModel
+class FormulaPVDM(PVDM):
+    make_model = FormulaModel
 
 
-def fast_model(mesh=None, seed: int = 0, **unet) -> PVDM:
-    """A `toy_model` whose networks are the formulas of `ToyModel`."""
-    config, rng = toy_config(**unet), np.random.default_rng(seed)
+def formula_model(mesh=None, seed: int = 0, **unet) -> PVDM:
+    """A `tiny_model` whose networks are the formulas of `FormulaModel`."""
+    config, rng = model_config(**unet), np.random.default_rng(seed)
     channels, positions = config.denoiser.latent_channels, latent_spec(config.autoencoder).positions
     decode = rng.standard_normal((positions * channels, FRAMES * SIDE * SIDE * 3)) / 12
     mix, shift = 0.5 * rng.standard_normal((channels, channels)), rng.standard_normal(channels)
     denoiser = {"mix": mix.astype(np.float32), "class": shift.astype(np.float32)}
-    return ToyPVDM(config, {"decode": decode.astype(np.float32)}, denoiser, NAMES, mesh)
+    return FormulaPVDM(config, {"decode": decode.astype(np.float32)}, denoiser, NAMES, mesh)
 
 
 def main(devices: int) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
-    video = fast_model().sample(jax.random.key(0), 4, num_frames=6)
+    video = formula_model().sample(jax.random.key(0), 4, num_frames=6)
     np.save(sys.stdout.buffer, video)
 
 

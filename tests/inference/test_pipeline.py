@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_model import FRAMES, SIDE, formula_model, tiny_model
+from tiny_model import FRAMES, SIDE, formula_model, model_config, tiny_model
 
 from pvdm_jax.config import ConfigError, SampleConfig
 from pvdm_jax.inference.latent_model import LatentModel

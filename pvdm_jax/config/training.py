@@ -142,9 +142,7 @@ class AutoencoderTrainingConfig(StageConfig):
     l2_weight: float = 0.0
     perceptual_weight: float = 0.0  # of LPIPS on one random frame of each clip
     perceptual_weights: str = ""  # LPIPS's files, separated by commas; none: a random VGG16, with a warning
-    latent_noise: float = (
-        0.0  # deviation of noise on the latents, so that the decoder tolerates stage 2's errors
-    )
+    latent_noise: float = 0.0  # deviation of noise on the latents, so that the decoder tolerates stage 2's errors
     adversarial: AdversarialConfig = AdversarialConfig()
 
     section = "train_autoencoder"
@@ -168,9 +166,7 @@ class DiffusionTrainingConfig(StageConfig):
     context_prob: float = 0.3  # of predicting a clip given the previous one
     label_prob: float = 0.9  # of showing the class, on a model with classes
     eval_samples: int = 0  # clips sampled at every evaluation and compared with as many held-out ones; 0: none
-    best_metric: str = (
-        ""  # the evaluation's number whose lowest value marks the best checkpoint; "": none
-    )
+    best_metric: str = ""  # the evaluation's number whose lowest value marks the best checkpoint; "": none
 
     section = "train_diffusion"
 

@@ -5,12 +5,12 @@ import functools
 import pytest
 from flax import nnx
 
-from pvdm_jax.config import AutoencoderConfig, ConfigError, UNetConfig
+from pvdm_jax.config import AutoencoderConfig, ConfigError, DenoiserConfig
 from pvdm_jax.config.loading import config_names, load_settings
 from pvdm_jax.config.recipes import VARIANTS
+from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.models.functional import abstract, count
-from pvdm_jax.models.unet import UNet
 
 PAPER = [f"{dataset}:{variant}" for dataset in ("ucf101", "sky_timelapse") for variant in VARIANTS]
 SPECS = ("demo", "video_folder", *PAPER)
@@ -23,8 +23,8 @@ def autoencoder_parameters(config: AutoencoderConfig) -> int:
 
 
 @functools.cache
-def denoiser_parameters(config: UNetConfig) -> int:
-    return count(abstract(lambda: UNet(config, rngs=nnx.Rngs(0)))[1])
+def denoiser_parameters(autoencoder: AutoencoderConfig, denoiser: DenoiserConfig) -> int:
+    return count(LatentModel(autoencoder, denoiser).denoiser_shapes)
 
 
 def test_the_list_above_is_complete():
@@ -35,7 +35,7 @@ def test_the_list_above_is_complete():
 def test_config_loads_and_both_models_build(spec):
     config = load_settings(spec)
     assert autoencoder_parameters(config.autoencoder) > 0
-    assert denoiser_parameters(config.denoiser) > 0
+    assert denoiser_parameters(config.autoencoder, config.denoiser) > 0
 
 
 @pytest.mark.parametrize("dataset", ["ucf101", "sky_timelapse"])
@@ -45,7 +45,7 @@ def test_published_sizes(dataset, variant, millions):
     clip = config.autoencoder
     assert (clip.frames, clip.height, clip.width) == (16, 256, 256)
     assert autoencoder_parameters(config.autoencoder) / MILLION == pytest.approx(62.06, abs=0.01)
-    assert denoiser_parameters(config.denoiser) / MILLION == pytest.approx(millions, abs=0.01)
+    assert denoiser_parameters(config.autoencoder, config.denoiser) / MILLION == pytest.approx(millions, abs=0.01)
 
 
 @pytest.mark.parametrize(("dataset", "context_prob"), [("ucf101", 0.3), ("sky_timelapse", 0.2)])
@@ -95,7 +95,7 @@ def test_official_stage_two():
 
 
 def test_an_unknown_variant_is_refused_by_name():
-    with pytest.raises(ConfigError, match="variant is 'xl'; ucf101 has l, s, l-official, s-official"):
+    with pytest.raises(ConfigError, match="variant is 'xl'; ucf101 has l, s, dit-l, dit-s, l-official, s-official"):
         load_settings("ucf101:xl")
 
 
@@ -104,5 +104,5 @@ def test_the_small_configs_are_small(spec):
     """They are for a laptop's CPU: a few million parameters, no half precision."""
     config = load_settings(spec)
     assert autoencoder_parameters(config.autoencoder) < 10 * MILLION
-    assert denoiser_parameters(config.denoiser) < 20 * MILLION
+    assert denoiser_parameters(config.autoencoder, config.denoiser) < 20 * MILLION
     assert config.autoencoder.dtype == config.denoiser.dtype == "float32"

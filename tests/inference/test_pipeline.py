@@ -143,7 +143,7 @@ def test_extending_depends_on_the_last_clip_alone(model):
     np.testing.assert_array_equal(found, model.extend(other, 5, KEY))
     other[:, 2:] = 0
     assert not close(found, model.extend(other, 5, KEY))
-    with pytest.raises(ValueError, match="3 frames; going on"):
+    with pytest.raises(ValueError, match="video has 3 frames; it needs at least those of one clip, 4"):
         model.extend(video[:, :3], 5, KEY)
 
 

@@ -53,7 +53,7 @@ def tokens(seed, spec=SPEC, batch=2):
 
 
 def test_every_row_of_the_table_is_tried():
-    assert {config.values[0].name for config in EVERY} == set(DENOISERS) == set(DenoiserConfig.kinds())
+    assert {config.values[0].name for config in EVERY} == set(DENOISERS)
     for name, (config, _) in DENOISERS.items():
         assert config is DenoiserConfig.kind(name)
 

@@ -29,14 +29,14 @@ def test_denoiser(reference, recipe, name):
     given = condition(model, 2, previous=cond if name == "cond" else None)
 
     @jax.jit
-    def loss_and_gradient(params):
+    def loss_and_gradient(params, given):
         def loss(params):
             predicted = functional.merge(graphdef, params)(process.diffuse(x0, t, noise), t, given)
             return jnp.mean(jnp.square(predicted - noise))
 
         return jax.value_and_grad(loss)(params)
 
-    loss, gradient = loss_and_gradient(params)
+    loss, gradient = loss_and_gradient(params, given)
     assert float(loss) == pytest.approx(info[name]["loss"], rel=1e-5)
     # The layouts differ by permutations and reshapes alone, so a gradient converts as the weights do.
     written = official.to_torch(functional.merge(graphdef, gradient))

@@ -18,7 +18,7 @@ from pvdm_jax.models.triplane import PlaneShape
 
 CLIP = dict(frames=4, height=16, width=16, patch_size=4, channels=32, depth=3, num_heads=2, head_dim=8, plane_depth=2)
 SMALL = dict(CLIP, mlp_ratio=2, plane_num_heads=2, plane_head_dim=8, plane_mlp_dim=32)
-UNET = dict(model_channels=64, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(1,), num_heads=2)
+UNET = dict(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=2)
 
 
 def spread(params):

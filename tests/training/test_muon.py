@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pvdm_jax.config import AutoencoderConfig, OptimizerConfig, UNetConfig
+from pvdm_jax.config import AutoencoderConfig, DiTConfig, OptimizerConfig, UNetConfig
 from pvdm_jax.models import functional
-from pvdm_jax.models.autoencoder import Autoencoder
+from pvdm_jax.models.autoencoder import Autoencoder, latent_spec
+from pvdm_jax.models.dit import DiT
 from pvdm_jax.models.unet import UNet
 from pvdm_jax.training.muon import dimension_numbers
 from pvdm_jax.training.optimizer import make_optimizer
@@ -76,13 +77,15 @@ def test_a_model_must_say_what_it_excludes(params):
 
 
 UNET = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=1)
+DIT = DiTConfig(width=64, depth=2, num_heads=2)
 CLIP = AutoencoderConfig(frames=4, height=16, width=16, patch_size=4, channels=32, depth=1, plane_depth=1)
 
 
-@pytest.mark.parametrize(("model", "config"), [(UNet, UNET), (Autoencoder, CLIP)])
+@pytest.mark.parametrize(("model", "config"), [(UNet, UNET), (DiT, DIT), (Autoencoder, CLIP)])
 def test_it_takes_every_hidden_layer_of_a_model(model, config):
     """All kernels but those that read or write pixels or latents."""
-    _, params = functional.abstract(lambda: model(config, rngs=nnx.Rngs(0)))
+    spec = () if model is Autoencoder else (latent_spec(CLIP),)
+    _, params = functional.abstract(lambda: model(config, *spec, rngs=nnx.Rngs(0)))
     leaves = functional.flatten(params)
     kernels = {name: leaf.shape for name, leaf in leaves.items() if name.endswith("kernel")}
     outside = {3 * CLIP.patch_size**2, config.latent_channels, 2 * config.latent_channels}

@@ -15,7 +15,8 @@ import pvdm_jax
 from pvdm_jax import cli
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, SampleConfig, UNetConfig
 from pvdm_jax.models import functional
-from pvdm_jax.models.autoencoder import Autoencoder
+from pvdm_jax.models.autoencoder import Autoencoder, latent_spec
+from pvdm_jax.models.triplane import PlaneShape
 from pvdm_jax.models.unet import UNet
 from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.weights import model_folder, official
@@ -39,7 +40,7 @@ CONFIG = Config(autoencoder=AUTOENCODER, denoiser=UNET, sample=SampleConfig(step
 
 @pytest.fixture(scope="module")
 def modules():
-    return Autoencoder(AUTOENCODER, rngs=nnx.Rngs(0)), UNet(UNET, rngs=nnx.Rngs(1))
+    return Autoencoder(AUTOENCODER, rngs=nnx.Rngs(0)), UNet(UNET, latent_spec(AUTOENCODER), rngs=nnx.Rngs(1))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_what_is_written_is_read(folder, params):
 
 def test_a_denoiser_with_positions_has_no_note_on_planes(params, tmp_path):
     unet = dataclasses.replace(UNET, position_embedding=True)
-    denoiser = functional.split(UNet(unet, rngs=nnx.Rngs(0)))[1]
+    denoiser = functional.split(UNet(unet, latent_spec(AUTOENCODER), rngs=nnx.Rngs(0)))[1]
     config = dataclasses.replace(CONFIG, denoiser=unet)
     model_folder.write_model(tmp_path / "m", config, params[0], denoiser, {})
     assert model_folder.read_model(tmp_path / "m").card["notes"] == []
@@ -250,7 +251,7 @@ def test_convert_names_what_is_wrong(official_files, tmp_path, capsys):
 
 
 def test_networks_that_do_not_fit_each_other(official_files, tmp_path, capsys):
-    unet = UNet(dataclasses.replace(UNET, latent_channels=3), rngs=nnx.Rngs(0))
+    unet = UNet(dataclasses.replace(UNET, latent_channels=3), PlaneShape(4, 4, 4).latent_spec(3), rngs=nnx.Rngs(0))
     np.savez(tmp_path / "three.npz", **official.to_torch(unet))
     argv = [f"--autoencoder={official_files[0]}", f"--denoiser={tmp_path / 'three.npz'}", f"--output={tmp_path / 'x'}"]
     assert cli.main(["convert", *argv, *HEADS]) == 2

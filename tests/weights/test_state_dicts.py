@@ -7,8 +7,11 @@ import pytest
 from flax import nnx
 
 from pvdm_jax.config import UNetConfig
+from pvdm_jax.models.triplane import PlaneShape
 from pvdm_jax.models.unet import UNet
 from pvdm_jax.weights import official
+
+SPEC = PlaneShape(4, 4, 4).latent_spec(4)
 
 
 class Tensor:
@@ -74,7 +77,7 @@ def test_kinds_of_arrays(weights):
 def test_torch_tensors():
     torch = pytest.importorskip("torch", reason="the converters take its tensors, but don't need it")
     config = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1)
-    weights = official.to_torch(UNet(config, rngs=nnx.Rngs(0)))
+    weights = official.to_torch(UNet(config, SPEC, rngs=nnx.Rngs(0)))
     tensors = {name: torch.nn.Parameter(torch.from_numpy(np.array(array))) for name, array in weights.items()}
     same(official.unet_from_torch(tensors), weights)
     halves = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
@@ -109,4 +112,4 @@ def test_the_wrong_model_is_named(reference, recipe, weights):
 def test_a_model_that_the_official_code_has_no_place_for():
     config = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, position_embedding=True)
     with pytest.raises(ValueError, match="denoiser.position_embedding is True"):
-        official.to_torch(UNet(config, rngs=nnx.Rngs(0)))
+        official.to_torch(UNet(config, SPEC, rngs=nnx.Rngs(0)))

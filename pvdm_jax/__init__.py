@@ -14,10 +14,10 @@ __version__ = "0.1.0"
 
 
 def load(directory: str | os.PathLike) -> "PVDM":
-    """Loads the model that was trained in the run folder `directory`, on all devices; see `pipeline.load`.
+    """Loads the model that was trained in the run folder `directory`, on all devices; see `inference.loading`.
 
     Raises FileNotFoundError where the folder holds no trained autoencoder.
     """
-    from pvdm_jax.inference import pipeline
+    from pvdm_jax.inference import loading
 
-    return pipeline.load(directory)
+    return loading.load(directory)

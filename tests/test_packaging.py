@@ -31,7 +31,7 @@ ROOMS = (
     "training",
     "performance",
     "commands",
-    "pvdm_jax",  # its `load` calls inference.pipeline
+    "pvdm_jax",  # its `load` calls inference.loading
     "cli",
 )
 CORE = ("config", "models", "diffusion", "losses")

@@ -59,7 +59,7 @@ def _benchmark_data(args: argparse.Namespace) -> None:
 def _benchmark_sampling(args: argparse.Namespace) -> None:
     require(args.model is not None, "--model", args.model, "--sampling measures a trained model: name its folder")
 
-    from pvdm_jax.inference.pipeline import load
+    from pvdm_jax.inference.loading import load
     from pvdm_jax.performance import sampling_overhead
 
     options = {"steps": args.steps} if args.steps else {}

@@ -16,7 +16,8 @@ from pvdm_jax.data.loader import fixed_clips
 from pvdm_jax.data.sources import VideoSource, open_source
 from pvdm_jax.evaluation.card import write_card
 from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model
-from pvdm_jax.inference.pipeline import PVDM, load
+from pvdm_jax.inference.loading import load
+from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.reporting.html import write_page
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.files import read_json, write_json

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pvdm_jax.config import ConfigError, config_to_dict, require
-from pvdm_jax.inference.pipeline import PVDM, load
+from pvdm_jax.inference.loading import load
+from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.inference.sampler import SampleBatch, clips_of, settings_of, split_settings
 from pvdm_jax.models import functional
 from pvdm_jax.storage.files import write_bytes, write_json

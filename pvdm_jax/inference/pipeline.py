@@ -1,13 +1,10 @@
 """PVDM: a trained model, ready to use.
 
-`pvdm_jax.load(directory)` reads a run's folder (the EMA weights of its stages) or a model folder. `sample` is one
-compiled call: all clips of all videos, all steps, decoding and conversion to uint8, sharded over the devices. `stream`
-gives the same videos clip by clip, in constant memory whatever their length.
+`sample` is one compiled call: all clips of all videos, all steps, decoding and conversion to uint8, sharded over the
+devices. `stream` gives the same videos clip by clip, in constant memory whatever their length.
 """
 
 import dataclasses
-import json
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,65 +12,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from pvdm_jax.config import Config, ConfigError, MeshConfig, SampleConfig, config_from_dict
+from pvdm_jax.config import Config, ConfigError, MeshConfig, SampleConfig
 from pvdm_jax.diffusion.samplers import count_calls
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.inference.sampler import SampleBatch, SamplingProgram, clips_of, settings_of, split_settings
 from pvdm_jax.models import functional
 from pvdm_jax.models.condition import Neighbour
 from pvdm_jax.runtime import sharding
-from pvdm_jax.storage import buckets
-from pvdm_jax.storage.run_folder import CONFIG as RUN_CONFIG
-from pvdm_jax.storage.run_folder import RunFolder
-
-
-def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> "PVDM":
-    """The model of a run's folder or of a model folder, here or in a bucket (gs://). Without a denoiser (before stage
-    2's first checkpoint), it can encode, decode and reconstruct.
-
-    mesh: the devices to use (None: all of this process's, each with a copy of the weights), whatever the run was
-    trained on. Raises FileNotFoundError where the folder holds no trained autoencoder, ConfigError for a model folder
-    that is damaged.
-    """
-    from pvdm_jax.storage.checkpoint import read_part
-    from pvdm_jax.weights import model_folder, run_autoencoder
-
-    directory = buckets.local(directory)
-    buckets.fetch(directory, model_folder.CONFIG_FILE, RUN_CONFIG)
-    if model_folder.is_model_folder(directory):
-        buckets.fetch(directory)
-        model = model_folder.read_model(directory)
-        if model.autoencoder is None:
-            raise FileNotFoundError(
-                f"{directory} holds no autoencoder; pvdm convert --autoencoder=... --denoiser={directory} --output=... "
-                "makes a folder of both"
-            )
-        return PVDM(model.config, model.autoencoder, model.denoiser, model.class_names, mesh)
-    run = RunFolder(directory)
-    if not run.autoencoder.has_begun:
-        raise FileNotFoundError(f"{directory} is not a run's folder: there is no {run.autoencoder.config}")
-    if model_folder.is_model_folder(run.autoencoder.path) and not run.diffusion.has_begun:
-        return load(run.autoencoder.path, mesh)  # trained elsewhere, and stage 2 has not begun
-    newest = run.diffusion if run.diffusion.has_begun else run.autoencoder
-    settings = json.loads(newest.config.read_text())
-    fields = {field.name for field in dataclasses.fields(Config)}
-    config = config_from_dict(Config, {name: value for name, value in settings.items() if name in fields})
-    _, weights = run_autoencoder.load_autoencoder(config.autoencoder, directory)
-    abstract = LatentModel(config.autoencoder, config.denoiser).denoiser_shapes
-    try:
-        denoiser = read_part(run.diffusion.path, "ema", abstract)
-    except FileNotFoundError:
-        denoiser = None
-    return PVDM(config, weights, denoiser, tuple(settings.get("class_names", ())), mesh)
 
 
 class PVDM:
     """A video model: the autoencoder's and (or None) the denoiser's weights, with the configuration that made them.
 
-    Videos are uint8 (b, t, height, width, 3) of the size in `config.autoencoder`, latents float32 (b, positions,
-    channels); `latent_spec` says what their positions are. Options of `sample`, `stream`,
-    `extend`, `interpolate` and `preview` are fields of SampleConfig; those that are absent or None come from
-    `config.sample`. The devices are those of this process: several hosts share videos, not the work on one of them.
+    Videos are uint8 (b, t, height, width, 3) of the size in `config.autoencoder`; latents are float32 (b, positions,
+    channels), whose positions `latent_spec` describes. Options of `sample`, `stream`, `extend`, `interpolate` and
+    `preview` are fields of SampleConfig; those that are absent or None come from `config.sample`. The devices are those
+    of this process: several hosts share videos, not the work on one of them.
     """
 
     make_model = LatentModel  # of the configurations of autoencoder and denoiser

@@ -12,7 +12,7 @@ from tiny_model import FRAMES, SIDE, tiny_model
 
 from pvdm_jax.commands import export
 from pvdm_jax.config import ConfigError
-from pvdm_jax.inference import pipeline
+from pvdm_jax.inference import loading
 from pvdm_jax.weights import model_folder
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "run_exported_sampler.py"
@@ -58,7 +58,7 @@ np.save({str(tmp_path / "videos.npy")!r}, sampler.call(weights, np.uint32(3), np
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = np.load(tmp_path / "videos.npy")
-    expected = pipeline.load(folder).sample(
+    expected = loading.load(folder).sample(
         jax.random.key(3), 3, FRAMES + 2, labels=[2, -1, 0], indices=[5, 0, 1], **OPTIONS
     )
     assert found.dtype == np.uint8 and found.shape == expected.shape

@@ -20,7 +20,7 @@ FRAMES = 2 * PIECE_FRAMES + 5  # two whole records and a part of one
 
 
 def gradients(frames=FRAMES, height=40, width=56):
-    """Smooth frames, each brighter than the one before, which jpg keeps well."""
+    """Smooth frames, each brighter than the last, which jpg keeps well."""
     y, x, t = np.meshgrid(np.arange(height), np.arange(width), np.arange(frames), indexing="ij")
     planes = np.stack([60 + 2 * x + t, 200 - 3 * y + t, 20 + 4 * t + 0 * x], axis=-1)
     return np.clip(planes, 0, 255).astype(np.uint8).transpose(2, 0, 1, 3)

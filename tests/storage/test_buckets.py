@@ -115,7 +115,7 @@ with Checkpoints(folder, keep=2) as checkpoints:
     found, step, _ = checkpoints.restore(placed)
 assert step == 2 and np.array_equal(found["a"]["b"], 2 * np.arange(30000.0))
 
-# A damaged one is set aside, and the one before it used.
+# A damaged one is set aside, and the previous one is used.
 urllib.request.urlopen(os.environ["STORAGE_EMULATOR_HOST"] + "/lose/bucket/run/checkpoints/2/state/", data=b"")
 with Checkpoints(folder, keep=2) as checkpoints:
     found, step, _ = checkpoints.restore(placed)

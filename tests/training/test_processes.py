@@ -1,4 +1,4 @@
-"""Real processes on one machine: both stages trained, killed, and gone on with by other processes and meshes."""
+"""Real processes on one machine: both stages trained, killed, and resumed by other processes and meshes."""
 
 import json
 import os

@@ -1,0 +1,52 @@
+"""Reads a trained model: from a run's folder (the EMA weights of its stages) or from a model folder."""
+
+import dataclasses
+import pathlib
+
+from jax.sharding import Mesh
+
+from pvdm_jax.config import Config, config_from_dict
+from pvdm_jax.inference.latent_model import LatentModel
+from pvdm_jax.inference.pipeline import PVDM
+from pvdm_jax.storage import buckets
+from pvdm_jax.storage.checkpoint import read_part
+from pvdm_jax.storage.files import read_json
+from pvdm_jax.storage.run_folder import RunFolder
+from pvdm_jax.weights import model_folder, run_autoencoder
+
+
+def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> PVDM:
+    """The model of a run's folder or of a model folder, here or in a bucket (gs://). Without a denoiser (before stage
+    2's first checkpoint), it can encode, decode and reconstruct.
+
+    mesh: the devices to use (None: all of this process's, each with a copy of the weights), whatever the run was
+    trained on. Raises FileNotFoundError where the folder holds no trained autoencoder, ConfigError for a model folder
+    that is damaged.
+    """
+    directory = buckets.local(directory)
+    buckets.fetch(directory, model_folder.CONFIG_FILE)
+    if model_folder.is_model_folder(directory):
+        buckets.fetch(directory)
+        model = model_folder.read_model(directory)
+        if model.autoencoder is None:
+            raise FileNotFoundError(
+                f"{directory} holds no autoencoder; pvdm convert --autoencoder=... --denoiser={directory} --output=... "
+                "makes a folder of both"
+            )
+        return PVDM(model.config, model.autoencoder, model.denoiser, model.class_names, mesh)
+    run = RunFolder(directory)
+    if not run.autoencoder.has_begun:
+        raise FileNotFoundError(f"{directory} is not a run's folder: there is no {run.autoencoder.config}")
+    if model_folder.is_model_folder(run.autoencoder.path) and not run.diffusion.has_begun:
+        return load(run.autoencoder.path, mesh)  # trained elsewhere, and stage 2 has not begun
+    newest = run.diffusion if run.diffusion.has_begun else run.autoencoder
+    settings = read_json(newest.config)
+    fields = {field.name for field in dataclasses.fields(Config)}
+    config = config_from_dict(Config, {name: value for name, value in settings.items() if name in fields})
+    _, weights = run_autoencoder.load_autoencoder(config.autoencoder, directory)
+    abstract = LatentModel(config.autoencoder, config.denoiser).denoiser_shapes
+    try:
+        denoiser = read_part(run.diffusion.path, "ema", abstract)
+    except FileNotFoundError:
+        denoiser = None
+    return PVDM(config, weights, denoiser, tuple(settings.get("class_names", ())), mesh)

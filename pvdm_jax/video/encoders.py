@@ -34,9 +34,7 @@ class Mp4Encoder:
         self._make_frame = av.VideoFrame.from_ndarray
         self._padding = ((0, height % 2), (0, width % 2), (0, 0))
         self._container = av.open(target, "w", format="mp4")
-        # On several threads, and on a busy machine, the same frames don't always give the same bytes.
-        options = {"crf": "16", "threads": "1"}
-        self._stream = self._container.add_stream("libx264", rate=_rate(fps), options=options)
+        self._stream = self._container.add_stream("libx264", rate=_rate(fps), options={"crf": "16"})
         self._stream.height = height + height % 2
         self._stream.width = width + width % 2
         self._stream.pix_fmt = "yuv420p"

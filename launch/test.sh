@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Checks the project: lint, format and tests on the CPU, in its own virtual environment (.venv-test).
-#   bash launch/test.sh                      all tests but those marked long
-#   bash launch/test.sh -m long              the tests marked long
-#   bash launch/test.sh tests/test_cli.py    arguments are passed to pytest
+#   bash launch/test.sh                        all tests but those marked slow or long
+#   bash launch/test.sh -m "not long"          the slow ones as well, as .ci/run does
+#   bash launch/test.sh -m long                the tests marked long
+#   bash launch/test.sh tests/cli/test_cli.py  arguments are passed to pytest
 #   PYTHON=/path/to/python3 bash launch/test.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,4 +31,4 @@ export MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=1048576
 # The workers share compiled programs with each other and with the next run.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.venv-test/jax-cache}"
 # Each worker takes one half of the modules, whose fixtures are then made once; the first to finish takes of the other's.
-exec $bin/python -m pytest -n 2 --dist worksteal -m "not long" "$@"
+exec $bin/python -m pytest -n 2 --dist worksteal -m "not long and not slow" "$@"

@@ -110,6 +110,7 @@ def test_stand_in_orders_images(recipe):
     np.testing.assert_array_equal(official.load_lpips()(video, others[1]), model(video, others[1]))
 
 
+@pytest.mark.slow
 def test_gradient_is_finite_on_flat_images():
     """Features may all be zero, where a length has no gradient."""
     model = official.load_lpips()

@@ -12,7 +12,7 @@ from pvdm_jax.models import functional
 from pvdm_jax.weights import official
 
 
-@pytest.mark.parametrize("name", ["cond", "uncond"])
+@pytest.mark.parametrize("name", ["cond", pytest.param("uncond", marks=pytest.mark.slow)])
 def test_denoiser(reference, recipe, name):
     """The loss, and the norm of its gradient by every weight under its official name, and by all of them."""
     info, _ = reference("gradients")

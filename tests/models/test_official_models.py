@@ -30,7 +30,7 @@ def call(model, method=None):
     return lambda *args: jax.jit(function)(params, *args)
 
 
-@pytest.mark.parametrize("name", ["autoencoder_tiny", pytest.param("autoencoder_paper", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["autoencoder_tiny", pytest.param("autoencoder_paper", marks=pytest.mark.slow)])
 def test_autoencoder(reference, recipe, name):
     info, expected = reference(name)
     weights = recipe.weights(info["weights"], info["seed"])
@@ -45,7 +45,7 @@ def test_autoencoder(reference, recipe, name):
         assert relative_error(decoded, expected[key]) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["unet_tiny", "unet_uncond_tiny", pytest.param("unet_paper", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["unet_tiny", "unet_uncond_tiny", pytest.param("unet_paper", marks=pytest.mark.slow)])
 def test_unet(reference, recipe, name):
     info, expected = reference(name)
     # The official weights have no name here: together with the model's own they would fill 5 GB.

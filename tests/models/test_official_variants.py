@@ -27,7 +27,7 @@ def test_every_stored_case_is_tried(reference):
     assert tuple(info["unet"]) == UNETS and tuple(info["autoencoder"]) == AUTOENCODERS
 
 
-@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("name", [UNETS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in UNETS[1:])])
 def test_unet(reference, recipe, name):
     info, expected = reference("variants")
     case = info["unet"][name]

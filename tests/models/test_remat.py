@@ -52,7 +52,9 @@ def denoiser(config):
     return spread(params), lambda params: jnp.mean(jnp.square(functional.merge(graphdef, params)(x, time, absent)))
 
 
-@pytest.mark.parametrize("model", [pytest.param(autoencoder, marks=pytest.mark.long), unet, dit])
+@pytest.mark.parametrize(
+    "model", [*(pytest.param(model, marks=pytest.mark.slow) for model in (autoencoder, unet)), dit]
+)
 def test_policies_agree_and_save_memory(model):
     params, loss = model("none")
     compiled = {}

@@ -19,6 +19,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 def test_waiting_is_that_of_real_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     found = measure_data(load_settings("demo", TINY), steps=4, seconds=0.0)

@@ -134,6 +134,7 @@ def test_a_step_is_adamw_on_the_gradient_of_the_loss(official):
         np.testing.assert_allclose(np.asarray(change)[mask], np.asarray(wanted)[mask], rtol=2e-2, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_adaptive_weights_balance_the_gradients_in_the_pixels(official):
     """Those of both adversarial terms have `weight` and `feature_weight` times the norm of the reconstruction's."""
     _, state = official
@@ -210,6 +211,7 @@ def test_a_gradient_that_is_not_finite_changes_neither_side(official):
     assert equal(new.discriminators.opt_state, state.discriminators.opt_state)
 
 
+@pytest.mark.slow
 def test_lpips_compares_the_frame_drawn(monkeypatch):
     from pvdm_jax.losses import lpips
 
@@ -232,6 +234,7 @@ def test_lpips_compares_the_frame_drawn(monkeypatch):
     assert float(metrics["loss"]) == pytest.approx(4 * float(metrics["l1"]) + 4 * expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_without_the_networks_a_step_costs_what_its_pixel_loss_costs():
     """A stage with L2 alone compiles to as many operations as the same update written out."""
     stage = make_stage(enabled=False, training={"l1_weight": 0.0, "l2_weight": 1.0})

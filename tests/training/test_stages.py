@@ -60,6 +60,7 @@ def test_both_stages_learn(run):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_same_numbers(run, tmp_path):
     """Stopped after 4 of 6 steps in both stages: the last state is the undisturbed run's, bit for bit."""
     stages = {

@@ -74,11 +74,6 @@ def test_a_video_written_at_once_is_the_same_file(tmp_path, format):
         np.testing.assert_array_equal(read_video(whole), read_video(tmp_path / "bytes.mp4"))
 
 
-def read_video_bytes(folder, data):
-    (folder / "bytes.mp4").write_bytes(data)
-    return read_video(folder / "bytes.mp4")
-
-
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (33, 47)])
 def test_mp4_round_trip(moving, tmp_path, height, width):
     frames = moving(10, height, width)

@@ -59,6 +59,7 @@ def test_every_later_command_uses_it(run, converted, tmp_path):
     assert exported.card["source"]["denoiser"] == "the EMA weights of a training run of pvdm_jax"
 
 
+@pytest.mark.slow
 def test_naming_it_again_changes_nothing_and_another_one_is_refused(run, converted, tmp_path):
     before = {path.name: path.stat().st_mtime_ns for path in (run / "autoencoder").iterdir()}
     diffusion.train(CONFIG, run, autoencoder=converted)
@@ -85,6 +86,7 @@ def test_stage_one_is_not_trained_over_it(run):
         autoencoder.train(CONFIG, run)
 
 
+@pytest.mark.slow
 def test_another_runs_folder_will_do(stage_one, tmp_path):
     """The best EMA of a run, straight into training from pixels; a run's own autoencoder is never replaced."""
     shutil.copytree(stage_one, tmp_path / "one")

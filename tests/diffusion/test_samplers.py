@@ -65,6 +65,10 @@ def test_grids_are_evenly_spaced_in_what_their_names_say(process):
     assert time_grid(process, 3, "trailing").tolist() == [999, 666, 332, -1]
 
 
+def test_every_name_of_the_configuration_has_a_row():
+    assert tuple(samplers.SAMPLERS) == SAMPLERS
+
+
 def test_heun_calls_twice_but_for_the_last_step(process):
     for name in SAMPLERS:
         rows = samplers.SAMPLERS[name].plan(process, np.array([999, 600, 200, -1]))

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pvdm_jax
 from pvdm_jax.config import Config
+from pvdm_jax.runtime.allocator import fill_holes_after_compiling
 from pvdm_jax.video.defaults import DEFAULT_FORMATS
 
 AddCommand = Callable[..., argparse.ArgumentParser]
@@ -33,7 +35,14 @@ def load_config(args: argparse.Namespace) -> Config:
     """The configuration of --config, with the given fields changed."""
     from pvdm_jax.config.loading import load_settings
 
+    fill_holes_after_compiling()
     return load_settings(args.config, args.overrides)
+
+
+def load_model(args: argparse.Namespace) -> Any:
+    """The trained model of --model."""
+    fill_holes_after_compiling()
+    return pvdm_jax.load(args.model)
 
 
 def load_distributed_config(args: argparse.Namespace) -> Config:

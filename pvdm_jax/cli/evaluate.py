@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pvdm_jax
-from pvdm_jax.cli.arguments import AddCommand, positive
+from pvdm_jax.cli.arguments import AddCommand, load_model, positive
 from pvdm_jax.config import ConfigError, require
 from pvdm_jax.config.evaluation import FEATURES, PROTOCOLS
 from pvdm_jax.storage.cache import cache_folder
@@ -57,7 +57,7 @@ def _of_model(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
 
     from pvdm_jax.evaluation.evaluate import evaluate_model
 
-    model = pvdm_jax.load(args.model)
+    model = load_model(args)
     return evaluate_model(model, protocol, _paths(args), data=data, batch_size=args.batch_size, name=args.model.name)
 
 

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import pvdm_jax
-from pvdm_jax.cli.arguments import AddCommand, add_model, positive, positive_number
+from pvdm_jax.cli.arguments import AddCommand, add_model, load_model, positive, positive_number
 from pvdm_jax.cli.sampling_arguments import add_sampling, sampling_options
 from pvdm_jax.video.defaults import DEFAULT_FPS
 
@@ -16,7 +15,7 @@ def _sample(args: argparse.Namespace) -> None:
 
     distributed.start_distributed()
     generate.sample(
-        pvdm_jax.load(args.model),
+        load_model(args),
         args.output,
         num_videos=args.num_videos,
         num_frames=args.num_frames,
@@ -31,7 +30,7 @@ def _extend(args: argparse.Namespace) -> None:
     from pvdm_jax.commands import generate
 
     generate.extend(
-        pvdm_jax.load(args.model),
+        load_model(args),
         args.source,
         args.output,
         num_frames=args.num_frames,
@@ -44,7 +43,7 @@ def _interpolate(args: argparse.Namespace) -> None:
     from pvdm_jax.commands import generate
 
     generate.interpolate(
-        pvdm_jax.load(args.model),
+        load_model(args),
         args.first,
         args.second,
         args.output,
@@ -57,7 +56,7 @@ def _reconstruct(args: argparse.Namespace) -> None:
     from pvdm_jax.commands import reconstruct
 
     reconstruct.reconstruct(
-        pvdm_jax.load(args.model),
+        load_model(args),
         args.source,
         args.output,
         max_frames=args.max_frames,

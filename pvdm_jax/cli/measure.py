@@ -8,6 +8,7 @@ from pvdm_jax.cli.arguments import AddCommand, add_settings, load_config, positi
 from pvdm_jax.config import require
 from pvdm_jax.config.models import REMAT_POLICIES
 from pvdm_jax.performance.choices import OPERATIONS, SIZES
+from pvdm_jax.runtime.allocator import fill_holes_after_compiling
 from pvdm_jax.storage.files import write_json
 
 DATA_FILE = "data.json"
@@ -27,6 +28,8 @@ def _benchmark(args: argparse.Namespace) -> None:
         return _benchmark_sampling(args)
 
     from pvdm_jax.performance import runner
+
+    fill_holes_after_compiling()
 
     runner.run(
         sizes=args.size.split(","),

@@ -143,6 +143,17 @@ def test_the_top_of_the_package_is_light(statement):
     assert loaded & {"numpy", "jax", "jaxlib", "flax", "optax", "einops", *DATA_STACK} == set()
 
 
+def test_a_configuration_is_read_before_jax_is_imported():
+    """`pvdm plan` chooses its platform by an environment variable that jax reads when it is imported."""
+    program = """
+import argparse, sys
+from pvdm_jax.cli.arguments import load_config
+load_config(argparse.Namespace(config="ucf101:l", overrides=[]))
+print("jax" in sys.modules)
+"""
+    assert run(program).split()[-1] == "False"
+
+
 def test_the_command_runs():
     done = subprocess.run([sys.executable, "-m", "pvdm_jax.cli", "--version"], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == f"pvdm_jax {pvdm_jax.__version__}\n"

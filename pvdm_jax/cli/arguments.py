@@ -32,10 +32,9 @@ def command_adder(commands: Any) -> AddCommand:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The configuration of --config, with the given fields changed."""
+    """The configuration of --config, with the given fields changed. Doesn't import jax: `plan` chooses its platform."""
     from pvdm_jax.config.loading import load_settings
 
-    fill_holes_after_compiling()
     return load_settings(args.config, args.overrides)
 
 
@@ -51,6 +50,7 @@ def load_distributed_config(args: argparse.Namespace) -> Config:
 
     from pvdm_jax.runtime import distributed
 
+    fill_holes_after_compiling()
     distributed.start_distributed()
     return config
 

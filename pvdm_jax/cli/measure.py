@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from pvdm_jax.cli.arguments import AddCommand, add_settings, load_config, positive, positive_number
+from pvdm_jax.cli.arguments import AddCommand, add_settings, load_config, load_model, positive, positive_number
 from pvdm_jax.config import require
 from pvdm_jax.config.models import REMAT_POLICIES
 from pvdm_jax.performance.choices import OPERATIONS, SIZES
@@ -30,7 +30,6 @@ def _benchmark(args: argparse.Namespace) -> None:
     from pvdm_jax.performance import runner
 
     fill_holes_after_compiling()
-
     runner.run(
         sizes=args.size.split(","),
         dtypes=args.dtype.split(","),
@@ -62,11 +61,10 @@ def _benchmark_data(args: argparse.Namespace) -> None:
 def _benchmark_sampling(args: argparse.Namespace) -> None:
     require(args.model is not None, "--model", args.model, "--sampling measures a trained model: name its folder")
 
-    from pvdm_jax.inference.loading import load
     from pvdm_jax.performance import sampling_overhead
 
     options = {"steps": args.steps} if args.steps else {}
-    found = sampling_overhead.measure_sampling(load(args.model), args.batch_size or 4, args.repeats, **options)
+    found = sampling_overhead.measure_sampling(load_model(args), args.batch_size or 4, args.repeats, **options)
     print(sampling_overhead.describe(found))
     if args.output:
         write_json(args.output / SAMPLING_FILE, found)

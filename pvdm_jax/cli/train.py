@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from pvdm_jax.cli.arguments import AddCommand, add_config, load_config, load_distributed_config
+from pvdm_jax.runtime.allocator import fill_holes_after_compiling
 
 AUTOENCODER_HELP = (
     "a model folder, or another run's folder, whose autoencoder this run imports instead of training its own; later "
@@ -16,6 +17,7 @@ def _demo(args: argparse.Namespace) -> None:
 
     from pvdm_jax.commands import demo
 
+    fill_holes_after_compiling()
     demo.run(config, args.workdir)
 
 

@@ -11,6 +11,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tiny_config import SMALLEST
 
 from pvdm_jax.config import (
     AdversarialConfig,
@@ -24,21 +25,7 @@ from pvdm_jax.runtime import sharding
 from pvdm_jax.training.autoencoder import AutoencoderStage
 from pvdm_jax.training.phases import BOTH
 
-MODEL = AutoencoderConfig(
-    frames=4,
-    height=16,
-    width=24,
-    patch_size=8,
-    channels=16,
-    depth=1,
-    num_heads=1,
-    head_dim=16,
-    mlp_ratio=1,
-    plane_depth=1,
-    plane_num_heads=1,
-    plane_head_dim=16,
-    plane_mlp_dim=16,
-)
+MODEL = AutoencoderConfig(frames=4, height=16, width=24, patch_size=8, channels=16, **SMALLEST)
 DISCRIMINATOR = DiscriminatorConfig(width=4, layers=2)
 
 

@@ -15,6 +15,9 @@ from pvdm_jax.config import (
 
 SIZES = dict(channels=32, depth=1, num_heads=2, head_dim=16, mlp_ratio=2)
 PLANES = dict(plane_depth=1, plane_num_heads=2, plane_head_dim=16, plane_mlp_dim=32)
+# One layer and one head everywhere, for tests that set the size of the clips themselves.
+SMALLEST = dict(depth=1, num_heads=1, head_dim=16, mlp_ratio=1)
+SMALLEST |= dict(plane_depth=1, plane_num_heads=1, plane_head_dim=16, plane_mlp_dim=16)
 STAGE = dict(batch_size=4, log_every=1, eval_every=9, eval_clips=4, checkpoint_every=9)
 CONFIG = Config(
     data=DataConfig(synthetic_videos=5, synthetic_frames=14, flip=True, crop_scale=0.8),

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from tiny_config import SMALLEST
 
 from pvdm_jax.config import AutoencoderConfig, Config, SampleConfig, UNetConfig
 from pvdm_jax.inference.latent_model import LatentModel
@@ -30,21 +31,7 @@ def random_weights(make, seed: int, scale: float = 0.1):
 
 
 def model_config(**unet) -> Config:
-    clip = AutoencoderConfig(
-        frames=FRAMES,
-        height=SIDE,
-        width=SIDE,
-        patch_size=4,
-        channels=32,
-        depth=1,
-        num_heads=1,
-        head_dim=16,
-        mlp_ratio=1,
-        plane_depth=1,
-        plane_num_heads=1,
-        plane_head_dim=16,
-        plane_mlp_dim=16,
-    )
+    clip = AutoencoderConfig(frames=FRAMES, height=SIDE, width=SIDE, patch_size=4, channels=32, **SMALLEST)
     sizes = dict(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=2)
     sample = SampleConfig(steps=3, later_steps=2, plane_order="keep")
     return Config(autoencoder=clip, denoiser=UNetConfig(**(sizes | {"num_classes": 3} | unet)), sample=sample)

@@ -7,8 +7,9 @@ import av
 import jax
 import numpy as np
 import pytest
+from tiny_config import CONFIG, STAGE
 
-from pvdm_jax.config import AutoencoderConfig, AutoencoderTrainingConfig, Config, DataConfig, EncodeConfig, UNetConfig
+from pvdm_jax.config import AutoencoderTrainingConfig, Config, DataConfig, EncodeConfig, UNetConfig
 from pvdm_jax.data.loader import fixed_clips, train_batches
 from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
@@ -16,24 +17,8 @@ from pvdm_jax.data.streams import BatchSpec
 from pvdm_jax.training import autoencoder, latents
 from pvdm_jax.video.images import encode_jpeg
 
-CLIP = AutoencoderConfig(
-    frames=4,
-    height=16,
-    width=24,
-    patch_size=4,
-    channels=32,
-    depth=1,
-    num_heads=2,
-    head_dim=16,
-    mlp_ratio=2,
-    plane_depth=1,
-    plane_num_heads=2,
-    plane_head_dim=16,
-    plane_mlp_dim=32,
-)
-STAGE = AutoencoderTrainingConfig(
-    steps=3, batch_size=4, log_every=1, eval_every=9, eval_clips=4, checkpoint_every=9, ema_decay=0.9
-)
+CLIP = CONFIG.autoencoder
+SETTINGS = AutoencoderTrainingConfig(steps=3, ema_decay=0.9, **STAGE)
 
 
 def moving(seed, frames=20):
@@ -90,7 +75,7 @@ def config(request, tmp_path):
     data = DataConfig(source="tfds", path=str(tmp_path / "data"), eval_split="test", resize="bilinear", flip=True)
     unet = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,), num_heads=2)
     encode = EncodeConfig(windows=2, batch_size=4)
-    return Config(data=data, autoencoder=CLIP, denoiser=unet, train_autoencoder=STAGE, encode=encode)
+    return Config(data=data, autoencoder=CLIP, denoiser=unet, train_autoencoder=SETTINGS, encode=encode)
 
 
 def test_batches_and_their_resumption(config):
@@ -106,7 +91,7 @@ def test_batches_and_their_resumption(config):
 
 @pytest.mark.long
 def test_stage_one_trains_resumes_and_encodes(config, tmp_path):
-    stopped = dataclasses.replace(config, train_autoencoder=dataclasses.replace(STAGE, steps=2))
+    stopped = dataclasses.replace(config, train_autoencoder=dataclasses.replace(SETTINGS, steps=2))
     autoencoder.train(stopped, tmp_path / "stopped")
     resumed = autoencoder.train(config, tmp_path / "stopped")
     whole = autoencoder.train(config, tmp_path / "whole")

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pvdm_jax
-from pvdm_jax.cli.arguments import AddCommand, load_model, positive
+from pvdm_jax.cli.arguments import AddCommand, load_config, load_model, positive
 from pvdm_jax.config import ConfigError, require
-from pvdm_jax.config.evaluation import FEATURES, PROTOCOLS
+from pvdm_jax.config.evaluation import FEATURES, PROTOCOLS, load_protocol
 from pvdm_jax.storage.cache import cache_folder
 
 
@@ -30,7 +30,6 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.output.exists() and any(args.output.iterdir()):
         raise FileExistsError(f"{args.output} is not empty; name a new folder")
 
-    from pvdm_jax.config.evaluation import load_protocol
     from pvdm_jax.weights.foreign_files import WeightFileError
 
     protocol = load_protocol(args.protocol, args.set, args.features)
@@ -45,11 +44,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _of_model(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
-    data = None
-    if args.config is not None:
-        from pvdm_jax.config.loading import load_settings
-
-        data = load_settings(args.config, args.overrides).data
+    data = load_config(args).data if args.config is not None else None
 
     from pvdm_jax.runtime import distributed
 

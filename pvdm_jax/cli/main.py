@@ -13,6 +13,7 @@ from pvdm_jax.runtime.allocator import keep_memory
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.cache import cache_folder
 from pvdm_jax.storage.files import CheckpointError
+from pvdm_jax.video.errors import VideoError
 
 # Errors that a user can fix are shown in one line; any other error keeps its traceback.
 EXPECTED_ERRORS = (
@@ -22,6 +23,7 @@ EXPECTED_ERRORS = (
     IsADirectoryError,
     NotADirectoryError,
     PermissionError,
+    VideoError,
     FloatingPointError,  # training has diverged; running it again would change nothing
 )
 
@@ -41,12 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_memory()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("compiled")))  # read when jax is first imported
 
-    from pvdm_jax.video.errors import VideoError
-
     try:
         _resolve(args)
         args.run(args)
-    except (*EXPECTED_ERRORS, VideoError) as error:
+    except EXPECTED_ERRORS as error:
         print(f"pvdm: error: {error}", file=sys.stderr)
         return 2
     except CheckpointError as error:
@@ -61,7 +61,7 @@ def _resolve(args: argparse.Namespace) -> None:
         paths = [path for path in (value if isinstance(value, list) else [value]) if buckets.in_bucket(path)]
         allowed = "only --workdir, --model and --config.data.path can be in a bucket; copy the others to this machine"
         require(not paths or name in ("workdir", "model"), f"--{name}", paths and str(paths[0]), allowed)
-        if paths and name != "overrides":
+        if paths:
             setattr(args, name, buckets.local(value))
 
 

@@ -52,6 +52,7 @@ def _benchmark_data(args: argparse.Namespace) -> None:
 
     from pvdm_jax.performance import loading_cost
 
+    fill_holes_after_compiling()
     found = loading_cost.measure_data(config, args.steps or 100, step_seconds=args.step_seconds or 0.0)
     print(loading_cost.describe(found))
     if args.output:

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pvdm_jax.commands.demo_clips import Clips
+from pvdm_jax.commands.output_folder import write_for_viewing
 from pvdm_jax.config import Config
 from pvdm_jax.evaluation.card import card_sections
+from pvdm_jax.inference.sampler import clips_of
 from pvdm_jax.reporting.sections import Code, Curves, Section, Table, Text, Videos, metric_curves
 from pvdm_jax.storage.run_folder import RunFolder, read_metrics
-from pvdm_jax.video.defaults import DEFAULT_FPS
+from pvdm_jax.video.defaults import DEFAULT_FORMATS, DEFAULT_FPS
 from pvdm_jax.video.grid import video_grid
-from pvdm_jax.video.write import write_video
 
 SHOWN = 16  # generated clips
 SHOWN_REAL = 8
@@ -24,8 +25,7 @@ def write_videos(folder: pathlib.Path, clips: Clips) -> None:
         ("generated", video_grid(clips.generated[:SHOWN], columns=4)),
         ("long", video_grid(clips.long, columns=2)),
     ):
-        for suffix in ("mp4", "gif"):
-            write_video(folder / f"{name}.{suffix}", grid, DEFAULT_FPS)
+        write_for_viewing(folder / name, grid, formats=DEFAULT_FORMATS, fps=DEFAULT_FPS)
 
 
 def report_sections(
@@ -79,7 +79,7 @@ def report_sections(
 def _generated(config: Config, clips: Clips, names: Sequence[str]) -> list[Section]:
     classes = [names[i % len(names)] if config.denoiser.num_classes else "" for i in range(SHOWN)]
     long_frames = clips.long.shape[1]
-    long_clips = -(-long_frames // config.autoencoder.frames)
+    long_clips = clips_of(config, long_frames)
     return [
         Text(heading="Generated videos"),
         Videos("Generated clips", list(zip(classes, clips.generated[:SHOWN], strict=True)), DEFAULT_FPS),

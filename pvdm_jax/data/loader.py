@@ -51,7 +51,7 @@ def pair_batches(
 
     If `pairs.windows` is 0, every sample is a new random window, instead of one of a fixed number for each video.
     """
-    items = ClipPairs(Replacing(source), clip, data, pairs, batches.seed)
+    items = clip_pairs(source, clip, data, pairs, batches.seed)
     if pairs.windows:
         return endless_batches(Stored(items), len(items), data, batches)
     return endless_batches(FreshPair(items), len(source), data, batches)

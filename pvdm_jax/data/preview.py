@@ -13,6 +13,7 @@ import numpy as np
 
 from pvdm_jax.config import AutoencoderConfig, DataConfig
 from pvdm_jax.data.clips import clip_span
+from pvdm_jax.data.dataset_files import SUMMARY
 from pvdm_jax.data.loader import fixed_clips, train_batches
 from pvdm_jax.data.sources import VideoSource, open_source
 from pvdm_jax.data.streams import BatchSpec
@@ -178,7 +179,7 @@ def _problems_of_clips(video: np.ndarray) -> list[str]:
 
 def _skipped(data: DataConfig) -> dict[str, str]:
     """The videos that `pvdm prepare` skipped, with reasons."""
-    path = pathlib.Path(data.path) / "summary.json"
+    path = pathlib.Path(data.path) / SUMMARY
     if data.source == "synthetic" or not path.exists():
         return {}
     return read_json(path).get("skipped", {})

@@ -24,6 +24,7 @@ from pvdm_jax.evaluation.generated_clips import SAMPLING_FIELDS, GeneratedClips
 from pvdm_jax.evaluation.reconstruction import SSIM_SIDE, gradient_energy_ratio, psnr, ssim, still_psnr
 from pvdm_jax.evaluation.results import EvaluationResults
 from pvdm_jax.inference.pipeline import PVDM
+from pvdm_jax.inference.sampler import settings_of
 from pvdm_jax.runtime import sharding
 
 # A protocol's fields that say how videos were generated, for videos of which that is not known.
@@ -234,8 +235,7 @@ def _complete_protocol(protocol: ProtocolConfig, config: Config) -> ProtocolConf
     if not protocol.height:
         size = (config.autoencoder.height, config.autoencoder.width)
     given = {name: getattr(protocol, name) for name in SAMPLING_FIELDS if getattr(protocol, name) not in ("", -1)}
-    sample = dataclasses.replace(config.sample, **given)
-    dataclasses.replace(config, sample=sample)  # `Config` checks the steps against the process
+    sample = settings_of(config, given)
     sampling = {name: getattr(sample, name) for name in SAMPLING_FIELDS}
     return dataclasses.replace(protocol, height=size[0], width=size[1], **sampling)
 

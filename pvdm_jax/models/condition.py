@@ -5,7 +5,6 @@ Every part may be absent: for a whole model (the field is None) or for single sa
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -75,8 +74,3 @@ class Condition:
         nothing = Neighbour(jnp.zeros((count, *spec.shape)), jnp.zeros(count, bool))
         label = jnp.full(count, -1, jnp.int32) if config.num_classes else None
         return Condition(**dict.fromkeys(config.neighbours, nothing), label=label)
-
-    @staticmethod
-    def concatenate(conditions: Sequence["Condition"]) -> "Condition":
-        """Several batches with the same parts as one."""
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conditions)

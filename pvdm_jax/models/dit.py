@@ -15,7 +15,7 @@ from flax import nnx
 
 from pvdm_jax.config import DiTConfig
 from pvdm_jax.models.condition import Condition
-from pvdm_jax.models.embeddings import POSITION_FEATURES, position_features, time_embedding
+from pvdm_jax.models.embeddings import POSITION_FEATURES, class_embedding, position_features, time_embedding
 from pvdm_jax.models.latent import LatentSpec, Tokens
 from pvdm_jax.models.ops.attention import attention
 from pvdm_jax.models.ops.layers import gelu, linear, silu, zeros
@@ -106,8 +106,7 @@ class DiT(nnx.Module):
         # Embedded conditions.
         embedding = self.time_out(silu(self.time_in(time_embedding(time, TIME_FEATURES))))
         if condition.label is not None:
-            known = (condition.label >= 0)[:, None]
-            embedding = embedding + jnp.where(known, self.classes(jnp.maximum(condition.label, 0)), 0)
+            embedding = embedding + class_embedding(self.classes, condition.label)
         for index, neighbour in enumerate(neighbours):
             embedding = embedding + jnp.where(neighbour.present[:, None], self.presence[index][None].astype(dtype), 0)
         embedding = silu(embedding)

@@ -1,6 +1,7 @@
 """Fixed features of the diffusion time and of the positions of a latent."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,11 @@ def time_embedding(time: jax.Array, channels: int) -> jax.Array:
     frequencies = np.exp(-math.log(10000) * np.arange(half, dtype=np.float32) / half)
     angles = time.astype(jnp.float32)[:, None] * frequencies[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def class_embedding(classes: Callable[[jax.Array], jax.Array], label: jax.Array) -> jax.Array:
+    """The embeddings (b, channels) of labels (b,); zero where there is none, -1."""
+    return jnp.where((label >= 0)[:, None], classes(jnp.maximum(label, 0)), 0)
 
 
 def position_features(spec: LatentSpec) -> np.ndarray:

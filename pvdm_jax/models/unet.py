@@ -21,7 +21,7 @@ from flax import nnx
 from pvdm_jax.config import UNetConfig
 from pvdm_jax.models import functional
 from pvdm_jax.models.condition import Condition
-from pvdm_jax.models.embeddings import POSITION_FEATURES, position_features, time_embedding
+from pvdm_jax.models.embeddings import POSITION_FEATURES, class_embedding, position_features, time_embedding
 from pvdm_jax.models.latent import LatentSpec, Tokens
 from pvdm_jax.models.ops.attention import attention
 from pvdm_jax.models.ops.layers import convolution, fusion_barrier, linear, silu, zeros
@@ -256,8 +256,7 @@ class UNet(nnx.Module):
         # Embedding of time and class.
         embedding = self.embed_out(silu(self.embed_in(time_embedding(time, config.model_channels))))
         if condition.label is not None:
-            known = (condition.label >= 0)[:, None]
-            embedding = embedding + jnp.where(known, self.classes(jnp.maximum(condition.label, 0)), 0)
+            embedding = embedding + class_embedding(self.classes, condition.label)
         embedding = silu(embedding)
 
         # Input: the planes, with those of the neighbouring clips as further channels.

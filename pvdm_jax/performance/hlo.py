@@ -31,7 +31,7 @@ NO_TRAFFIC = (
     "while",
 )
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
-_INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"\s*([a-z][\w\-]*)\((.*)$")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _NAME = re.compile(r"%([\w.\-]+)")
@@ -46,7 +46,6 @@ class Instruction:
     opcode: str
     operands: tuple[str, ...]
     attributes: str
-    is_root: bool
 
     @property
     def size(self) -> float:
@@ -92,7 +91,7 @@ class Program:
                 if header.group(1):
                     self.entry = header.group(2)
             elif current is not None and (found := _INSTRUCTION.match(line)):
-                root, name, rest = found.groups()
+                name, rest = found.groups()
                 if rest.startswith("("):
                     shape, rest = _until_closed(rest[1:])
                     shape = f"({shape})"
@@ -106,7 +105,7 @@ class Program:
                 operands = tuple(_NAME.findall(inside))
                 if opcode in ("constant", "parameter"):
                     attributes = f"{inside}{attributes}"
-                current[name] = Instruction(name, shape, opcode, operands, attributes, bool(root))
+                current[name] = Instruction(name, shape, opcode, operands, attributes)
 
     def runs(self) -> dict[str, int]:
         """How often each computation runs: the entry, loop bodies, branches and calls, but not fusions."""

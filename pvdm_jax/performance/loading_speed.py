@@ -9,6 +9,7 @@ import numpy as np
 
 from pvdm_jax.config import AutoencoderConfig, DataConfig
 from pvdm_jax.data.clips import clip_span
+from pvdm_jax.data.samples import check_not_empty
 from pvdm_jax.data.sources import VideoSource
 
 
@@ -18,8 +19,7 @@ class Loading:
 
     first_batch_seconds: float  # from making the pipeline to its first batch
     clips_per_second: float  # of this process, when nothing else holds up the pipeline
-    step_seconds: float  # of the simulated training step
-    waiting: float  # fraction of the time, 0 to 1, that such steps wait for their batches
+    waiting: float  # fraction of the time, 0 to 1, that the simulated training steps wait for their batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def measure_loading(
     finally:
         if hasattr(iterator, "close"):
             iterator.close()
-    return Loading(first, rate, step_seconds, waited / total if step_seconds else 0.0)
+    return Loading(first, rate, waited / total if step_seconds else 0.0)
 
 
 def measure_reading(
@@ -70,8 +70,7 @@ def measure_reading(
     The rates are per second of CPU time, so other programs hardly change them. Raises ValueError if the source is
     empty.
     """
-    if len(source) == 0:
-        raise ValueError("the source is empty: there is nothing to read")
+    check_not_empty(len(source))
     rng, span = np.random.default_rng(seed), clip_span(clip.frames, data.stride)
 
     def read() -> None:

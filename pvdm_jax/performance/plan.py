@@ -11,15 +11,15 @@ Interconnect bandwidth is published for both directions together; half of it is 
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 from pvdm_jax.config import Config, require
-from pvdm_jax.models.ops.remat import POLICIES
+from pvdm_jax.config.models import REMAT_POLICIES
 from pvdm_jax.performance import planned_step
 from pvdm_jax.performance.planned_step import STAGES, StepCost
+from pvdm_jax.storage.files import write_json
 
 GIGA = 1e9
 
@@ -150,8 +150,7 @@ def plan(
     from pvdm_jax.runtime import sharding
 
     require(stage in STAGES, "--stage", stage, "1 (autoencoder) or 2 (denoiser)")
-    policies = ("none", *POLICIES)
-    require(remat in (None, "auto", *policies), "--remat", remat, f"one of auto, {', '.join(policies)}")
+    require(remat in (None, "auto", *REMAT_POLICIES), "--remat", remat, f"one of auto, {', '.join(REMAT_POLICIES)}")
     devices = planned_step.find_devices(topology)
     kind = devices[0].device_kind
     chip = CHIPS.get(next((name for text, name in DEVICE_KINDS.items() if text == kind or text in kind.split()), ""))
@@ -173,7 +172,7 @@ def plan(
         return isinstance(found, StepCost) and (limit is None or found.memory <= limit)
 
     configured = (config.autoencoder if stage == 1 else config.denoiser).remat
-    candidates = policies if remat == "auto" else (remat or configured,)
+    candidates = REMAT_POLICIES if remat == "auto" else (remat or configured,)
     for policy in candidates:
         found = compiled(policy, batch_size // unit)
         if fits(found):
@@ -254,6 +253,5 @@ def _largest(
 
 def write(found: Plan, folder: pathlib.Path) -> None:
     """Writes a plan's numbers to FOLDER/plan_TOPOLOGY_stageN.json."""
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"plan_{found.topology.replace(':', '_')}_stage{found.stage}.json"
-    (folder / name).write_text(json.dumps(found.to_json(), indent=2) + "\n")
+    write_json(folder / name, found.to_json())

@@ -1,7 +1,6 @@
 """The benchmark's results: a row of the table for each, and the files that are written."""
 
 import dataclasses
-import json
 import os
 import platform
 import time
@@ -14,6 +13,7 @@ import jaxlib
 
 from pvdm_jax.performance.roofline import roofline_svg
 from pvdm_jax.performance.timing import Peaks
+from pvdm_jax.storage.files import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,14 +94,13 @@ def write(
     text: str,
 ) -> None:
     """Writes benchmark.json, benchmark.txt (`text`, as printed) and a roofline picture of each dtype into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     values = {
         "machine": machine,
         "peaks": {dtype: dataclasses.asdict(peak) for dtype, peak in peaks.items()},
         "results": [dataclasses.asdict(result) for result in results],
         "scaling": scalings,
     }
-    (folder / "benchmark.json").write_text(json.dumps(values, indent=2) + "\n")
+    write_json(folder / "benchmark.json", values)
     (folder / "benchmark.txt").write_text(text)
     for dtype, peak in peaks.items():
         points = [

@@ -214,7 +214,6 @@ def _measure_data(operations: Operations, values: dict, repeats: int, limit: flo
     try:
         timing = time_calls(lambda: next(iterator)["video"].shape[0], repeats, limit)
     finally:
-        if hasattr(iterator, "close"):
-            iterator.close()
+        iterator.close()
     timed = {"median": timing.median, "spread": timing.spread, "calls": len(timing.seconds)}
     return Result(**values, **timed, note="synthetic clips")

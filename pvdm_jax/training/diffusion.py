@@ -70,7 +70,8 @@ class DiffusionStage:
         self.decoder, self.held_out, self.real = decoder, held_out, real
         program = SamplingProgram(config, self.model)
         self.sampling, self.numbers = split_settings(self.model, config.sample)
-        self.sample = jax.jit(functools.partial(program.generate, settings=self.sampling, clips=1, given=False))
+        generate = functools.partial(program.generate, settings=self.sampling, clips=1, given=False)
+        self.sample = jax.jit(lambda *inputs: generate(*inputs)[0])  # without the next clip's condition
         self.held_out_errors = jax.jit(self._held_out_errors)
 
     def init(self, key: jax.Array) -> TrainState:
@@ -172,7 +173,7 @@ class DiffusionStage:
             condition = dataclasses.replace(condition, label=batch["label"])
         weights = {"autoencoder": self.decoder, "denoiser": params}
         index = SampleBatch(batch["index"], condition)
-        return self.sample(weights, jax.random.key(0), np.int32(0), index, self.numbers)[0]
+        return self.sample(weights, jax.random.key(0), np.int32(0), index, self.numbers)
 
     def evaluate(self, state: TrainState, folder: pathlib.Path) -> dict[str, float]:
         """The EMA's loss on held-out clips, without and (for those that have them) with the clips beside them.

@@ -121,6 +121,7 @@ def train(
             )
             if start:
                 state = decisions.resume(state, start)
+                progress.retarget(decisions.last_step)
             if start >= decisions.last_step:
                 progress.say(f"{stage.name}: finished, {start} of {decisions.last_step} steps are done ({directory})")
                 return state

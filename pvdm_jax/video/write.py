@@ -8,12 +8,12 @@ A file appears under its name only when all of its frames are written.
 """
 
 import io
-import os
 import pathlib
 import shutil
 
 import numpy as np
 
+from pvdm_jax.storage.files import temporary_path
 from pvdm_jax.video.defaults import DEFAULT_FPS
 from pvdm_jax.video.encoders import ENCODERS
 from pvdm_jax.video.errors import VideoError
@@ -81,7 +81,7 @@ class VideoWriter:
         self._path = path
         self._missing = frames
         self._shape = (height, width, 3)
-        self._unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        self._unfinished = temporary_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._encoder = ENCODERS[format](self._unfinished, frames=frames, height=height, width=width, fps=fps)
 

@@ -66,7 +66,7 @@ def exact_path_ends(process: Process) -> tuple[np.ndarray, np.ndarray]:
         return np.array([optimize.brentq(lambda x, q=q: WEIGHTS @ parts.cdf(x) - q, -9, 9) for q in QUANTILES])
 
     start, end = (jnp.asarray(quantiles(step)[:, None], jnp.float32) for step in (process.num_steps - 1, 0))
-    final = estimate(process, end, jnp.zeros(len(end), jnp.int32), mixture_prediction(process, end, 0), clip=False)
+    final = estimate(process, end, jnp.zeros(len(end), jnp.int32), mixture_prediction(process, end, 0), bounds=None)
     return start, final.x0
 
 
@@ -77,7 +77,7 @@ def run(process: Process, name: str, grid: str, steps: int, predict, x: jax.Arra
 
     def call(state, inputs):
         row, noise = inputs
-        found = estimate(process, state["x"], jnp.full(len(x), row["t"]), predict(process, state["x"], row["t"]), False)
+        found = estimate(process, state["x"], jnp.full(len(x), row["t"]), predict(process, state["x"], row["t"]), None)
         return method.step(state, found, row, noise, eta), None
 
     return jax.lax.scan(call, method.start(x), (rows, noise))[0]["x"]
@@ -110,7 +110,7 @@ def _variance_of_steps(process: Process, name: str, grid: str, steps: int, eta: 
 
     def step(x, noise):
         x, steps = jnp.full(rows["t"].shape, x), rows["t"][:, 0]
-        found = estimate(process, x, steps, normal_prediction(process, x, steps), clip=False)
+        found = estimate(process, x, steps, normal_prediction(process, x, steps), bounds=None)
         return np.asarray(method.step({"x": x}, found, rows, jnp.full(x.shape, noise), eta)["x"][:, 0], np.float64)
 
     variance = 1.0

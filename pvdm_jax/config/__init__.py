@@ -8,7 +8,7 @@ A configuration file (`configs/*.py`, ml_collections) becomes one `Config` at th
 from pvdm_jax.config.checks import ConfigError, require
 from pvdm_jax.config.data import DataConfig, EncodeConfig
 from pvdm_jax.config.denoisers import DenoiserConfig, DiTConfig, UNetConfig
-from pvdm_jax.config.diffusion import ProcessConfig, SampleConfig
+from pvdm_jax.config.diffusion import LatentsConfig, ProcessConfig, SampleConfig
 from pvdm_jax.config.mapping import config_from_dict, config_to_dict
 from pvdm_jax.config.models import DTYPES, AutoencoderConfig, DiscriminatorConfig
 from pvdm_jax.config.run import Config, MeshConfig
@@ -31,6 +31,7 @@ __all__ = [
     "DiffusionTrainingConfig",
     "DiscriminatorConfig",
     "EncodeConfig",
+    "LatentsConfig",
     "MeshConfig",
     "OptimizerConfig",
     "ProcessConfig",

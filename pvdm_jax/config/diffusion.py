@@ -38,6 +38,26 @@ class ProcessConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LatentsConfig:
+    """How the process sees the autoencoder's latents: as they are, or with mean 0 and deviation 1.
+
+    mean, std: one number for each channel of each of the latent's segments, in their order. Training fills them in from
+    the latents that it trains on, and the model keeps them.
+    """
+
+    normalize: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        allowed = f"as many as latents.mean ({len(self.mean)})"
+        require(len(self.std) == len(self.mean), "latents.std", self.std, allowed)
+        require(all(value > 0 for value in self.std), "latents.std", self.std, "deviations are positive")
+        allowed = "it needs latents.normalize=True"
+        require(self.normalize or not self.mean, "latents.mean", self.mean, allowed)
+
+
+@dataclasses.dataclass(frozen=True)
 class SampleConfig:
     """How clips are sampled. "100/20" of the paper is steps=100, later_steps=20."""
 
@@ -46,7 +66,7 @@ class SampleConfig:
     later_steps: int = 100  # of each continuation
     grid: str = "uniform"  # which times: uniform (the official one), trailing, logsnr, quadratic
     eta: float = 1.0  # DDIM's noise, 0 to 1
-    clip_x0: bool = True  # clip the predicted latents to [-1, 1], where the autoencoder's lie
+    clip_x0: bool = True  # clip the predicted latents to where the autoencoder's lie, [-1, 1] before normalisation
     guidance: float = 0.0  # w of (1 + w) f(previous clip) - w f(nothing), f being the denoiser
     class_guidance: float = 0.0  # the same for the class
     guidance_from: float = 0.0  # guidance is on between these two times, as fractions of the process:

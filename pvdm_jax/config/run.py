@@ -5,7 +5,7 @@ import dataclasses
 from pvdm_jax.config.checks import require
 from pvdm_jax.config.data import DataConfig, EncodeConfig
 from pvdm_jax.config.denoisers import DenoiserConfig, UNetConfig
-from pvdm_jax.config.diffusion import ProcessConfig, SampleConfig
+from pvdm_jax.config.diffusion import LatentsConfig, ProcessConfig, SampleConfig
 from pvdm_jax.config.models import AutoencoderConfig
 from pvdm_jax.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig
 
@@ -36,6 +36,7 @@ class Config:
     data: DataConfig = DataConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     denoiser: DenoiserConfig = UNetConfig()
+    latents: LatentsConfig = LatentsConfig()
     process: ProcessConfig = ProcessConfig()
     train_autoencoder: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
     encode: EncodeConfig = EncodeConfig()

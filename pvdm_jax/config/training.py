@@ -165,6 +165,11 @@ class DiffusionTrainingConfig(StageConfig):
     recipe: str = "default"  # default: for each clip, whether it sees its previous one; official: for each batch
     context_prob: float = 0.3  # of predicting a clip given the previous one
     label_prob: float = 0.9  # of showing the class, on a model with classes
+    times: str = "uniform"  # which times are drawn: uniform, or logit_normal (Esser et al. 2024)
+    times_shift: float = 0.0  # logit_normal: above 0, noisier times
+    times_spread: float = 1.0  # logit_normal: its deviation
+    context_times_shift: float = 0.0  # times_shift of samples that see their previous clip, which decides noisy times
+    context_last_time: float = 0.0  # part of them trained at the last time, where the previous clip is all they see
     eval_samples: int = 0  # clips sampled at every evaluation and compared with as many held-out ones; 0: none
     best_metric: str = ""  # the evaluation's number whose lowest value marks the best checkpoint; "": none
 
@@ -177,6 +182,11 @@ class DiffusionTrainingConfig(StageConfig):
             self.eval_samples == 0 or self.eval_samples >= 2, f"{self.section}.eval_samples", self.eval_samples, allowed
         )
         one_of(self.section, self, "recipe", ("default", "official"))
+        one_of(self.section, self, "times", ("uniform", "logit_normal"))
+        positive(self.section, self, "times_spread")
+        for name in ("times_shift", "context_times_shift"):
+            value, allowed = getattr(self, name), "it needs times=logit_normal"
+            require(value == 0 or self.times == "logit_normal", f"{self.section}.{name}", value, allowed)
         metrics = ("", "loss_unconditional", "loss_given_previous", "loss_given_both", "frechet_scattering")
         one_of(self.section, self, "best_metric", metrics)
         require(
@@ -185,4 +195,4 @@ class DiffusionTrainingConfig(StageConfig):
             self.best_metric,
             "it needs eval_samples, clips that are sampled at every evaluation",
         )
-        probability(self.section, self, "context_prob", "label_prob")
+        probability(self.section, self, "context_prob", "label_prob", "context_last_time")

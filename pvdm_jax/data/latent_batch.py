@@ -1,7 +1,7 @@
 """What stage 2 trains on: a batch of windows of encoded clips."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +33,11 @@ class LatentBatch:
     def __len__(self) -> int:
         """The number of windows."""
         return self.label.shape[0]
+
+    def map_latents(self, function: Callable[[Array], Array]) -> "LatentBatch":
+        """The batch with `function` applied to the latents of every clip that it has."""
+        clips = {name: getattr(self, name) for name in ("clip", "previous", "next", "unconditional")}
+        return dataclasses.replace(self, **{name: function(x) for name, x in clips.items() if x is not None})
 
     @classmethod
     def stack(cls, items: Sequence[Mapping[str, Any]]) -> "LatentBatch":

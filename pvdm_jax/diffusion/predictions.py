@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pvdm_jax.diffusion.process import Process, at
+from pvdm_jax.diffusion.times import Times, uniform_times
 
 
 class Estimate(NamedTuple):
@@ -25,11 +26,16 @@ class Estimate(NamedTuple):
     noise: jax.Array
 
 
-def estimate(process: Process, x: jax.Array, step: jax.Array, predicted: jax.Array, clip: bool = True) -> Estimate:
+Bounds = tuple[jax.typing.ArrayLike, jax.typing.ArrayLike]
+
+
+def estimate(
+    process: Process, x: jax.Array, step: jax.Array, predicted: jax.Array, bounds: Bounds | None = (-1.0, 1.0)
+) -> Estimate:
     """Data and noise by the denoiser's answer to x_t (b, ...) at `step` (b,).
 
-    clip: the data are clipped to [-1, 1], where the autoencoder's latents lie; the noise stays as predicted, as in the
-    official code.
+    bounds: the data are clipped to them (None: not at all), scalars or arrays that broadcast to x; the noise stays as
+    predicted, as in the official code.
     """
     kind = process.config.prediction
     alpha, sigma = at(process.signal, step, x), at(process.noise, step, x)
@@ -42,7 +48,7 @@ def estimate(process: Process, x: jax.Array, step: jax.Array, predicted: jax.Arr
         x0, noise = alpha * x - sigma * predicted, sigma * x + alpha * predicted
     else:
         x0, noise = x - sigma * predicted, x + alpha * predicted
-    return Estimate(jnp.clip(x0, -1, 1) if clip else x0, noise)
+    return Estimate(x0 if bounds is None else jnp.clip(x0, *bounds), noise)
 
 
 def target(process: Process, x0: jax.Array, step: jax.Array, noise: jax.Array) -> jax.Array:
@@ -86,10 +92,10 @@ class NoisyBatch:
     weight: jax.Array  # (b,) of each squared error
 
 
-def draw_noisy_batch(process: Process, x0: jax.Array, key: jax.Array) -> NoisyBatch:
-    """Uniform times and normal noise for clean latents x0 (b, ...)."""
+def draw_noisy_batch(process: Process, x0: jax.Array, key: jax.Array, times: Times = uniform_times) -> NoisyBatch:
+    """Random times and normal noise for clean latents x0 (b, ...). times: how they are drawn (`diffusion.times`)."""
     step_key, noise_key = jax.random.split(key)
-    step = jax.random.randint(step_key, x0.shape[:1], 0, process.num_steps)
+    step = times(step_key, x0.shape[0], process.num_steps)
     noise = jax.random.normal(noise_key, x0.shape, jnp.float32)
     weight = jnp.asarray(loss_weights(process))[step]
     return NoisyBatch(process.diffuse(x0, step, noise), step, target(process, x0, step, noise), weight)

@@ -13,7 +13,7 @@ import numpy as np
 
 from pvdm_jax.diffusion.grids import time_grid
 from pvdm_jax.diffusion.guidance import Predict
-from pvdm_jax.diffusion.predictions import estimate
+from pvdm_jax.diffusion.predictions import Bounds, estimate
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.samplers import SAMPLERS
 
@@ -28,10 +28,10 @@ def sample_clip(
     steps: int = 100,
     grid: str = "uniform",
     eta: float | jax.Array = 0.0,
-    clip_x0: bool = True,
+    bounds: Bounds | None = (-1.0, 1.0),
     trace: bool = False,
 ) -> Any:
-    """Latents (b, *shape), one for each of the keys (b,), within [-1, 1] if `clip_x0`.
+    """Latents (b, *shape), one for each of the keys (b,), within `bounds`, unless they are None.
 
     sampler, steps, grid: see `samplers` and `grids`; "ddpm" takes every step of the process. With `trace` also the
     denoiser's estimate of x_0 at each of its calls, (calls, b, *shape), and the steps of these calls, (calls,).
@@ -50,7 +50,7 @@ def sample_clip(
         index, row = inputs
         x = state["x"]
         predicted = predict(x, row["t"])
-        found = estimate(process, x, jnp.broadcast_to(row["t"], x.shape[:1]), predicted, clip_x0)
+        found = estimate(process, x, jnp.broadcast_to(row["t"], x.shape[:1]), predicted, bounds)
         return method.step(state, found, row, draw(index), eta), found.x0 if trace else None
 
     index = np.arange(1, len(rows["t"]) + 1, dtype=np.int32)

@@ -171,7 +171,7 @@ class PVDM:
             self._check_length(video, name)
         if len(first) != len(second):
             raise ValueError(f"there are {len(first)} first and {len(second)} second videos; they go in pairs")
-        neighbours = {"previous": self.encode(first[:, -frames:]), "next": self.encode(second[:, :frames])}
+        neighbours = {"previous": self._neighbour(first[:, -frames:]), "next": self._neighbour(second[:, :frames])}
         request = self._request(
             key, neighbours, count=len(first), num_frames=frames, labels=labels, indices=indices, options=options
         )
@@ -223,13 +223,17 @@ class PVDM:
         return clips * later if given else first + (clips - 1) * later
 
     def _previous(self, video: np.ndarray) -> dict[str, np.ndarray]:
-        """The last clip of videos as a neighbour, {"previous": latents (b, positions, channels)}."""
+        """The last clip of videos as a neighbour, {"previous": normalised latents (b, positions, channels)}."""
         self._check_length(video, "video")
         if not self.config.denoiser.previous_clip:
             raise ConfigError(
                 "this model's denoiser takes no previous clip (denoiser.previous_clip=False): it can't extend"
             )
-        return {"previous": self.encode(video[:, -self.config.autoencoder.frames :])}
+        return {"previous": self._neighbour(video[:, -self.config.autoencoder.frames :])}
+
+    def _neighbour(self, clips: np.ndarray) -> np.ndarray:
+        """Clips as the denoiser sees them beside the one that it models."""
+        return self.program.scale.normalize(self.encode(clips))
 
     def _request(
         self,
@@ -242,7 +246,7 @@ class PVDM:
         indices: Sequence[int] | np.ndarray | None,
         options: Mapping[str, Any],
     ) -> "_Request":
-        """Checks what is asked for, and lays it out over the devices. neighbours: latents by name, {} for none."""
+        """Checks what is asked for, and lays it out over the devices. neighbours: by name, {} for none."""
         if "denoiser" not in self.weights:
             raise ConfigError("this model has no denoiser: stage 2 has not been trained")
         if count < 1 or (num_frames is not None and num_frames < 1):

@@ -21,7 +21,7 @@ from pvdm_jax.diffusion.sampling import sample_clip, sample_video
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.models import functional
 from pvdm_jax.models.condition import NEIGHBOURS, Condition, Neighbour
-from pvdm_jax.models.latent import Tokens
+from pvdm_jax.models.latent import LatentScale, Tokens
 
 Weights = Mapping[str, functional.Params]  # "autoencoder", "denoiser"
 Numbers = Mapping[str, Any]  # float32 scalars, the fields NUMBERS of SampleConfig
@@ -31,7 +31,8 @@ NUMBERS = ("eta", "guidance", "class_guidance", "guidance_from", "guidance_to")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SampleBatch:
-    """The videos of one call: index (b,) uint32, which of a key's endless row of videos, and their conditions."""
+    """The videos of one call: index (b,) uint32, which of a key's endless row of videos, and their conditions, whose
+    latents are normalised."""
 
     index: jax.Array
     condition: Condition
@@ -74,10 +75,18 @@ def split_settings(model: LatentModel, settings: SampleConfig) -> tuple[SampleCo
 
 
 class SamplingProgram:
-    """Pure functions of weights and inputs, for one configuration. Nothing here knows of devices or files."""
+    """Pure functions of weights and inputs, for one configuration. Nothing here knows of devices or files.
+
+    Latents are the autoencoder's; those of conditions, and of what `_sample` gives, are normalised (`scale`).
+    """
 
     def __init__(self, config: Config, model: LatentModel):
         self.config, self.model, self.process = config, model, Process(config.process)
+
+    @functools.cached_property
+    def scale(self) -> LatentScale:
+        """Raises ConfigError if the configuration lacks the statistics that it needs."""
+        return LatentScale.of(self.model.spec, self.config.latents)
 
     def encode(self, weights: Weights, video: jax.Array) -> Tokens:
         return self.model.encode(weights["autoencoder"], video)
@@ -121,12 +130,15 @@ class SamplingProgram:
         given: whether the batch's condition holds neighbouring clips.
         """
 
-        def finish(latents, later):
-            if settings.plane_order == "confirm" and not later:
+        def finish(x, later):
+            latents, exchange = self.scale.restore(x), settings.plane_order == "confirm" and not later
+            if exchange:
                 latents, video, _ = self.confirm(weights, latents)
             else:
                 video = self.decode(weights, latents)
-            known = self.encode(weights, video) if settings.reencode else latents
+            if settings.reencode:
+                latents = self.encode(weights, video)
+            known = self.scale.normalize(latents) if exchange or settings.reencode else x
             return video, self._following(batch.condition, known)
 
         sample = functools.partial(self._sample, weights, numbers, settings)
@@ -142,7 +154,8 @@ class SamplingProgram:
         """One clip's latents (b, positions, c), the estimates of them at every call of the denoiser
         (calls, b, positions, c), and the times of these calls."""
         keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(self._keys(key, batch))
-        return self._sample(weights, numbers, settings, keys, batch.condition, False, trace=True)
+        x, estimates, times = self._sample(weights, numbers, settings, keys, batch.condition, False, trace=True)
+        return self.scale.restore(x), self.scale.restore(estimates), times
 
     def _keys(self, key: jax.Array, batch: SampleBatch) -> jax.Array:
         return jax.vmap(lambda index: jax.random.fold_in(key, index))(batch.index)
@@ -174,6 +187,6 @@ class SamplingProgram:
             steps=settings.later_steps if later else settings.steps,
             grid=settings.grid,
             eta=numbers["eta"],
-            clip_x0=settings.clip_x0,
+            bounds=self.scale.bounds if settings.clip_x0 else None,
             trace=trace,
         )

@@ -4,10 +4,13 @@ Every autoencoder packs the latent of a clip into `Tokens`, an array (b, positio
 the positions are, so that a denoiser can tell them apart, and nothing else needs to know how they are structured.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import numpy as np
+
+from pvdm_jax.config import LatentsConfig, require
 
 Tokens = jax.Array  # (b, positions, channels), float32
 
@@ -73,3 +76,40 @@ class LatentSpec(NamedTuple):
         order = np.arange(self.positions, dtype=np.int32)
         order[first], order[second] = order[second].copy(), order[first].copy()
         return order
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentScale:
+    """The normalisation of latents: the diffusion process and the denoiser see (latents - mean) / std.
+
+    mean, std: (positions, channels) float32, constant within a segment; None for latents that are taken as they are.
+    """
+
+    mean: np.ndarray | None = None
+    std: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, spec: LatentSpec, config: LatentsConfig) -> "LatentScale":
+        """The normalisation that a configuration asks for. Raises ConfigError if its statistics are missing or aren't
+        those of such a latent."""
+        if not config.normalize:
+            return cls()
+        shape = len(spec.parts), spec.channels
+        allowed = f"{shape[0]} segments x {shape[1]} channels are needed, which stage 2 measures when it begins"
+        require(len(config.mean) == shape[0] * shape[1], "latents.mean", config.mean, allowed)
+        sizes = [part.positions for part in spec.parts]
+        mean, std = (np.asarray(values, np.float32).reshape(shape) for values in (config.mean, config.std))
+        return cls(np.repeat(mean, sizes, axis=0), np.repeat(std, sizes, axis=0))
+
+    def normalize(self, latents: Tokens) -> Tokens:
+        """Latents (..., positions, channels) as the denoiser sees them."""
+        return latents if self.mean is None else (latents - self.mean) / self.std
+
+    def restore(self, x: Tokens) -> Tokens:
+        """The inverse of `normalize`: what the autoencoder decodes."""
+        return x if self.mean is None else x * self.std + self.mean
+
+    @property
+    def bounds(self) -> tuple[np.ndarray | float, np.ndarray | float]:
+        """Between which values normalised latents lie, as the autoencoder's lie between -1 and 1."""
+        return (-1.0, 1.0) if self.mean is None else ((-1 - self.mean) / self.std, (1 - self.mean) / self.std)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pvdm_jax.config import Config, ConfigError, require
+from pvdm_jax.config import Config, ConfigError, LatentsConfig, require
 
 STAGES = {1: "train_autoencoder", 2: "train_diffusion"}
 TPUS = ("v5e", "v5p", "v6e")
@@ -225,5 +225,6 @@ def _diffusion_stage(config: Config, mesh: Any) -> tuple[Any, str, Any]:
     from pvdm_jax.runtime import sharding
     from pvdm_jax.training import diffusion
 
+    config = dataclasses.replace(config, latents=LatentsConfig())  # statistics are measured when training begins
     batch = LatentBatch.abstract(config, config.train_diffusion.batch_size, sharding.batch_sharding(mesh))
     return diffusion.DiffusionStage(config, mesh), diffusion.DENOISER, batch

@@ -22,15 +22,18 @@ from pvdm_jax.config import Config, config_to_dict, require
 from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.diffusion.predictions import draw_noisy_batch, squared_error
 from pvdm_jax.diffusion.process import Process
+from pvdm_jax.diffusion.times import Times, logit_normal_times, uniform_times
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.inference.sampler import SampleBatch, SamplingProgram, split_settings
 from pvdm_jax.models import functional
+from pvdm_jax.models.autoencoder import latent_spec
 from pvdm_jax.models.condition import Condition, Neighbour
 from pvdm_jax.models.denoiser import denoiser_class
-from pvdm_jax.models.latent import Tokens
+from pvdm_jax.models.latent import LatentScale, Tokens
 from pvdm_jax.runtime import sharding
 from pvdm_jax.storage.run_folder import RunFolder
-from pvdm_jax.training.latents import training_latents
+from pvdm_jax.training.latent_files import LatentCache
+from pvdm_jax.training.latents import PixelLatents, training_latents
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
 from pvdm_jax.training.policy import BestByMetric
 from pvdm_jax.weights.run_autoencoder import import_autoencoder, load_autoencoder
@@ -38,6 +41,7 @@ from pvdm_jax.weights.run_autoencoder import import_autoencoder, load_autoencode
 # Parts of the configuration that this stage's numbers don't depend on: the latents' identity is checked by the cache.
 UNRELATED = ("train_autoencoder.*",)
 DENOISER = "denoiser"  # the name of the stage's step
+SMALLEST_STD = 1e-3  # of a channel that is normalised; an unused one may have 0
 PICTURED = 4  # clips sampled at each evaluation, rounded up to the number of devices
 
 
@@ -63,6 +67,7 @@ class DiffusionStage:
         self.denoiser, self.config, self.mesh = config.denoiser, config.train_diffusion, mesh
         self.model = LatentModel(config.autoencoder, config.denoiser, mesh)
         self.process = Process(config.process)
+        self.scale = LatentScale.of(self.model.spec, config.latents)
         excluded = denoiser_class(config.denoiser).NOT_MATRICES
         self.optimizer = make_optimizer(self.config.optimizer, self.config.steps, excluded)
         self.steps = {DENOISER: self.step}
@@ -83,6 +88,7 @@ class DiffusionStage:
         coin = None
         if self.config.recipe == "official":
             coin = jax.random.bernoulli(jax.random.fold_in(key, 1), self.config.context_prob)
+        batch = batch.map_latents(self.scale.normalize)
         loss = functools.partial(self.loss, coin=coin)
         grads, metrics = accumulate_gradients(loss, state.params, batch, key, self.config.accumulate)
         return update(state, grads, self.optimizer, self.config.ema_decay, self.config.ema_every), metrics
@@ -98,18 +104,32 @@ class DiffusionStage:
             label=jax.random.bernoulli(label_key, self.config.label_prob, batch.label.shape),
         )
         clip = self.unconditional_clip(batch, condition, which_key)
-        errors, weights = self.errors(params, clip, condition, noise_key)
+        times = functools.partial(self.times, shown=self.shows_neighbour(batch, condition))
+        errors, weights = self.errors(params, clip, condition, noise_key, times)
         loss = jnp.mean(weights * errors)
         return loss, {"loss": loss}
 
     def errors(
-        self, params: functional.Params, clip: Tokens, condition: Condition, key: jax.Array
+        self, params: functional.Params, clip: Tokens, condition: Condition, key: jax.Array, times: Times
     ) -> tuple[jax.Array, jax.Array]:
         """Squared errors (b,) of what is predicted for `clip` (b, positions, channels) at random times, and the weights
         (b,) of the times drawn."""
-        noisy = draw_noisy_batch(self.process, clip, key)
+        noisy = draw_noisy_batch(self.process, clip, key, times)
         predicted = self.model.denoise(params, noisy.x, noisy.time, condition)
         return squared_error(predicted, noisy.target), noisy.weight
+
+    def times(self, key: jax.Array, count: int, num_steps: int, shown: jax.Array) -> jax.Array:
+        """The times (count,) to train at. shown: (count,), whether a sample sees a neighbouring clip."""
+        config = self.config
+        if config.times == "uniform":
+            times = uniform_times(key, count, num_steps)
+        else:
+            shift = jnp.where(shown, config.context_times_shift, config.times_shift)
+            times = logit_normal_times(key, count, num_steps, shift=shift, spread=config.times_spread)
+        if config.context_last_time == 0:
+            return times
+        last = jax.random.bernoulli(jax.random.fold_in(key, 1), config.context_last_time, (count,))
+        return jnp.where(shown & last, num_steps - 1, times)
 
     def condition(self, batch: LatentBatch) -> Condition:
         """All that a batch has of what the denoiser takes."""
@@ -137,15 +157,17 @@ class DiffusionStage:
         shown = {"previous": quarter != 0, "next": quarter != 1}
         return {name: coin & chosen & getattr(batch, f"has_{name}") for name, chosen in shown.items()}
 
+    def shows_neighbour(self, batch: LatentBatch, condition: Condition) -> jax.Array:
+        """Which samples (b,) see a neighbouring clip."""
+        shown = [getattr(condition, name).present for name in self.denoiser.neighbours]
+        return functools.reduce(jnp.logical_or, shown, jnp.zeros(batch.label.shape, bool))
+
     def unconditional_clip(self, batch: LatentBatch, condition: Condition, key: jax.Array) -> Tokens:
         """The clips to learn (b, positions, channels): the window's own where a neighbour is shown.
 
         Where none is, the one at a random place in the window, or without such a one any of the window's clips.
         """
-        shown = jnp.zeros(batch.label.shape, bool)
-        for name in self.denoiser.neighbours:
-            shown = shown | getattr(condition, name).present
-        clip, unconditional = batch.clip, ~shown
+        clip, unconditional = batch.clip, ~self.shows_neighbour(batch, condition)
         if batch.unconditional is not None:
             return jnp.where(unconditional[:, None, None], batch.unconditional, clip)
         names = ["previous"] if batch.next is None else ["previous", "next"]
@@ -156,7 +178,8 @@ class DiffusionStage:
         return clip
 
     def _held_out_errors(self, params: functional.Params, batch: LatentBatch) -> dict[str, jax.Array]:
-        """Squared errors (b,) by what the denoiser is shown."""
+        """Squared errors (b,) at uniform times, by what the denoiser is shown."""
+        batch = batch.map_latents(self.scale.normalize)
         key = jax.random.key(0)  # the same noise at every evaluation
         everything = self.condition(batch)
         conditions = {"unconditional": everything.without("previous", "next")}
@@ -164,7 +187,9 @@ class DiffusionStage:
             conditions["given_previous"] = everything.without("next")
         if self.denoiser.next_clip:
             conditions["given_both"] = everything
-        return {name: self.errors(params, batch.clip, shown, key)[0] for name, shown in conditions.items()}
+        return {
+            name: self.errors(params, batch.clip, shown, key, uniform_times)[0] for name, shown in conditions.items()
+        }
 
     def _sample(self, params: functional.Params, batch: dict[str, jax.Array]) -> jax.Array:
         """One clip for each index, uint8 (b, frames, height, width, 3)."""
@@ -222,6 +247,7 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     if autoencoder is not None:
         import_autoencoder(autoencoder, config, workdir)
     latents, held_out = training_latents(config, workdir, mesh)
+    config = _with_statistics(config, latents)
     classes, asked = len(latents.class_names), config.denoiser.num_classes
     allowed = f"the data has {classes} classes: set it to that, or to 0 to train without classes"
     require(asked in (0, classes), "denoiser.num_classes", asked, allowed)
@@ -248,6 +274,18 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
         seed=config.seed,
         unrelated=UNRELATED,
     )
+
+
+def _with_statistics(config: Config, latents: LatentCache | PixelLatents) -> Config:
+    """The configuration with the statistics of the training latents, where it normalises them and doesn't name its
+    own."""
+    if not config.latents.normalize or config.latents.mean:
+        return config
+    statistics = latents.statistics(config)
+    segments = [statistics[part.name] for part in latent_spec(config.autoencoder).parts]
+    mean = tuple(value for segment in segments for value in segment["mean"])
+    std = tuple(max(value, SMALLEST_STD) for segment in segments for value in segment["std"])
+    return dataclasses.replace(config, latents=dataclasses.replace(config.latents, mean=mean, std=std))
 
 
 def _held_out_videos(config: Config) -> np.ndarray | None:

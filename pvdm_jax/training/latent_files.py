@@ -61,6 +61,7 @@ class LatentCache:
         self.names: list[str] = index["names"][split]  # of the videos
         self._clips: tuple[str, ...] = tuple(index["clips"])
         self._shape = (len(self._clips), index["positions"], index["channels"])
+        self._statistics = index["segments"]
         count = index["shards"][split]
         self._records = ArrayRecordDataSource([str(shard_path(folder, split, i, count)) for i in range(count)])
 
@@ -74,6 +75,10 @@ class LatentCache:
         header = np.frombuffer(record, HEADER, 1)[0]
         latents = np.frombuffer(record, np.float32, offset=HEADER.itemsize).reshape(self._shape)
         return make_fields(self._clips, latents, header)
+
+    def statistics(self, config: Config) -> dict[str, dict[str, list[float]]]:
+        """The "mean" and "std" of each channel of the training latents, by segment."""
+        return self._statistics
 
     def window(self, index: int) -> dict[str, Any]:
         """Where item `index` is from: the video's name, the first frame, whether mirrored, (scale, row, column)."""

@@ -44,6 +44,7 @@ from pvdm_jax.training.latent_files import (
 from pvdm_jax.weights.run_autoencoder import import_autoencoder
 
 SHARD_WINDOWS = 1024  # windows in a file: what a kill can cost
+MEASURED_WINDOWS = 512  # whose latents give the statistics where there is no cache
 HELD_OUT_WINDOWS = 4  # of each held-out video, if training always takes new ones
 # The settings that decide the latents, beside the autoencoder's weights: these sections without these fields.
 CACHED_SECTIONS = ("seed", "data", "encode", "autoencoder")
@@ -55,7 +56,8 @@ UNCACHED_FIELDS = {
 
 
 class PixelLatents:
-    """Latents of the training videos, encoded on request; `batches`, `identity` and `class_names` as `LatentCache`.
+    """Latents of the training videos, encoded on request; `batches`, `statistics`, `identity` and `class_names` as
+    `LatentCache`.
 
     For the same windows the numbers are the cache's, up to float32 rounding.
     """
@@ -66,6 +68,15 @@ class PixelLatents:
         self._clips = stored_clips(config)
         self.identity = self.encoder.identity
         self.class_names = tuple(self._source.class_names)
+
+    def statistics(self, config: Config) -> dict[str, dict[str, list[float]]]:
+        """As `LatentCache.statistics`, estimated from MEASURED_WINDOWS windows spread over the training videos."""
+        _, pairs, rows = _windows(config, "train")
+        chosen = [rows[int(i)] for i in np.linspace(0, len(rows) - 1, min(MEASURED_WINDOWS, len(rows)))]
+        sums = ShardWriter(pathlib.Path(), latent_spec(config.autoencoder).segments, writing=False)
+        for latents, facts in _encoded(self.encoder, pairs, [chosen], config):
+            sums.write(latents, facts)
+        return merge_statistics([sums.close()])["segments"]
 
     def batches(self, config: Config, batch_size: int, start: int) -> Iterable[LatentBatch]:
         """This process's share of the endless batches from number `start` on; see `loader.pair_batches`."""
@@ -182,7 +193,8 @@ def open_latents(config: Config, workdir: str | pathlib.Path, split: str) -> Lat
 def training_latents(
     config: Config, workdir: str | pathlib.Path, mesh: Mesh
 ) -> tuple[LatentCache | PixelLatents, LatentBatch]:
-    """What stage 2 trains on, with `batches`, `identity` and `class_names`, and the windows that it is evaluated on.
+    """What stage 2 trains on, with `batches`, `statistics`, `identity` and `class_names`, and the windows that it is
+    evaluated on.
 
     Both are read from the cache, or encoded from pixels if `encode.cache` is False. The evaluation has
     `train_diffusion.eval_clips` windows, or as many as there are, spread evenly over the held-out ones.

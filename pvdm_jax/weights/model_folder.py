@@ -24,6 +24,7 @@ from pvdm_jax.config import (
     ConfigError,
     DenoiserConfig,
     DiTConfig,
+    LatentsConfig,
     ProcessConfig,
     SampleConfig,
     config_from_dict,
@@ -36,7 +37,7 @@ from pvdm_jax.models.denoiser import make_denoiser
 from pvdm_jax.storage.files import file_hash, read_json, write_json
 from pvdm_jax.weights.model_card import AUTOENCODER, DENOISER, read_card, write_card
 
-FORMAT = 1
+FORMAT = 2
 CONFIG_FILE = "config.json"
 DTYPES = ("float32", "bfloat16", "float16")  # of weight files
 
@@ -75,11 +76,11 @@ def write_model(
 ) -> pathlib.Path:
     """Writes a model folder and returns its path.
 
-    Of `config`, the fields autoencoder, denoiser, process and sample are stored. card: facts by name ("source",
-    "training", "numbers", "notes"; see docs/model_folder.md), to which sizes are added. dtype: of the files; weights
-    are converted back to float32 when they are read. Raises FileExistsError if the folder exists and is not empty, and
-    ConfigError if there are no weights or if dtype is not one of DTYPES. An interrupted call leaves no folder of that
-    name.
+    Of `config`, the fields autoencoder, denoiser, latents, process and sample are stored. card: facts by name
+    ("source", "training", "numbers", "notes"; see docs/model_folder.md), to which sizes are added. dtype: of the files;
+    weights are converted back to float32 when they are read. Raises FileExistsError if the folder exists and is not
+    empty, and ConfigError if there are no weights or if dtype is not one of DTYPES. An interrupted call leaves no folder
+    of that name.
     """
     directory = pathlib.Path(directory)
     check_new(directory)
@@ -95,6 +96,7 @@ def write_model(
         "model_folder": FORMAT,
         "autoencoder": config_to_dict(config.autoencoder) if AUTOENCODER in networks else None,
         "denoiser": config_to_dict(config.denoiser) if DENOISER in networks else None,
+        "latents": config_to_dict(config.latents),
         "process": config_to_dict(config.process),
         "sample": config_to_dict(config.sample),
         "class_names": list(class_names),
@@ -170,7 +172,7 @@ def _read_settings(directory: pathlib.Path) -> dict[str, Any]:
     require(version == FORMAT, f"{path}: model_folder", version, f"this version of pvdm_jax reads {FORMAT}")
     missing = [
         name
-        for name in ("autoencoder", "denoiser", "process", "sample", "class_names", "files")
+        for name in ("autoencoder", "denoiser", "latents", "process", "sample", "class_names", "files")
         if name not in settings
     ]
     if missing:
@@ -183,6 +185,7 @@ def complete_config(
     denoiser: DenoiserConfig | None,
     process: ProcessConfig,
     sample: SampleConfig,
+    latents: LatentsConfig | None = None,
 ) -> Config:
     """The configuration of a model; a missing network (None) gets settings that fit those of the other one.
 
@@ -194,6 +197,7 @@ def complete_config(
         denoiser=denoiser or DiTConfig(latent_channels=channels),
         process=process,
         sample=sample,
+        latents=latents or LatentsConfig(),
     )
 
 
@@ -201,6 +205,7 @@ def _config(settings: Mapping[str, Any], directory: pathlib.Path) -> Config:
     sections = {
         "autoencoder": AutoencoderConfig,
         "denoiser": DenoiserConfig,
+        "latents": LatentsConfig,
         "process": ProcessConfig,
         "sample": SampleConfig,
     }

@@ -102,7 +102,9 @@ CASES = [
 def test_samples_have_the_data_s_mean_and_deviation(process, options, clip):
     keys = jax.random.split(jax.random.key(0), 4000)
     predict = functools.partial(gaussian_prediction, process)
-    draw = jax.jit(lambda keys: sample_clip(predict, process, keys, (1, 1), clip_x0=clip, **options))
+    draw = jax.jit(
+        lambda keys: sample_clip(predict, process, keys, (1, 1), bounds=(-1.0, 1.0) if clip else None, **options)
+    )
     samples = np.asarray(draw(keys))
     assert abs(samples.mean() - MEAN) < 0.02
     assert abs(samples.std() - DEVIATION) < 0.02
@@ -126,7 +128,7 @@ def test_clipping_keeps_samples_in_range(process):
     for sampler in SAMPLERS:
         options = dict(sampler=sampler, steps=20)
         clipped = sample_clip(predict, process, keys, (1, 1), **options)
-        free = sample_clip(predict, process, keys, (1, 1), clip_x0=False, **options)
+        free = sample_clip(predict, process, keys, (1, 1), bounds=None, **options)
         assert float(jnp.abs(clipped).max()) <= 1 + 1e-6, sampler
         assert float(free.min()) > 1.5, sampler
 

@@ -1,0 +1,26 @@
+"""Which times of the process training draws.
+
+uniform        every step alike (Ho et al. 2020; the official code)
+logit_normal   t / num_steps = sigmoid(shift + spread * n), n standard normal (Esser et al. 2024, section 3.1): a
+               shift above 0 draws noisier times
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Times = Callable[[jax.Array, int, int], jax.Array]  # (key, count, num_steps) to steps, int32 (count,)
+
+
+def uniform_times(key: jax.Array, count: int, num_steps: int) -> jax.Array:
+    """`count` steps of the process, int32 (count,)."""
+    return jax.random.randint(key, (count,), 0, num_steps)
+
+
+def logit_normal_times(
+    key: jax.Array, count: int, num_steps: int, *, shift: jax.typing.ArrayLike, spread: float
+) -> jax.Array:
+    """`count` steps of the process, int32 (count,). shift: a scalar, or (count,)."""
+    place = jax.nn.sigmoid(shift + spread * jax.random.normal(key, (count,), jnp.float32))
+    return jnp.minimum((place * num_steps).astype(jnp.int32), num_steps - 1)

@@ -70,6 +70,7 @@ class UNetConfig(DenoiserConfig):
     use_scale_shift_norm: bool = True
     resblock_updown: bool = True  # residual blocks change the planes' size; otherwise single layers do:
     conv_resample: bool = True  # a convolution of stride 2 and one after the upsampling; False: pooling alone
+    edge_features: bool = False  # shows the neighbouring clips' frames next to this one at all of its frames
     position_embedding: bool = False  # tells planes and positions apart; the official code has none
 
     def __post_init__(self):

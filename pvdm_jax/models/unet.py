@@ -31,6 +31,9 @@ from pvdm_jax.models.triplane import Planes, PlaneShape, unpack
 
 Images = tuple[jax.Array, ...]  # (n, rows, columns, features) each
 
+EDGE_PARTS = 3  # what `edge_features` adds for each channel of a neighbouring clip
+EDGE_STEP = 2  # frames over which they measure motion
+
 
 def _upsample(x: jax.Array) -> jax.Array:
     """(b, h, w, c) to (b, 2h, 2w, c), nearest neighbour."""
@@ -175,11 +178,31 @@ def _concatenate(first: Planes, second: Planes) -> Planes:
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)], axis=-1), first, second)
 
 
+def _edge(neighbour: Planes, from_end: bool) -> Planes:
+    """What a neighbouring clip says of the frames where it meets this one: EDGE_PARTS times its channels.
+
+    At every frame of the motion planes: the frame that touches this clip, how it differs from the frame EDGE_STEP
+    further inside, and the neighbour in reverse, whose frames are as far from the border as this clip's are. The
+    content plane has no frames: zeros. from_end: the neighbour's last frame touches this clip, not its first one.
+    """
+
+    def parts(plane):
+        inwards = plane[:, ::-1] if from_end else plane  # (b, t, positions, channels), the touching frame first
+        touching = inwards[:, :1]
+        change = touching - inwards[:, min(EDGE_STEP, plane.shape[1] - 1)][:, None]
+        return jnp.concatenate(
+            [jnp.broadcast_to(touching, plane.shape), jnp.broadcast_to(change, plane.shape), inwards], axis=-1
+        )
+
+    content = jnp.zeros((*neighbour.yx.shape[:-1], EDGE_PARTS * neighbour.yx.shape[-1]), neighbour.yx.dtype)
+    return Planes(content, parts(neighbour.tx), parts(neighbour.ty))
+
+
 class UNet(nnx.Module):
     """Predicts the noise (or x_0, v, the flow) in noisy latents; a `models.denoiser.Denoiser` of packed planes.
 
     Neighbouring clips are further channels of the input, the previous one before the next one; zeros stand for a
-    missing one.
+    missing one. With `edge_features`, channels that say how each of them meets this clip follow it.
     """
 
     # Layers that read or write latents, which matrix optimizers (Muon) must not update.
@@ -188,7 +211,8 @@ class UNet(nnx.Module):
     def __init__(self, config: UNetConfig, spec: LatentSpec, *, rngs: nnx.Rngs):
         self.config, self.spec = config, spec
         width, dtype = config.model_channels, jnp.dtype(config.dtype)
-        planes_in = (1 + len(config.neighbours)) * config.latent_channels
+        each = 1 + EDGE_PARTS * config.edge_features  # planes of the input for each neighbouring clip
+        planes_in = (1 + each * len(config.neighbours)) * config.latent_channels
         self.embed_in = linear(width, 4 * width, dtype=dtype, rngs=rngs)
         self.embed_out = linear(4 * width, 4 * width, dtype=dtype, rngs=rngs)
         if config.num_classes:
@@ -262,7 +286,10 @@ class UNet(nnx.Module):
         # Input: the planes, with those of the neighbouring clips as further channels.
         planes = fusion_barrier(unpack(x, shape))
         for name in config.neighbours:
-            planes = _concatenate(planes, unpack(getattr(condition, name).visible(), shape))
+            neighbour = unpack(getattr(condition, name).visible(), shape)
+            planes = _concatenate(planes, neighbour)
+            if config.edge_features:
+                planes = _concatenate(planes, _edge(neighbour, from_end=name == "previous"))
         images, _ = _to_images(planes)
         planes = _to_planes(self.conv_in(*images))
         if config.position_embedding:

@@ -79,8 +79,8 @@ def write_model(
     Of `config`, the fields autoencoder, denoiser, latents, process and sample are stored. card: facts by name
     ("source", "training", "numbers", "notes"; see docs/model_folder.md), to which sizes are added. dtype: of the files;
     weights are converted back to float32 when they are read. Raises FileExistsError if the folder exists and is not
-    empty, and ConfigError if there are no weights or if dtype is not one of DTYPES. An interrupted call leaves no folder
-    of that name.
+    empty, and ConfigError if there are no weights or if dtype is not one of DTYPES. An interrupted call leaves no
+    folder of that name.
     """
     directory = pathlib.Path(directory)
     check_new(directory)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.images import IMAGE_SUFFIXES
-from pvdm_jax.video.read import VIDEO_SUFFIXES
+from pvdm_jax.video.files import VIDEO_SUFFIXES, FolderScan, natural_key
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 # The splits that a folder of videos can have, and the names of the subfolders that hold them.

@@ -37,7 +37,7 @@ from pvdm_jax.data.tfds_dataset import TFDSDataset, find_tfds_dataset
 from pvdm_jax.data.ucf101 import EXPECTED as UCF101_EXPECTED
 from pvdm_jax.data.ucf101 import find_ucf101, is_ucf101
 from pvdm_jax.video.images import IMAGE_SUFFIXES
-from pvdm_jax.video.read import VIDEO_SUFFIXES
+from pvdm_jax.video.files import VIDEO_SUFFIXES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,16 +47,26 @@ def open_video(source: Source, name: str) -> Iterator[tuple[Any, Any]]:
         problem = file_problem(source)
     if problem:
         raise VideoError(f"{name}: {problem}")
+    file = io.BytesIO(source) if isinstance(source, bytes) else media_url(source)
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else media_url(source)
-        with av.open(file, container_options=OPTIONS, metadata_errors="replace") as container:
+        container = av.open(file, container_options=OPTIONS, metadata_errors="replace")
+    except av.ArgumentError as error:
+        raise VideoError(f"{name}: it can't be decoded (it is none of {', '.join(CONTAINERS)})") from error
+    except (av.FFmpegError, UnicodeError, MemoryError) as error:
+        raise VideoError(f"{name}: {_reason(error)}") from error
+    try:
+        with container:
             stream = _video_stream(container)
             if stream is None:
                 raise VideoError(f"{name}: there is no video in it")
             stream.codec_context.thread_count = 1
             yield container, stream
     except (av.FFmpegError, UnicodeError, MemoryError) as error:
-        raise VideoError(f"{name}: it can't be decoded ({getattr(error, 'strerror', error) or 'no memory'})") from error
+        raise VideoError(f"{name}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return f"it can't be decoded ({getattr(error, 'strerror', None) or error or 'not enough memory'})"
 
 
 def _video_stream(container: Any) -> Any:

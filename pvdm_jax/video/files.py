@@ -31,8 +31,14 @@ def natural_key(name: str) -> list:
 
 
 def shown(path: str | os.PathLike) -> str:
-    """A path that can be printed and stored: bytes that are not UTF-8 become escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path as it can be printed and stored: bytes that are not UTF-8 and line breaks become escapes."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() or c.isspace() and c not in "\t\n\v\f\r" else repr(c)[1:-1] for c in text)
+
+
+def is_utf8(name: str) -> bool:
+    """Whether the bytes of a file's name are UTF-8."""
+    return name.isprintable() or not any("\udc80" <= c <= "\udcff" for c in name)
 
 
 def file_problem(path: str | os.PathLike) -> str:
@@ -40,9 +46,7 @@ def file_problem(path: str | os.PathLike) -> str:
 
     Nothing is opened that could block, such as a pipe. Raises FileNotFoundError if there is no such path.
     """
-    try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError:
+    if not is_utf8(os.fspath(path)):
         return NOT_UTF8
     try:
         status = os.stat(path)
@@ -105,7 +109,7 @@ class FolderScan:
                     yield path / name
 
     def skipped_files(self, suffixes: tuple[str, ...]) -> dict[str, str]:
-        """{name within the root: reason} of the folders that can't be read, and of files with one of `suffixes` or none."""
+        """{name: reason} of folders that can't be read, and of files with one of `suffixes` or none."""
         return {
             shown(path.relative_to(self.root)): reason
             for path, reason in sorted(self.skipped.items())
@@ -131,7 +135,7 @@ class FolderScan:
                 entries = []
             for entry in entries:
                 path = folder / entry.name
-                if shown(entry.name) != entry.name:
+                if not is_utf8(entry.name):
                     self.skipped[path] = NOT_UTF8
                 elif entry.is_symlink():
                     links.append(path)
@@ -158,7 +162,8 @@ class FolderScan:
             return []
         around = os.path.realpath(self.root).startswith(os.path.join(real, ""))
         if real in self._real_folders or around:
-            self.skipped[link] = f"it is a link to {shown(real)}, {'around this folder' if around else 'read already'}"
+            why = "which this folder lies in" if around else "which is read already"
+            self.skipped[link] = f"it is a link to {shown(real)}, {why}"
             return []
         return self._read(link)
 

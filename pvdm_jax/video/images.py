@@ -12,7 +12,7 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")  # of the pi
 
 
 # What is decoded, whatever a file is called. Some others of Pillow's formats run programs, as EPS does.
-FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def decode_image(data: bytes, name: str = "the picture") -> np.ndarray:

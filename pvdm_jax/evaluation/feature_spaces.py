@@ -48,7 +48,12 @@ class FeatureSpace:
         self._params = jax.device_put(params, sharding.replicated(mesh))
 
     def __call__(self, videos: np.ndarray, batch_size: int | None = None) -> np.ndarray:
-        """uint8 (n, frames, height, width, 3) to float32 (n, dimension), at most `batch_size` clips at a time."""
+        """uint8 (n, frames, height, width, 3) to float32 (n, dimension), at most `batch_size` clips at a time.
+
+        Raises TypeError for pixels of another type.
+        """
+        if videos.dtype != np.uint8:
+            raise TypeError(f"videos are {videos.dtype}; pixels are needed as uint8, from 0 to 255")
         fitting = max(1, self._max_pixels // math.prod(videos.shape[1:4])) * self._mesh.size
         size = min(batch_size or len(videos), len(videos), fitting)
         return sharding.map_batches(self._mesh, lambda batch: self._function(self._params, batch), videos, size)

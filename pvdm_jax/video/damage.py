@@ -29,7 +29,7 @@ class DamageCheck:
         """Notes how long the file's contents last."""
         if packet.size > 0 and packet.pts is not None:
             self._end = max(self._end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        if packet.is_corrupt and self._decoding and packet.stream_index == self._stream.index:
+        if packet.is_corrupt and self._decoding and packet.stream.index == self._stream.index:
             raise VideoError(f"{self._name}: it is damaged or cut off: a part of it is incomplete")
 
     def frame(self, frame: Any, number: int) -> None:

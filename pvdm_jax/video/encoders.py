@@ -157,4 +157,4 @@ def _for_ffmpeg(target: Target) -> str | BinaryIO:
 
 
 def _rate(fps: float) -> fractions.Fraction:
-    return fractions.Fraction(fps).limit_denominator(1000)
+    return max(fractions.Fraction(fps).limit_denominator(1000), fractions.Fraction(1, 1000))

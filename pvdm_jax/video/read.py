@@ -51,7 +51,7 @@ def probe_video(source: Source, name: str = "the video") -> VideoInfo:
         first = None
         for packet in container.demux():
             check.packet(packet)
-            if packet.stream_index != stream.index:
+            if packet.stream.index != stream.index:  # packet.stream_index is wrong in the last, empty one
                 continue
             for frame in packet.decode():
                 first = first or frame

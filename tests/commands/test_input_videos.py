@@ -7,7 +7,7 @@ import pytest
 
 from pvdm_jax.commands import input_videos
 from pvdm_jax.commands.input_videos import list_video_files, read_clips, read_usable
-from pvdm_jax.config import AutoencoderConfig, Config, DataConfig
+from pvdm_jax.config import AutoencoderConfig, Config, DataConfig, UNetConfig
 from pvdm_jax.data.layouts import list_videos
 from pvdm_jax.evaluation.clip_sets import VideoFolder
 from pvdm_jax.video.errors import VideoError
@@ -19,7 +19,8 @@ SIDE = 16
 
 def config(**data):
     data = DataConfig(source="tfds", path="unused", **data)
-    return Config(data=data, autoencoder=AutoencoderConfig(frames=4, height=SIDE, width=SIDE, patch_size=4))
+    clip = AutoencoderConfig(frames=4, height=SIDE, width=SIDE, patch_size=4)
+    return Config(data=data, autoencoder=clip, denoiser=UNetConfig(channel_mult=(1,)))
 
 
 def moving(frames=40):
@@ -63,7 +64,7 @@ def test_results_stay_in_their_folder(tmp_path, name, made):
 
 
 @pytest.mark.parametrize("from_end", [False, True])
-@pytest.mark.parametrize("data", [{}, {"fps": 3.0}, {"fps": 16.0}, {"stride": 2}, {"fps": 4.0, "stride": 2}])
+@pytest.mark.parametrize("data", [{}, {"fps": 3.0}, {"fps": 16.0}, {"fps": 4.0, "stride": 2}])
 def test_clips_are_decoded_once(tmp_path, monkeypatch, data, from_end):
     path = tmp_path / "a.mp4"
     write_video(path, moving(), fps=8)

@@ -3,6 +3,7 @@
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,11 @@ from pvdm_jax.config import Config
 from pvdm_jax.data.clips import center_crop_resize, clip_span, resample
 from pvdm_jax.video.defaults import DEFAULT_FPS
 from pvdm_jax.video.errors import VideoError
-from pvdm_jax.video.read import VIDEO_SUFFIXES, decode_frames, probe_video, read_video, video_files
+from pvdm_jax.video.files import VIDEO_SUFFIXES, shown, video_files
+from pvdm_jax.video.read import decode_frames, probe_video
+from pvdm_jax.video.write import MAX_FPS
+
+MAX_NAME_BYTES = 200  # of an output file, without suffix: temporary names are longer, and systems allow 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +34,17 @@ class InputVideo:
 def list_video_files(sources: Sequence[Path]) -> list[Path]:
     """The files among `sources`, and the video files anywhere below the folders among them, in order.
 
-    Below folders, hidden files and files with other suffixes are skipped. Raises FileNotFoundError if a source doesn't
-    exist, VideoError if there is no video file at all.
+    Below folders, hidden files and files with other suffixes are skipped; videos that can't be read are named on
+    stderr. Raises FileNotFoundError if a source doesn't exist, VideoError if there is no video file at all.
     """
     paths: list[Path] = []
     for source in sources:
         if source.is_dir():
-            paths += video_files(source)
-        elif source.exists():
+            found, problems = video_files(source)
+            paths += found
+            for name, reason in problems.items():
+                print(f"skipped: {source / name}: {reason}", file=sys.stderr)
+        elif os.path.lexists(source):
             paths.append(source)
         else:
             raise FileNotFoundError(f"there is no file or folder {source}")
@@ -58,15 +66,23 @@ def read_usable(
             clips, fps = read_clips(path, config, num_clips, from_end=from_end)
         except (VideoError, OSError) as error:
             print(f"skipped: {error}", file=sys.stderr)
-            skipped.append({"source": str(path), "reason": str(error)})
+            skipped.append({"source": shown(path), "reason": str(error)})
             continue
-        name = path.stem
+        name = _output_name(path)
         while name in names:  # a.avi beside a.mp4
             name += "_"
         names.add(name)
         yield InputVideo(path, name, clips, fps)
     if not names:
         raise VideoError(f"none of the {len(paths)} files can be used; the first: {skipped[0]['reason']}")
+
+
+def _output_name(path: Path) -> str:
+    """What the files made from a video are called: its own name, unless that would hide them or leave the folder."""
+    name = path.stem.lstrip(".") or "video"
+    while len(os.fsencode(name)) > MAX_NAME_BYTES:
+        name = name[:-1]
+    return name
 
 
 def read_clips(path: Path, config: Config, num_clips: int, *, from_end: bool) -> tuple[np.ndarray, float]:
@@ -81,22 +97,21 @@ def read_clips(path: Path, config: Config, num_clips: int, *, from_end: bool) ->
     data = config.data
     info = probe_video(path)
     fps = info.fps if info.fps > 0 else DEFAULT_FPS
-    shown = resample(info.frames, fps, data.fps) if data.fps > 0 else range(info.frames)
+    places = resample(info.frames, fps, data.fps, info.times) if data.fps > 0 else range(info.frames)
     span = clip_span(clip.frames, data.stride)
-    num_clips = min(num_clips, len(shown) // span)
+    num_clips = min(num_clips, len(places) // span)
     if num_clips == 0:
-        raise VideoError(f"{path}: it has {len(shown)} frames; a clip of the model needs {span}")
-    first = len(shown) - num_clips * span if from_end else 0
-    clips = []
-    for start in range(first, first + num_clips * span, span):
-        # Clip by clip, so that no more than one clip is in memory at the file's own size.
-        numbers = shown[start : start + span : data.stride]
-        if isinstance(numbers, range):
-            frames = read_video(path, numbers.start, len(numbers), data.stride)
-        else:
-            frames = decode_frames(path.read_bytes(), numbers, name=str(path))
-        clips.append(center_crop_resize(frames, clip.height, clip.width, data.resize))
-    return np.stack(clips), (data.fps or fps) / data.stride
+        raise VideoError(f"{shown(path)}: it has {len(places)} frames; a clip of the model needs {span}")
+    first = len(places) - num_clips * span if from_end else 0
+    numbers = places[first : first + num_clips * span : data.stride]
+
+    def fit(frame: np.ndarray) -> np.ndarray:
+        return center_crop_resize(frame[None], clip.height, clip.width, data.resize)[0]
+
+    # The frames are resized as they are decoded, so that no more than one is in memory at the file's own size.
+    frames = decode_frames(path, numbers, transform=fit, total=info.frames)
+    rate = min((data.fps or fps) / data.stride, MAX_FPS)
+    return frames.reshape(num_clips, clip.frames, *frames.shape[1:]), rate
 
 
 def in_batches(videos: Iterator[InputVideo], size: int) -> Iterator[list[InputVideo]]:

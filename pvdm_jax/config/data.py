@@ -44,6 +44,9 @@ class DataConfig:
             "data.source=tfds needs the folder that `pvdm prepare` wrote, or TFDS's name of a dataset",
         )
         require(self.split != "", "data.split", self.split, "name the videos to train on: train, test or all")
+        allowed = f"data.split={self.split} trains on its videos; name other videos, or none to hold out videos' ends"
+        overlaps = self.eval_split != "" and ("all" in (self.split, self.eval_split) or self.split == self.eval_split)
+        require(not overlaps, "data.eval_split", self.eval_split, allowed)
         if self.source == "synthetic":
             for name, default in (("split", "train"), ("eval_split", ""), ("fps", 0.0), ("short_videos", "skip")):
                 value = getattr(self, name)

@@ -54,15 +54,21 @@ def train_range(frames: int, span: int, holdout: float) -> int:
     return frames - min(max(span, math.ceil(holdout * frames)), frames - span)
 
 
-def resample(frames: int, fps: float, target: float) -> Sequence[int]:
+def resample(frames: int, fps: float, target: float, times: Sequence[float] | None = None) -> Sequence[int]:
     """The numbers of the frames, of a video of `frames` frames at `fps`, that show it at `target` frames per second.
 
     Frame k of the result is the frame nearest to the time k / target. If `target` is above `fps`, frames repeat.
+    times: when each frame is shown, in seconds from the first; None: frame i at i / fps.
     """
-    if fps == target:
-        return range(frames)
-    count = int((frames - 1) * target / fps + 1e-6) + 1
-    return np.minimum(np.floor(np.arange(count) * (fps / target) + 0.5), frames - 1).astype(np.int32)
+    if times is None:
+        if fps == target:
+            return range(frames)
+        count = int((frames - 1) * target / fps + 1e-6) + 1
+        return np.minimum(np.floor(np.arange(count) * (fps / target) + 0.5), frames - 1).astype(np.int32)
+    shown = np.asarray(times, np.float64)
+    wanted = np.arange(int(shown[-1] * target + 1e-6) + 1) / target
+    # Frame i is the nearest one from the middle between it and the previous frame on.
+    return np.searchsorted((shown[1:] + shown[:-1]) / 2, wanted, side="right").astype(np.int32)
 
 
 def lengthen(places: Sequence[int], clip_frames: int, stride: int, policy: str) -> Sequence[int]:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from pvdm_jax.config import ConfigError
 from pvdm_jax.data.dataset_files import DATASET_INFO, is_prepared
+from pvdm_jax.data.records import damage_named
 from pvdm_jax.data.tfds_dataset import TFDSDataset, find_tfds_dataset
 from pvdm_jax.storage import buckets
 
@@ -14,14 +15,15 @@ class Dataset(Protocol):
     """A stored dataset: the facts of every video of each split, in order, and the videos' records.
 
     The facts of a video are a dict: name, label (-1: none), frames, height, width, fps (0: not known), stored (how, see
-    records.py) and record (the number of its first one in the split).
+    records.py), record (the number of its first one in the split) and, if its frame rate varies, times (of the frames,
+    in seconds from the first).
     """
 
     class_names: tuple[str, ...]
     splits: dict[str, list[dict]]
 
     def load(self, split: str, facts: dict, piece: int) -> bytes:
-        """The record number `piece` of a video; see records.py."""
+        """The record number `piece` of a video; see records.py. Raises VideoError if it is damaged."""
 
 
 class PreparedDataset:
@@ -41,7 +43,8 @@ class PreparedDataset:
         self._records = {split: builder.as_data_source(split) for split in self.splits}
 
     def load(self, split: str, facts: dict, piece: int) -> bytes:
-        return self._records[split][facts["record"] + piece]["video"]
+        with damage_named(facts["name"]):
+            return self._records[split][facts["record"] + piece]["video"]
 
 
 def open_dataset(path: str) -> Dataset:

@@ -7,14 +7,15 @@ import dataclasses
 import functools
 import os
 import pathlib
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.files import VIDEO_SUFFIXES, FolderScan, file_problem, natural_key, shown, skipped_videos
 from pvdm_jax.video.images import IMAGE_SUFFIXES
-from pvdm_jax.video.read import VIDEO_SUFFIXES
 
 ARRAY_SUFFIXES = (".npy", ".npz")
+# Beside video files, folders with at least as many pictures are clips; those with fewer hold previews.
+MANY_PICTURES = 8
 # The splits that a folder of videos can have, and the names of the subfolders that hold them.
 FOLDER_SPLITS = ("train", "test")
 SPLIT_FOLDERS = {
@@ -55,40 +56,27 @@ class FolderContents:
         self.source = source
 
     @functools.cached_property
-    def depths(self) -> dict[str, int]:
-        """The depth of the first folder with "videos", "frames" and "arrays"; 0: the source itself.
+    def scan(self) -> FolderScan:
+        """All folders and files in the source."""
+        return FolderScan(self.source)
 
-        Kinds of files that don't occur have no entry. The search ends at the first video file.
-        """
-        suffixes = {"videos": VIDEO_SUFFIXES, "frames": IMAGE_SUFFIXES, "arrays": ARRAY_SUFFIXES}
-        found: dict[str, int] = {}
-        for folder, names in walk(self.source):
-            for kind, endings in suffixes.items():
-                if any(name.lower().endswith(endings) for name in names):
-                    found.setdefault(kind, len(folder.relative_to(self.source).parts))
-            if "videos" in found:
-                break
-        return found
+    @functools.cached_property
+    def kinds(self) -> dict[str, int]:
+        """How many "videos" and "arrays" (files) and "frames" (folders of pictures below the source) there are."""
+        videos = sum(1 for _ in self.scan.files(VIDEO_SUFFIXES))
+        frames = [len(list(self.scan.files(IMAGE_SUFFIXES, folder))) for folder in self.scan.folders[1:]]
+        # Beside videos, a few pictures are previews of them and no clip.
+        least = MANY_PICTURES if videos else 1
+        return {
+            "videos": videos,
+            "frames": sum(count >= least for count in frames),
+            "arrays": sum(1 for _ in self.scan.files(ARRAY_SUFFIXES)),
+        }
 
-
-def natural_key(name: str) -> list:
-    """A sort key that puts frame2 before frame10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
-
-
-def walk(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[str]]]:
-    """(folder, file names) of `root` and every folder below it, folders in natural order; links are followed."""
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted((name for name in folders if name[0] != "."), key=natural_key)
-        yield pathlib.Path(folder), [name for name in names if name[0] != "."]
-
-
-def files_below(root: pathlib.Path, suffixes: tuple[str, ...]) -> Iterator[pathlib.Path]:
-    """The files with one of `suffixes` in `root` and every folder below it, in natural order."""
-    for folder, names in walk(root):
-        for name in sorted(names, key=natural_key):
-            if name.lower().endswith(suffixes):
-                yield folder / name
+    @property
+    def mostly_frames(self) -> bool:
+        """Whether there are more clips as folders of pictures than video files."""
+        return self.kinds["frames"] > self.kinds["videos"]
 
 
 def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -97,23 +85,67 @@ def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def pictures_of(folder: str | pathlib.Path) -> list[pathlib.Path]:
-    """The picture files directly in a folder, in natural order."""
+    """The picture files directly in a folder, in natural order. Raises VideoError if one of them can't be read."""
     with os.scandir(folder) as entries:
         names = [e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES) and e.name[0] != "."]
-    return [pathlib.Path(folder, name) for name in sorted(names, key=natural_key)]
+    paths = [pathlib.Path(folder, name) for name in sorted(names, key=natural_key)]
+    for path in paths:
+        problem = file_problem(path)
+        if problem:
+            raise VideoError(f"{shown(path)}: {problem}")
+    return paths
 
 
-def split_roots(source: pathlib.Path, allow_others: bool = False) -> list[tuple[str, pathlib.Path]]:
-    """(split, folder) for each of the SPLIT_FOLDERS in `source`; without a training folder, [("train", source)].
+class SplitFolders:
+    """The division of a folder into splits by its subfolders of the SPLIT_FOLDERS names.
 
-    If there are other folders too, one named "train" is taken for a class (of trains), unless `allow_others`.
+    Subfolders without a file that has one of `suffixes` don't count. Without a training folder, everything is for
+    training. A folder "train" beside others is taken for a class (of trains) if there is no folder "test" or similar,
+    unless `allow_others`. Several folders of one split, such as val/ and test/, belong together.
     """
-    folders = subfolders(source)
-    roots = [(SPLIT_FOLDERS[path.name.lower()], path) for path in folders if path.name.lower() in SPLIT_FOLDERS]
-    has_training = any(split == "train" for split, _ in roots)
-    if not has_training or (len(roots) < len(folders) and not allow_others):
-        return [("train", source)]
-    return sorted(roots, key=lambda item: (FOLDER_SPLITS.index(item[0]), item[1]))
+
+    def __init__(self, scan: FolderScan, suffixes: tuple[str, ...], allow_others: bool = False):
+        self.source = scan.root
+        used = {folder for folder in scan.folders if next(scan.files(suffixes, folder), None)}
+        used |= {parent for folder in used for parent in folder.parents}
+        folders = [folder for folder in scan.folders if folder.parent == scan.root and folder in used]
+        named = {folder: SPLIT_FOLDERS.get(folder.name.lower()) for folder in folders}
+        splits = {split for split in named.values() if split}
+        is_divided = "train" in splits and ("test" in splits or None not in named.values() or allow_others)
+        self.roots = {folder: split for folder, split in named.items() if split} if is_divided else {}
+
+    def place(self, path: pathlib.Path) -> tuple[str, pathlib.Path]:
+        """The split of a path within the source, and the folder below which classes begin; "" outside of splits."""
+        if not self.roots:
+            return "train", self.source
+        inside = path.relative_to(self.source).parts
+        root = self.source / inside[0]
+        return self.roots.get(root, ""), root
+
+    def entry(self, path: pathlib.Path, kind: str, *, classes: bool = True, skipped: str = "") -> VideoEntry:
+        """The entry of a file or a folder of pictures; skipped by name if it belongs to no split."""
+        split, root = self.place(path)
+        if not split and not skipped:
+            names = ", ".join(f"{folder.name}/" for folder in self.roots)
+            skipped = f"it lies beside {names}, which divide the folder; move it into one of them"
+        return VideoEntry(
+            name=path.relative_to(self.source).as_posix(),
+            class_name=class_of(path, root) if classes and split else "",
+            split=split or "train",
+            kind=kind,
+            path=str(path),
+            skipped=skipped,
+        )
+
+    def order(self, entry: VideoEntry) -> int:
+        """A sort key that puts the entries for training first."""
+        return FOLDER_SPLITS.index(entry.split)
+
+
+def skipped_entries(reasons: Mapping[str, str]) -> Iterator[VideoEntry]:
+    """Entries for {name: reason} of what can't be used."""
+    for name, reason in reasons.items():
+        yield VideoEntry(name=name, class_name="", split="train", kind="file", path="", skipped=reason)
 
 
 def data_folder(source: pathlib.Path, prefix: str, other: str = "") -> pathlib.Path:
@@ -143,8 +175,19 @@ def describe_contents(folder: pathlib.Path, most: int = 6) -> str:
 
 
 def find_video_files(source: pathlib.Path) -> Iterator[VideoEntry]:
-    """The video files of a folder with split and class folders, in natural order."""
-    for split, root in split_roots(source):
-        for path in files_below(root, VIDEO_SUFFIXES):
-            name = path.relative_to(source).as_posix()
-            yield VideoEntry(name=name, class_name=class_of(path, root), split=split, kind="file", path=str(path))
+    """The video files of a folder with split and class folders, in natural order; then those that can't be read."""
+    scan = FolderScan(source)
+    splits = SplitFolders(scan, VIDEO_SUFFIXES)
+    entries = [splits.entry(path, "file") for path in scan.files(VIDEO_SUFFIXES)]
+    yield from sorted(entries, key=splits.order)
+    yield from skipped_entries(skipped_videos(scan))
+    why = "it is a folder of frames among video files; --layout=frames takes such folders instead"
+    clips = [folder for folder in scan.folders[1:] if len(list(scan.files(IMAGE_SUFFIXES, folder))) >= MANY_PICTURES]
+    yield from skipped_entries({folder.relative_to(source).as_posix(): why for folder in clips})
+
+
+def class_problem(name: str) -> str:
+    """Why a folder's name can't be that of a class; "" if it can. A dataset lists its classes one per line."""
+    if name and (name.strip() != name or len(name.splitlines()) != 1):
+        return f"its class folder is named {name!r}, with a line break or with spaces at its ends; rename that folder"
+    return ""

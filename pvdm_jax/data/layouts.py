@@ -18,26 +18,28 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from pvdm_jax.config import require
+from pvdm_jax.data.array_files import array_shapes
 from pvdm_jax.data.folders import (
     ARRAY_SUFFIXES,
     FOLDER_SPLITS,
     SPLIT_FOLDERS,
     FolderContents,
     LayoutError,
+    SplitFolders,
     VideoEntry,
-    class_of,
+    class_problem,
     data_folder,
     describe_contents,
-    files_below,
     find_video_files,
-    split_roots,
-    walk,
+    skipped_entries,
 )
 from pvdm_jax.data.tfds_dataset import TFDSDataset, find_tfds_dataset
 from pvdm_jax.data.ucf101 import EXPECTED as UCF101_EXPECTED
 from pvdm_jax.data.ucf101 import find_ucf101, is_ucf101
+from pvdm_jax.video.files import VIDEO_SUFFIXES, FolderScan, shown
 from pvdm_jax.video.images import IMAGE_SUFFIXES
-from pvdm_jax.video.read import VIDEO_SUFFIXES
+
+MAX_REASONS = 5  # shown if every video of a folder is skipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,17 +78,23 @@ def list_videos(source: str | pathlib.Path, layout: str = "auto", split: str = "
     row = _detect(source) if layout == "auto" else LAYOUTS[layout]
     if not source.is_dir() and not row.detect(FolderContents(source)):
         raise FileNotFoundError(f"{source}: there is no such folder of videos")
-    entries = list(row.find(source, list_number))
+    entries = [_checked(entry) for entry in row.find(source, list_number)]
     videos = [entry for entry in entries if not entry.skipped]
     if not videos:
-        raise LayoutError(_mismatch(source, row))
+        reasons = [f"\n  {shown(entry.name)}: {entry.skipped}" for entry in entries[:MAX_REASONS]]
+        raise LayoutError(_mismatch(source, row) + "".join(["\nskipped:", *reasons] if reasons else []))
     chosen = [video for video in videos if split in ("all", video.split)]
     if not chosen:
         available = ", ".join(sorted({video.split for video in videos}))
         raise LayoutError(
             f"{source}: it has no videos for split={split} (layout {row.name}); those found are for {available}"
         )
-    return Listing(row.name, chosen, {entry.name: entry.skipped for entry in entries if entry.skipped})
+    return Listing(row.name, chosen, {shown(entry.name): entry.skipped for entry in entries if entry.skipped})
+
+
+def _checked(entry: VideoEntry) -> VideoEntry:
+    """The entry, skipped if no dataset can hold its class."""
+    return dataclasses.replace(entry, skipped=entry.skipped or class_problem(entry.class_name))
 
 
 def _detect(source: pathlib.Path) -> Layout:
@@ -113,36 +121,49 @@ def _find_videos(source: pathlib.Path, list_number: int) -> Iterator[VideoEntry]
 
 
 def _has_videos(contents: FolderContents) -> bool:
-    return "videos" in contents.depths
+    return contents.kinds["videos"] > 0 and not contents.mostly_frames
 
 
 # Folders of frames.
 
 
 def _find_frames(source: pathlib.Path, list_number: int) -> Iterator[VideoEntry]:
-    for split, root in split_roots(source):
-        yield from _find_clips(source, split, root, classes=True)
+    scan = FolderScan(source)
+    splits = SplitFolders(scan, IMAGE_SUFFIXES)
+    entries = [splits.entry(folder, "pictures") for folder in _clips(scan) if folder not in splits.roots]
+    yield from sorted(entries, key=splits.order)
+    yield from skipped_entries(scan.skipped_files(()))
+    yield from _videos_beside(scan)
 
 
 def _find_sky(source: pathlib.Path, list_number: int) -> Iterator[VideoEntry]:
-    source = data_folder(source, "sky")
-    for split, root in split_roots(source, allow_others=True):
-        if root != source:
-            # The folders between split and clip are YouTube's videos, not classes.
-            yield from _find_clips(source, split, root, classes=False)
+    scan = FolderScan(data_folder(source, "sky"))
+    splits = SplitFolders(scan, IMAGE_SUFFIXES, allow_others=True)
+    if not splits.roots:
+        return
+    # The folders between split and clip are YouTube's videos, not classes.
+    entries = [splits.entry(folder, "pictures", classes=False) for folder in _clips(scan) if folder not in splits.roots]
+    yield from sorted(entries, key=splits.order)
+    yield from skipped_entries(scan.skipped_files(()))
+    yield from _videos_beside(scan)
 
 
-def _find_clips(source: pathlib.Path, split: str, root: pathlib.Path, classes: bool) -> Iterator[VideoEntry]:
-    """The folders of pictures below `root`; with `classes`, a folder around them is their class."""
-    for folder, names in walk(root):
-        if folder != root and any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
-            class_name = class_of(folder, root) if classes else ""
-            name = folder.relative_to(source).as_posix()
-            yield VideoEntry(name=name, class_name=class_name, split=split, kind="pictures", path=str(folder))
+def _clips(scan: FolderScan) -> Iterator[pathlib.Path]:
+    """The folders of pictures below the root."""
+    for folder in scan.folders:
+        if folder != scan.root and next(scan.files(IMAGE_SUFFIXES, folder), None):
+            yield folder
+
+
+def _videos_beside(scan: FolderScan) -> Iterator[VideoEntry]:
+    """Skipped entries for the video files beside folders of frames."""
+    why = "it is a video file among folders of frames; --layout=videos takes the files instead"
+    paths = scan.files(VIDEO_SUFFIXES)
+    yield from skipped_entries({path.relative_to(scan.root).as_posix(): why for path in paths})
 
 
 def _has_frames(contents: FolderContents) -> bool:
-    return contents.depths.get("frames", 0) > 0
+    return contents.kinds["frames"] > 0
 
 
 def _is_sky(contents: FolderContents) -> bool:
@@ -157,40 +178,36 @@ def _is_sky(contents: FolderContents) -> bool:
 
 
 def _find_arrays(source: pathlib.Path, list_number: int) -> Iterator[VideoEntry]:
-    for split, root in split_roots(source):
-        for path in files_below(root, ARRAY_SUFFIXES):
-            file_name = path.relative_to(source).as_posix()
-            for key, array in open_arrays(path).items():
-                name = f"{file_name}:{key}" if key else file_name
-                if array.dtype != np.uint8 or array.ndim not in (4, 5) or array.shape[-1] != 3:
-                    raise LayoutError(
-                        f"{name}: found {array.dtype} {array.shape}; expected uint8 (t, h, w, 3) or (n, t, h, w, 3)"
-                    )
-                entry = VideoEntry(name, class_of(path, root), split, kind="array", path=str(path), key=key)
-                if array.ndim == 4:
-                    yield entry
-                else:
-                    for index in range(len(array)):
-                        yield dataclasses.replace(entry, name=f"{name}[{index}]", index=index)
+    scan = FolderScan(source)
+    splits = SplitFolders(scan, ARRAY_SUFFIXES)
+    entries = [entry for path in scan.files(ARRAY_SUFFIXES) for entry in _array_entries(splits, path)]
+    yield from sorted(entries, key=splits.order)
+    yield from skipped_entries(scan.skipped_files(ARRAY_SUFFIXES))
 
 
-def open_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name, or that of an .npy file as "" (mapped, not read).
-
-    Raises LayoutError for a file that isn't one of plain arrays.
-    """
+def _array_entries(splits: SplitFolders, path: pathlib.Path) -> Iterator[VideoEntry]:
+    """An entry for each video in an array file."""
+    file_entry = splits.entry(path, "array")
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
-            return {key: loaded[key] for key in loaded.files}
-    except (ValueError, EOFError, OSError) as error:
-        raise LayoutError(f"{path}: it is not a numpy file of plain arrays ({error})") from error
+        arrays = array_shapes(path)
+    except LayoutError as error:
+        yield dataclasses.replace(file_entry, skipped=str(error).removeprefix(f"{path}: "))
+        return
+    for key, (dtype, shape) in arrays.items():
+        name = f"{file_entry.name}:{key}" if key else file_entry.name
+        entry = dataclasses.replace(file_entry, name=name, key=key)
+        if dtype != np.uint8 or len(shape) not in (4, 5) or shape[-1] != 3:
+            reason = f"found {dtype} {shape}; expected uint8 (t, h, w, 3) or (n, t, h, w, 3)"
+            yield dataclasses.replace(entry, skipped=reason)
+        elif len(shape) == 4:
+            yield entry
+        else:
+            for index in range(shape[0]):
+                yield dataclasses.replace(entry, name=f"{name}[{index}]", index=index)
 
 
 def _has_arrays(contents: FolderContents) -> bool:
-    return "arrays" in contents.depths
+    return contents.kinds["arrays"] > 0
 
 
 # Datasets that TFDS built.

@@ -7,7 +7,8 @@
 A record of pictures begins with the number n of pictures and n + 1 offsets of their bytes, as little-endian uint64.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,6 +17,19 @@ from pvdm_jax.video.images import decode_image
 from pvdm_jax.video.read import decode_frames
 
 PIECE_FRAMES = 16
+
+
+@contextlib.contextmanager
+def damage_named(name: str) -> Iterator[None]:
+    """What reading a record of the video `name` raises becomes a VideoError: damaged ones make readers raise anything.
+
+    ArrayRecord has checksums, so that no damage goes unnoticed.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise VideoError(f"{name}: its record is damaged ({reason})") from error
 
 
 def pack_pictures(pictures: Sequence[bytes]) -> bytes:
@@ -50,7 +64,7 @@ def read_frames(
     video's frames, height and width. name: the video's, for messages. Raises VideoError if it can't be decoded.
     """
     if stored == "file":
-        return decode_frames(load(0), numbers, name, transform)
+        return decode_frames(load(0), numbers, name, transform, total=shape[0])
     decoded: dict[int, np.ndarray] = {}
     wanted = sorted(set(numbers))
     for piece in sorted({number // PIECE_FRAMES for number in wanted}):

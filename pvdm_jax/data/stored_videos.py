@@ -140,7 +140,7 @@ class StoredVideos:
                 "folders of frames and arrays; or use data.stride"
             )
             require(facts["fps"] > 0, "data.fps", data.fps, allowed)
-            places = resample(facts["frames"], facts["fps"], data.fps)
+            places = resample(facts["frames"], facts["fps"], data.fps, facts.get("times"))
         if data.eval_split == "":
             for_training = train_range(len(places), span, data.holdout)
             if self._held_out:

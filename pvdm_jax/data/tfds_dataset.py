@@ -10,6 +10,7 @@ features.json, the list of shards, and the protocol buffers that records consist
 """
 
 import hashlib
+import logging
 import os
 import pathlib
 import threading
@@ -20,9 +21,10 @@ import tqdm
 
 from pvdm_jax.config import ConfigError
 from pvdm_jax.data.dataset_files import DATASET_INFO, FEATURES
-from pvdm_jax.data.records import PIECE_FRAMES, pack_pictures
+from pvdm_jax.data.records import PIECE_FRAMES, damage_named, pack_pictures
 from pvdm_jax.storage.cache import cache_folder
 from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.images import decode_image
 
 # The latest record of each thread: the pieces of a video are read one after the other.
@@ -98,9 +100,9 @@ class TFDSDataset:
     def _frames(self, split: str, record: int) -> Any:
         key = (str(self._folder), self._feature, split, record)
         if getattr(_local, "key", None) != key:
-            example = _example(self._sources[split][record])
             _local.key = None  # in case the record can't be decoded
-            _local.frames = self._decode(example)
+            with damage_named(_name(split, record)):
+                _local.frames = self._decode(_example(self._sources[split][record]))
             _local.key = key
         return _local.frames
 
@@ -145,18 +147,25 @@ class TFDSDataset:
         index = {}
         for split, records in self._sources.items():
             bar = tqdm.tqdm(range(len(records)), desc=f"indexing {self._folder.name} {split}", unit="video")
-            index[split] = [self._facts(split, record) for record in bar]
+            index[split] = list(filter(None, (self._facts(split, record) for record in bar)))
         write_json(path, index)
         return index
 
-    def _facts(self, split: str, record: int) -> dict:
-        example = _example(self._sources[split][record])
-        frames = self._decode(example)
+    def _facts(self, split: str, record: int) -> dict | None:
+        """The facts of a video; None, with a warning, if its record is damaged."""
+        name = _name(split, record)
         height = width = 0
-        if len(frames):
-            height, width = (decode_image(frames[0]) if self._kind == "pictures" else frames[0]).shape[:2]
+        try:
+            with damage_named(name):
+                example = _example(self._sources[split][record])
+                frames = self._decode(example)
+            if len(frames):
+                height, width = (decode_image(frames[0], name) if self._kind == "pictures" else frames[0]).shape[:2]
+        except VideoError as error:
+            logging.warning("skipped: %s", error)
+            return None
         return {
-            "name": f"{split}/{record:06d}",
+            "name": name,
             "label": example.features.feature[self._label].int64_list.value[0] if self._label else -1,
             "frames": len(frames),
             "height": height,
@@ -165,6 +174,10 @@ class TFDSDataset:
             "stored": self._kind,
             "record": record,
         }
+
+
+def _name(split: str, record: int) -> str:
+    return f"{split}/{record:06d}"
 
 
 def _example(record: bytes) -> Any:

@@ -37,7 +37,7 @@ def find_ucf101(source: pathlib.Path, list_number: int) -> list[VideoEntry]:
     entries = []
     for video in find_video_files(root):
         unlisted = f"it is in neither trainlist{list_number:02d} nor testlist{list_number:02d}"
-        skipped = "" if video.name in splits else unlisted
+        skipped = video.skipped or ("" if video.name in splits else unlisted)
         entries.append(dataclasses.replace(video, split=splits.get(video.name, video.split), skipped=skipped))
     if all(entry.skipped for entry in entries):
         example = next(iter(splits), "nothing")
@@ -77,7 +77,7 @@ def _lists_of(source: pathlib.Path) -> pathlib.Path | None:
 
 def is_ucf101(contents: FolderContents) -> bool:
     """Whether there are video files with UCF-101's lists."""
-    return "videos" in contents.depths and _lists_of(contents.source) is not None
+    return contents.kinds["videos"] > 0 and _lists_of(contents.source) is not None
 
 
 def _video_folder(source: pathlib.Path) -> pathlib.Path:

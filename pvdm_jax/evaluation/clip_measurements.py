@@ -19,9 +19,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from pvdm_jax.evaluation.clip_sets import ClipSet
+from pvdm_jax.evaluation.clip_sets import ClipSet, clip_pixels
 from pvdm_jax.storage.files import write_json
 
+READ_PIXELS = 2**25  # of the clips of a batch that is read from files: two batches are in memory at a time
 Rows = dict[str, np.ndarray]  # results by name, one row per clip
 Measure = Callable[[np.ndarray], Rows]
 
@@ -50,10 +51,12 @@ def measure_clips(
     """`measure(batch)` over all clips, `batch_size` at a time: a dict of arrays with one row per clip.
 
     facts: everything the results depend on besides the clips (JSON). cache: the folder of all stored results. name:
-    shown by the progress bar. read_ahead: reads the next batch while this one is measured; False if reading and
-    measuring use the same device. In a multi-host run, every process measures the same batches and stores its own
-    results.
+    shown by the progress bar. read_ahead: reads the next batch while this one is measured, and takes fewer large clips
+    at a time (READ_PIXELS); False if reading and measuring use the same device. In a multi-host run, every process
+    measures the same batches and stores its own results.
     """
+    if read_ahead:
+        batch_size = max(1, min(batch_size, READ_PIXELS // clip_pixels(clips)))
     # The number of clips is no part of the key: clip i is the same for any number, so a larger set resumes a smaller.
     key_facts = {name: value for name, value in clips.facts.items() if name != "clips"}
     key = hashlib.sha256(json.dumps([key_facts, facts], sort_keys=True).encode()).hexdigest()[:32]

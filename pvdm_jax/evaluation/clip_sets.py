@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -18,9 +19,11 @@ from pvdm_jax.data.clips import center_crop_resize, clip_span
 from pvdm_jax.data.sources import Video, open_source
 from pvdm_jax.storage.files import file_hash
 from pvdm_jax.video.errors import VideoError
-from pvdm_jax.video.read import VIDEO_SUFFIXES, decode_video, probe_video, video_files
+from pvdm_jax.video.files import VIDEO_SUFFIXES, video_files
+from pvdm_jax.video.read import decode_frames, probe_video
 
 THREADS = min(8, os.cpu_count() or 1)  # for reading and decoding files
+MAX_REPLACEMENTS = 20  # tried for a clip that can't be read
 
 
 class ClipSet(Protocol):
@@ -40,7 +43,7 @@ class VideoFile:
 
     path: pathlib.Path
     name: str
-    frames: int
+    frames: int  # as `probe_video` counted them
     height: int
     width: int
     resize: str
@@ -52,7 +55,13 @@ class VideoFile:
         def fit(frame: np.ndarray) -> np.ndarray:
             return center_crop_resize(frame[None], self.height, self.width, self.resize)[0]
 
-        return decode_video(self.path.read_bytes(), start, count, stride, str(self.path), fit)
+        numbers = range(start, start + count * stride, stride)
+        return decode_frames(self.path, numbers, transform=fit, total=self.frames)
+
+
+def clip_pixels(clips: ClipSet) -> int:
+    """The pixels of all frames of a clip; 1 if the facts don't tell its size."""
+    return math.prod(clips.facts.get("size", ())) * clips.facts.get("frames", 1)
 
 
 class VideoWindows:
@@ -79,13 +88,23 @@ class VideoWindows:
         return len(self.windows)
 
     def batch(self, start: int, stop: int) -> np.ndarray:
-        """See `ClipSet.batch`; files are read by several threads."""
+        """See `ClipSet.batch`; files are read by several threads.
 
-        def read(window: tuple[int, int]) -> np.ndarray:
-            return self._videos[window[0]].read(window[1], self._frames, self._stride)
-
+        A clip that can't be read, although its video is listed, is replaced by the next one that can, with a warning.
+        Raises VideoError if MAX_REPLACEMENTS can't be read either.
+        """
         with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-            return np.stack(list(pool.map(read, self.windows[start:stop])))
+            return np.stack(list(pool.map(self._read, range(start, min(stop, len(self))))))
+
+    def _read(self, number: int) -> np.ndarray:
+        for other in range(number, number + min(1 + MAX_REPLACEMENTS, len(self.windows))):
+            index, start = self.windows[other % len(self.windows)]
+            try:
+                return self._videos[index].read(start, self._frames, self._stride)
+            except (VideoError, OSError) as error:
+                logging.warning("clip %d is replaced by the next one: %s", number, error)
+                last = error
+        raise VideoError(f"neither clip {number} nor those after it can be read; the last: {last}")
 
     def labels(self) -> np.ndarray:
         """Each clip's class, int32 (n,), -1 for none."""
@@ -125,7 +144,7 @@ def choose_windows(
 
 
 class VideoFolder:
-    """The video files of a folder and its subfolders, in the order of their names, without hidden ones.
+    """The video files of a folder and its subfolders, in natural order, without hidden ones (see `video.files`).
 
     Unreadable files are skipped, each with a warning (`skipped`). Raises FileNotFoundError if there is no such folder,
     VideoError if it has no readable video file.
@@ -135,12 +154,14 @@ class VideoFolder:
         self.path = pathlib.Path(folder)
         if not self.path.is_dir():
             raise FileNotFoundError(f"there is no folder {folder}")
-        paths = video_files(self.path)
+        paths, problems = video_files(self.path)
+        unread = [f"{name}: {reason}" for name, reason in problems.items()]
         if not paths:
-            raise VideoError(f"{folder}: no video file ({', '.join(VIDEO_SUFFIXES)}) in it")
+            more = f"; skipped: {'; '.join(unread)}" if unread else ""
+            raise VideoError(f"{folder}: no video file ({', '.join(VIDEO_SUFFIXES)}) in it{more}")
         with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
             probes = list(zip(paths, pool.map(_probe, paths), strict=True))
-            self.skipped = [str(result) for _, result in probes if isinstance(result, Exception)]
+            self.skipped = unread + [str(result) for _, result in probes if isinstance(result, Exception)]
             for reason in self.skipped:
                 logging.warning("skipped: %s", reason)
             self._files = [(path, result) for path, result in probes if not isinstance(result, Exception)]

@@ -11,7 +11,8 @@ def seam_score(videos: np.ndarray, clip_frames: int) -> float:
     seam, one on either side, so that a video whose motion gets faster is compared with itself at that time. A video
     without seams scores 1; real videos score within a few percent of it.
 
-    Raises ValueError if videos are shorter than two clips or clips shorter than two frames.
+    Raises TypeError for pixels of another type, ValueError if videos are shorter than two clips or clips shorter than
+    two frames.
     """
     across, inside = seam_changes(videos, clip_frames)
     return seam_ratio(across, inside)
@@ -19,6 +20,8 @@ def seam_score(videos: np.ndarray, clip_frames: int) -> float:
 
 def seam_changes(videos: np.ndarray, clip_frames: int) -> tuple[np.ndarray, np.ndarray]:
     """The two changes that `seam_score` compares: each video's mean across seams and beside them, float64 (n,)."""
+    if videos.dtype != np.uint8:
+        raise TypeError(f"videos are {videos.dtype}; pixels are needed as uint8, from 0 to 255")
     if clip_frames < 2 or videos.ndim != 5 or videos.shape[1] < 2 * clip_frames:
         raise ValueError(
             f"videos have shape {videos.shape}, clips {clip_frames} frames; two clips of at least two frames are needed"

@@ -1,5 +1,6 @@
 """The networks of an evaluation: clips to features, to class probabilities, and pairs of clips to distances."""
 
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,8 @@ class FeatureSpace:
     """Clips to vectors, by one compiled function over all devices.
 
     facts: what the vectors depend on (JSON). function: (params, uint8 batch) -> (n, dimension) float32. min_frames,
-    min_side: the smallest clips that the function takes.
+    min_side: the smallest clips that the function takes. max_pixels: of the frames of all clips that each device takes
+    at once, if it takes more than one; it bounds memory.
     """
 
     def __init__(
@@ -35,17 +37,25 @@ class FeatureSpace:
         *,
         min_frames: int,
         min_side: int,
+        max_pixels: int = 2**24,
     ):
         self.facts = facts
         self.min_frames = min_frames
         self.min_side = min_side
+        self._max_pixels = max_pixels
         self._mesh = mesh
         self._function = jax.jit(function)
         self._params = jax.device_put(params, sharding.replicated(mesh))
 
     def __call__(self, videos: np.ndarray, batch_size: int | None = None) -> np.ndarray:
-        """uint8 (n, frames, height, width, 3) to float32 (n, dimension), at most `batch_size` clips at a time."""
-        size = min(batch_size or len(videos), len(videos))
+        """uint8 (n, frames, height, width, 3) to float32 (n, dimension), at most `batch_size` clips at a time.
+
+        Raises TypeError for pixels of another type.
+        """
+        if videos.dtype != np.uint8:
+            raise TypeError(f"videos are {videos.dtype}; pixels are needed as uint8, from 0 to 255")
+        fitting = max(1, self._max_pixels // math.prod(videos.shape[1:4])) * self._mesh.size
+        size = min(batch_size or len(videos), len(videos), fitting)
         return sharding.map_batches(self._mesh, lambda batch: self._function(self._params, batch), videos, size)
 
     def check(self, frames: int, size: tuple[int, int]) -> None:
@@ -77,6 +87,7 @@ def open_features(
             mesh,
             min_frames=scattering.MIN_FRAMES,
             min_side=scattering.MIN_SIDE,
+            max_pixels=scattering.MAX_PIXELS,
         )
     facts = {"network": name, "input": network_resize}
     if name == "i3d_random":

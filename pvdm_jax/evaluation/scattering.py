@@ -37,6 +37,8 @@ FILTERS = 6
 TIME_FILTERS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 GREY_LEVEL = 2 / 255  # on the range [-1, 1]; the smallest response that counts
 FEATURES = LEVELS * FILTERS * len(TIME_FILTERS) + 12
+MAX_PIXELS = 2**22  # of several clips of a call, all frames together, which takes about a gigabyte
+BAND_PIXELS = 2**20  # filtered at once, of all frames of a call; more are taken in bands of rows
 MIN_FRAMES, MIN_SIDE = 7, 18  # three frames and one filter fit at every level from these sizes on
 
 
@@ -78,19 +80,56 @@ def _space_filters() -> list[np.ndarray]:
 @jax.jit
 def scattering(videos: jax.Array) -> jax.Array:
     """The features of one batch, uint8 (n, frames, height, width, 3) to float32 (n, FEATURES), on its devices."""
-    clip = to_float(videos)
-    rows, columns = clip.shape[2] // 2, clip.shape[3] // 2
+    rows, columns = videos.shape[2] // 2, videos.shape[3] // 2
     quarters = [
-        clip[:, :, y, x] for y in (slice(rows), slice(rows, None)) for x in (slice(columns), slice(columns, None))
+        to_float(videos[:, :, y, x])
+        for y in (slice(rows), slice(rows, None))
+        for x in (slice(columns), slice(columns, None))
     ]
     features = []
+    clip = videos
     for level, filters in enumerate(_space_filters()):
-        responses = jnp.abs(_respond(clip, filters))
-        features.append(jnp.log2(responses.mean((1, 2, 3)) + GREY_LEVEL))
-        if level < LEVELS - 1:
-            # Filtering removes one place on every side; the clip's colours are cropped to match.
-            clip = _average(jnp.concatenate([clip[:, 1:-1, 1:-1, 1:-1, :3], responses], axis=-1))
+        strength, clip = _level(clip, filters, is_last=level == LEVELS - 1)
+        features.append(jnp.log2(strength + GREY_LEVEL))
     return jnp.concatenate(features + [quarter.mean((1, 2, 3)) for quarter in quarters], axis=-1)
+
+
+def _level(clip: jax.Array, filters: np.ndarray, is_last: bool) -> tuple[jax.Array, jax.Array | None]:
+    """The mean strength of each response, (n, responses), and what the next level sees (None after the last).
+
+    Large clips are filtered band by band, so that the responses, 18 times the picture, are never in memory at once.
+    """
+    n, t, h, w, _ = clip.shape
+    height = h - 2  # of the responses
+    band = max(2, BAND_PIXELS // (n * t * w) // 2 * 2)
+
+    def respond(rows: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        rows = to_float(rows) if rows.dtype == jnp.uint8 else rows
+        responses = jnp.abs(_respond(rows, filters))
+        # Filtering removes one place on every side; the clip's colours are cropped to match.
+        seen = None if is_last else jnp.concatenate([rows[:, 1:-1, 1:-1, 1:-1, :3], responses], axis=-1)
+        return responses, seen
+
+    if height <= band:
+        responses, seen = respond(clip)
+        return responses.mean((1, 2, 3)), None if is_last else _average(seen)
+
+    def measure(rows: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        responses, seen = respond(rows)
+        return responses.sum((1, 2, 3)), None if is_last else _average(seen)
+
+    count = height // band
+    starts = jnp.arange(count) * band
+    sums, seen = lax.map(lambda start: measure(lax.dynamic_slice_in_dim(clip, start, band + 2, axis=2)), starts)
+    total = sums.sum(0)
+    if seen is not None:
+        seen = jnp.moveaxis(seen, 0, 2)  # (n, t', bands, rows, w', c)
+        seen = seen.reshape(*seen.shape[:2], -1, *seen.shape[4:])
+    if count * band < height:
+        sums, rest = measure(clip[:, :, count * band :])
+        total = total + sums
+        seen = None if seen is None else jnp.concatenate([seen, rest], axis=2)
+    return total / ((t - 2) * height * (w - 2)), seen
 
 
 def _respond(clip: jax.Array, filters: np.ndarray) -> jax.Array:

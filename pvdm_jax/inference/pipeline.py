@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -54,14 +55,17 @@ class PVDM:
         self._preview = jax.jit(self.program.preview, static_argnames=("settings",))
 
     def encode(self, video: np.ndarray | jax.Array) -> np.ndarray:
-        """The latents (b, positions, channels) of clips: uint8, or float in [-1, 1], (b, frames, height, width, 3)."""
+        """The latents (b, positions, channels) of clips, uint8 (b, frames, height, width, 3).
+
+        Raises TypeError for pixels of another type, ValueError for another shape.
+        """
         self._check_video(video, one_clip=True)
         return self._over_batches(self._encode, np.asarray(video))
 
     def decode(self, latents: np.ndarray | jax.Array) -> np.ndarray:
         """The clips of latents (b, positions, channels): uint8 (b, frames, height, width, 3).
 
-        Raises ValueError for latents of another shape.
+        Raises TypeError for latents that are not floating-point numbers, ValueError for another shape.
         """
         return self._over_batches(self._decode, self._check_latents(latents))
 
@@ -326,24 +330,28 @@ class PVDM:
 
     def _check_latents(self, latents: np.ndarray | jax.Array) -> np.ndarray:
         latents, (positions, channels) = np.asarray(latents), self.latent_spec.shape
+        if not jnp.issubdtype(latents.dtype, jnp.floating):
+            raise TypeError(f"latents are {latents.dtype}; floating-point numbers are needed")
         if latents.shape[1:] != (positions, channels):
             raise ValueError(f"latents have shape {latents.shape}; this model takes (b, {positions}, {channels})")
         return latents
 
     def _check_length(self, video: np.ndarray, name: str) -> None:
-        self._check_video(video)
+        self._check_video(video, name)
         frames = self.config.autoencoder.frames
         if video.shape[1] < frames:
             raise ValueError(f"{name} has {video.shape[1]} frames; it needs at least those of one clip, {frames}")
 
-    def _check_video(self, video: np.ndarray | jax.Array, one_clip: bool = False) -> None:
+    def _check_video(self, video: np.ndarray | jax.Array, name: str = "video", one_clip: bool = False) -> None:
+        if video.dtype != np.uint8:  # floats could be in [0, 1], [-1, 1] or [0, 255]: nothing tells
+            raise TypeError(f"{name} is {video.dtype}; pixels are needed as uint8, from 0 to 255")
         model = self.config.autoencoder
         expected = ("b", model.frames if one_clip else "t", model.height, model.width, 3)
         fits = video.ndim == 5 and all(
             size == wanted for size, wanted in zip(video.shape, expected, strict=True) if isinstance(wanted, int)
         )
         if not fits:
-            raise ValueError(f"video has shape {video.shape}; this model takes ({', '.join(map(str, expected))})")
+            raise ValueError(f"{name} has shape {video.shape}; this model takes ({', '.join(map(str, expected))})")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
+from pvdm_jax.video.container import media_url
 from pvdm_jax.video.images import encode_png
 
 Target = pathlib.Path | BinaryIO
@@ -33,7 +34,7 @@ class Mp4Encoder:
 
         self._make_frame = av.VideoFrame.from_ndarray
         self._padding = ((0, height % 2), (0, width % 2), (0, 0))
-        self._container = av.open(target, "w", format="mp4")
+        self._container = av.open(_for_ffmpeg(target), "w", format="mp4")
         self._stream = self._container.add_stream("libx264", rate=_rate(fps), options={"crf": "16"})
         self._stream.height = height + height % 2
         self._stream.width = width + width % 2
@@ -66,7 +67,7 @@ class GifEncoder:
         self._time = -1  # of the last frame
         last_delay = max(1, round(100 * frames / fps) - round(100 * (frames - 1) / fps))
         options = {"final_delay": str(last_delay)}
-        self._container = av.open(target, "w", format="gif", container_options=options)
+        self._container = av.open(_for_ffmpeg(target), "w", format="gif", container_options=options)
         self._stream = self._container.add_stream("gif", rate=_rate(fps))
         self._stream.height = height
         self._stream.width = width
@@ -151,5 +152,9 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
 }
 
 
+def _for_ffmpeg(target: Target) -> str | BinaryIO:
+    return media_url(target) if isinstance(target, pathlib.Path) else target
+
+
 def _rate(fps: float) -> fractions.Fraction:
-    return fractions.Fraction(fps).limit_denominator(1000)
+    return max(fractions.Fraction(fps).limit_denominator(1000), fractions.Fraction(1, 1000))

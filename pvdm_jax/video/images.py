@@ -2,7 +2,6 @@
 
 import io
 import pathlib
-import struct
 
 import numpy as np
 
@@ -12,16 +11,28 @@ from pvdm_jax.video.errors import VideoError
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")  # of the pictures in folders of frames
 
 
-def decode_image(data: bytes, name: str = "the picture") -> np.ndarray:
-    """Decodes the bytes of a picture file to uint8 (height, width, 3). Raises VideoError if that is not possible."""
-    from PIL import Image
+# What is decoded, whatever a file is called. Some others of Pillow's formats run programs, as EPS does.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
+
+def decode_image(data: bytes, name: str = "the picture") -> np.ndarray:
+    """Decodes the bytes of a picture file to uint8 (height, width, 3), turned as its EXIF data say.
+
+    Grey pictures of 16 bits are scaled to 8. Raises VideoError if the picture can't be decoded.
+    """
+    from PIL import Image, ImageOps
+
+    if not data:
+        raise VideoError(f"{name}: it is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
+                image = Image.fromarray(np.rint(np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = "it is empty" if not data else f"it can't be decoded ({str(error).splitlines()[0]})"
-        raise VideoError(f"{name}: {reason}") from error
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise VideoError(f"{name}: it can't be decoded ({reason})") from error
 
 
 def encode_png(frame: np.ndarray) -> bytes:

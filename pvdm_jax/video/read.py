@@ -1,32 +1,26 @@
-"""Reading videos with PyAV (FFmpeg), frame-exactly: frame i is the i-th frame that the file shows, wherever decoding
-starts.
+"""Reading videos with PyAV (FFmpeg), frame-exactly: frame k is the k-th that decoding the whole file gives, however it
+is reached.
 """
 
-import contextlib
 import dataclasses
-import io
 import itertools
 import math
 import os
 import pathlib
 import sys
-import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from pvdm_jax.video.container import Source, open_video, source_name
+from pvdm_jax.video.damage import DamageCheck
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.images import decode_image
+from pvdm_jax.video.orientation import frame_array
+from pvdm_jax.video.timing import frame_timing
 
-VIDEO_SUFFIXES = (".avi", ".gif", ".mkv", ".mov", ".mp4", ".webm")  # of the files that count as videos in a folder
-
-Source = bytes | str | os.PathLike  # the bytes of a file, or its path
 Transform = Callable[[np.ndarray], np.ndarray]  # of one frame
-
-# Each thread has a reformatter of its own: making one per frame halves the speed, and threads that share one mix up
-# their pictures.
-_local = threading.local()
 
 
 class _NotSeekable(Exception):
@@ -40,26 +34,54 @@ class VideoInfo:
     frames: int
     height: int  # pixels
     width: int  # pixels
-    fps: float  # 0 if the file doesn't say
+    fps: float  # mean frame rate; 0 if the file doesn't say
+    times: tuple[float, ...] | None = None  # seconds from the first frame to each; None: frame k is shown at k / fps
 
 
-def video_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The video files anywhere below a folder, sorted by path, without hidden ones."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
-    return sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+def probe_video(source: Source, name: str = "the video") -> VideoInfo:
+    """Decodes the whole file, so that every frame that is counted can be read later.
+
+    Raises VideoError if the file isn't a video, is damaged, cut off or has no frame, FileNotFoundError if it doesn't
+    exist.
+    """
+    name = source_name(source, name)
+    with open_video(source, name) as (container, stream):
+        check = DamageCheck(source, container, stream, name)
+        stamps: list[float | None] = []
+        first = None
+        for packet in container.demux():
+            check.packet(packet)
+            if packet.stream.index != stream.index:  # packet.stream_index is wrong in the last, empty one
+                continue
+            for frame in packet.decode():
+                first = first or frame
+                check.frame(frame, len(stamps))
+                if (frame.height, frame.width) != (first.height, first.width):
+                    raise VideoError(f"{name}: its frames change their size")
+                stamps.append(frame.time)
+        if first is None:
+            raise VideoError(f"{name}: it holds no frame")
+        header_rate = float(stream.average_rate or stream.guessed_rate or 0)
+        fps, times = frame_timing(stamps, header_rate, float(stream.time_base or 0))
+        check.end(fps)
+        height, width = frame_array(first).shape[:2]
+        return VideoInfo(len(stamps), height, width, fps, times)
 
 
-def read_video(path: str | os.PathLike, start: int = 0, count: int | None = None, stride: int = 1) -> np.ndarray:
+def read_video(
+    path: str | os.PathLike, start: int = 0, count: int | None = None, stride: int = 1, total: int | None = None
+) -> np.ndarray:
     """Reads frames start, start + stride, ... of a file: `count` of them, or all (None).
 
-    Decoding starts at the last key frame before `start`.
+    total: the number of frames that `probe_video` counted. With it, decoding can start at the last key frame before
+    `start`; without it, nothing tells which of a file's frames can be decoded, so decoding begins with the first.
 
     Returns:
         uint8 (count, height, width, 3).
 
-    Raises VideoError if the file isn't a video or has too few frames, OSError if it doesn't exist.
+    Raises VideoError if the file isn't a video or has too few frames, FileNotFoundError if it doesn't exist.
     """
-    return _read_every(path, str(path), start, count, stride)
+    return _read_every(path, source_name(path, ""), start, count, stride, total=total)
 
 
 def decode_video(
@@ -69,22 +91,31 @@ def decode_video(
     stride: int = 1,
     name: str = "the video",
     transform: Transform | None = None,
+    total: int | None = None,
 ) -> np.ndarray:
     """`read_video` from the bytes of a file, which errors call `name`.
 
     `transform` is applied to each frame (h, w, 3) as it is decoded, so that large frames aren't all held at once.
     """
-    return _read_every(data, name, start, count, stride, transform)
+    return _read_every(data, name, start, count, stride, transform=transform, total=total)
 
 
 def decode_frames(
-    data: bytes, numbers: Sequence[int], name: str = "the video", transform: Transform | None = None
+    source: Source,
+    numbers: Sequence[int],
+    name: str = "the video",
+    transform: Transform | None = None,
+    total: int | None = None,
 ) -> np.ndarray:
-    """The frames with these numbers, in any order and with repetitions; otherwise like `decode_video`."""
+    """The frames with these numbers, in any order and with repetitions, of a file or of its bytes.
+
+    Other arguments as in `decode_video`. The file is decoded once, and not beyond the last of them.
+    """
+    name = source_name(source, name)
     wanted = np.unique(np.asarray(numbers, np.int64))
     if len(wanted) == 0 or wanted[0] < 0:
         raise ValueError(f"{name}: frames {list(numbers)[:5]} are asked for; at least one, and none below 0, is needed")
-    frames = _read_numbers(data, name, wanted.tolist(), transform)
+    frames = _read_numbers(source, name, wanted.tolist(), transform, total)
     if len(frames) < len(wanted):
         raise _missing_frame(name, number=int(wanted[-1]), start=int(wanted[0]), found=len(frames))
     frames = _stack(frames, name)
@@ -92,13 +123,15 @@ def decode_frames(
 
 
 def video_frames(source: Source, name: str = "the video") -> Iterator[np.ndarray]:
-    """All frames of a file one by one, as uint8 (height, width, 3). Raises what `probe_video` raises."""
-    name = _name(source, name)
+    """All frames of a file one by one, as uint8 (height, width, 3).
+
+    Raises VideoError if the file isn't a video, changes its size or has no frame.
+    """
+    name = source_name(source, name)
     shape = None
-    with _open(source, name) as (container, stream):
-        stream.codec_context.thread_count = 1
+    with open_video(source, name) as (container, stream):
         for frame in container.decode(stream):
-            array = _to_array(frame)
+            array = frame_array(frame)
             shape = shape or array.shape
             if array.shape != shape:
                 raise VideoError(f"{name}: its frames change their size")
@@ -124,59 +157,15 @@ def first_frames(path: pathlib.Path, count: int) -> np.ndarray:
     return np.stack(list(itertools.islice(video_frames(path), count)))
 
 
-def frame_rate(source: Source, name: str = "the video") -> float:
-    """Frames per second according to the file, 0 if it doesn't say."""
-    with _open(source, _name(source, name)) as (_, stream):
-        return _frame_rate(stream)
-
-
-def probe_video(source: Source, name: str = "the video") -> VideoInfo:
-    """Decodes the whole file, so that every frame that is counted can be read later.
-
-    Raises VideoError if the file isn't a video, is damaged or has no frame, OSError if it doesn't exist.
-    """
-    name = _name(source, name)
-    with _open(source, name) as (container, stream):
-        stream.thread_type = "AUTO"
-        frames = 0
-        first = None
-        for frame in container.decode(stream):
-            frames += 1
-            first = first or frame
-        if first is None:
-            raise VideoError(f"{name}: it holds no frame")
-        height, width = _to_array(first).shape[:2]
-        return VideoInfo(frames, height, width, _frame_rate(stream))
-
-
-def _name(source: Source, name: str) -> str:
-    """How errors call the source: a file by its path, bytes by the given name."""
-    return name if isinstance(source, bytes) else str(source)
-
-
-def _frame_rate(stream) -> float:
-    return float(stream.average_rate or stream.guessed_rate or 0)
-
-
-@contextlib.contextmanager
-def _open(source: Source, name: str) -> Iterator[tuple]:
-    """The opened container and its video stream. What PyAV raises inside the context becomes a VideoError."""
-    import av
-
-    if len(source) == 0 if isinstance(source, bytes) else os.path.getsize(source) == 0:
-        raise VideoError(f"{name}: the file is empty")
-    try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-        with av.open(file) as container:
-            if not container.streams.video:
-                raise VideoError(f"{name}: there is no video in it")
-            yield container, container.streams.video[0]
-    except (av.FFmpegError, UnicodeError) as error:  # the latter for titles in an unknown encoding
-        raise VideoError(f"{name}: it can't be decoded ({getattr(error, 'strerror', error)})") from error
-
-
 def _read_every(
-    source: Source, name: str, start: int, count: int | None, stride: int, transform: Transform | None = None
+    source: Source,
+    name: str,
+    start: int,
+    count: int | None,
+    stride: int,
+    *,
+    transform: Transform | None = None,
+    total: int | None,
 ) -> np.ndarray:
     """Every stride-th frame from `start` on, `count` of them or all."""
     if start < 0 or stride < 1 or (count is not None and count < 1):
@@ -184,7 +173,7 @@ def _read_every(
             f"{name}: start={start}, count={count}, stride={stride}; start is at least 0, the others at least 1"
         )
     numbers = range(start, sys.maxsize if count is None else start + count * stride, stride)
-    frames = _read_numbers(source, name, numbers, transform)
+    frames = _read_numbers(source, name, numbers, transform, total)
     if len(frames) < (count or 1):
         last = start if count is None else numbers[-1]
         raise _missing_frame(name, number=last, start=start, found=len(frames))
@@ -201,27 +190,33 @@ def _stack(frames: list[np.ndarray], name: str) -> np.ndarray:
     return np.stack(frames)
 
 
-def _read_numbers(source: Source, name: str, numbers: Sequence[int], transform: Transform | None) -> list[np.ndarray]:
+def _read_numbers(
+    source: Source, name: str, numbers: Sequence[int], transform: Transform | None, total: int | None
+) -> list[np.ndarray]:
     """The frames with these ascending numbers, as far as there are any."""
-    try:
-        return _decode(source, name, numbers, transform, seek=numbers[0] > 0)
-    except _NotSeekable:
-        return _decode(source, name, numbers, transform, seek=False)
+    if numbers[0] > 0 and total is not None:
+        inside = range(numbers.start, min(numbers.stop, total), numbers.step) if isinstance(numbers, range) else numbers
+        try:
+            frames = _decode(source, name, numbers, transform, total)
+        except (_NotSeekable, VideoError):  # a seek can fail, or lead to where decoding fails
+            frames = []
+        if len(frames) >= len(inside):
+            return frames
+    return _decode(source, name, numbers, transform, None)
 
 
 def _decode(
-    source: Source, name: str, numbers: Sequence[int], transform: Transform | None, *, seek: bool
+    source: Source, name: str, numbers: Sequence[int], transform: Transform | None, total: int | None
 ) -> list[np.ndarray]:
+    """The frames with these ascending numbers, decoded from the start or, with `total`, from a key frame."""
     frames = []
     upcoming = iter(numbers)
     wanted = next(upcoming)
-    with _open(source, name) as (container, stream):
-        # The loader decodes many videos at a time; more threads for each would only get in each other's way.
-        stream.codec_context.thread_count = 1
-        numbered = _seek(container, stream, numbers[0]) if seek else enumerate(container.decode(stream))
+    with open_video(source, name) as (container, stream):
+        numbered = enumerate(container.decode(stream)) if total is None else _seek(container, stream, numbers[0], total)
         for number, frame in numbered:
             if number == wanted:
-                array = _to_array(frame)
+                array = frame_array(frame)
                 frames.append(transform(array) if transform else array)
                 wanted = next(upcoming, None)
                 if wanted is None:
@@ -229,33 +224,27 @@ def _decode(
     return frames
 
 
-def _seek(container, stream, start: int) -> Iterator[tuple[int, object]]:
+def _seek(container, stream, start: int, total: int) -> Iterator[tuple[int, object]]:
     """(number, frame) from the last key frame at or before frame `start` on.
 
     Reading all packets without decoding them gives their time stamps, and so the key frame's number in the order of
-    showing. Raises _NotSeekable if time stamps are missing or decoding doesn't begin with that frame.
+    showing, if each packet becomes a frame. Raises _NotSeekable if the packets are not as many as the `total` frames,
+    as in a recording that doesn't begin with a key frame; if time stamps are missing; or if a decoded frame has another
+    time stamp than its number has.
     """
-    packets = [packet for packet in container.demux(stream) if packet.size > 0 and not packet.is_discard]
-    times = [packet.pts for packet in packets]
-    if None in times or len(set(times)) < len(times):
+    packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size > 0 and not p.is_discard]
+    times = {time for time, _ in packets}
+    if None in times or len(times) != total or len(packets) != total:
         raise _NotSeekable
-    times.sort()
-    if start >= len(times):
+    times = sorted(times)
+    if start >= total:
         return
-    key = max((packet.pts for packet in packets if packet.is_keyframe and packet.pts <= times[start]), default=times[0])
+    key = max((time for time, is_key in packets if is_key and time <= times[start]), default=None)
+    if key is None:
+        raise _NotSeekable
     container.seek(key, stream=stream)
     first = times.index(key)
     for number, frame in enumerate(container.decode(stream), first):
-        if number == first and frame.pts != key:
+        if number >= total or frame.pts != times[number]:
             raise _NotSeekable
         yield number, frame
-
-
-def _to_array(frame) -> np.ndarray:
-    """A decoded frame as uint8 (height, width, 3), turned the right way up."""
-    from av.video.reformatter import VideoReformatter
-
-    if not hasattr(_local, "reformatter"):
-        _local.reformatter = VideoReformatter()
-    array = _local.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    return np.rot90(array, round(frame.rotation / 90)) if frame.rotation else array

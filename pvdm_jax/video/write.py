@@ -18,6 +18,7 @@ from pvdm_jax.video.defaults import DEFAULT_FPS
 from pvdm_jax.video.encoders import ENCODERS
 from pvdm_jax.video.errors import VideoError
 
+MAX_FPS = 1000  # frames per second
 FORMATS = tuple(ENCODERS)  # png: a folder of pictures
 
 
@@ -49,7 +50,7 @@ def write_video(path: str | pathlib.Path, frames: np.ndarray, fps: float = DEFAU
 def encode_mp4(frames: np.ndarray, fps: float = DEFAULT_FPS) -> bytes:
     """The bytes of an mp4 file of uint8 (t, h, w, 3), for embedding. Raises VideoError as `write_video` does."""
     _check_frames(frames)
-    _check_fps(fps)
+    check_fps(fps)
     count, height, width, _ = frames.shape
     buffer = io.BytesIO()
     encoder = ENCODERS["mp4"](buffer, frames=count, height=height, width=width, fps=fps)
@@ -77,7 +78,7 @@ class VideoWriter:
     def __init__(self, path: pathlib.Path, format: str, *, frames: int, height: int, width: int, fps: float):
         if format not in ENCODERS:
             raise VideoError(f"{path}: can't write {format}; choose from {', '.join(FORMATS)}")
-        _check_fps(fps)
+        check_fps(fps)
         self._path = path
         self._missing = frames
         self._shape = (height, width, 3)
@@ -115,6 +116,7 @@ def _check_frames(frames: np.ndarray) -> None:
         raise VideoError(f"frames are {frames.dtype} {frames.shape}; uint8 (frames, height, width, 3) is needed")
 
 
-def _check_fps(fps: float) -> None:
-    if not 0 < fps <= 1000:
-        raise VideoError(f"fps is {fps}; it must be positive and at most 1000")
+def check_fps(fps: float) -> None:
+    """Raises VideoError for a frame rate that no file can have."""
+    if not 0 < fps <= MAX_FPS:
+        raise VideoError(f"fps is {fps}; it must be positive and at most {MAX_FPS}")

@@ -180,3 +180,12 @@ def test_splits_train_and_evaluate_on_different_videos(tmp_path, read_numbers, n
     assert len(everything) == 3
     with pytest.raises(ConfigError, match="data.eval_split is 'val'; the dataset has train, test"):
         open_source(dataclasses.replace(data, eval_split="val"), CLIP, "holdout", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("split", "eval_split"), [("all", "test"), ("train", "train"), ("test", "test"), ("train", "all"), ("all", "all")]
+)
+def test_videos_that_are_trained_on_are_not_evaluated_on(split, eval_split):
+    message = f"data.eval_split is '{eval_split}'; data.split={split} trains on its videos"
+    with pytest.raises(ConfigError, match=message):
+        DataConfig(source="tfds", path="data", split=split, eval_split=eval_split)

@@ -271,6 +271,19 @@ def test_interpolation_depends_on_both_sides():
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int8", "bool"])
+def test_pixels_are_uint8_and_nothing_else(model, dtype):
+    """Floats could be in [0, 1], [-1, 1] or [0, 255]."""
+    clip = model.config.autoencoder
+    pixels = np.zeros((1, clip.frames, clip.height, clip.width, 3), dtype)
+    calls = [model.encode, model.reconstruct, lambda video: model.extend(video, 4, jax.random.key(0))]
+    for call in calls:
+        with pytest.raises(TypeError, match=f"video is {dtype}; pixels are needed as uint8, from 0 to 255"):
+            call(pixels)
+    with pytest.raises(TypeError, match="latents are int64"):
+        model.decode(np.zeros((1, *model.latent_spec.shape), np.int64))
+
+
 def test_the_networks_themselves():
     """What is asserted above of formulas in their places, where it may depend on them."""
     model = tiny_model()

@@ -16,7 +16,7 @@ from pvdm_jax.data.prepare.workers import Shard
 from pvdm_jax.storage.files import write_json
 
 NAME = "video_folder"  # of the dataset, in its files' names
-VERSION = "1.1.0"
+VERSION = "1.2.0"
 
 
 def finish_dataset(

@@ -14,16 +14,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
+from pvdm_jax.data.array_files import read_array
 from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.data.folders import VideoEntry, pictures_of
-from pvdm_jax.data.layouts import open_arrays
 from pvdm_jax.data.prepare.options import PrepareOptions
+from pvdm_jax.data.prepare.summary import format_bytes
 from pvdm_jax.data.records import PIECE_FRAMES, pack_pictures
 from pvdm_jax.data.tfds_dataset import TFDSDataset
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.files import file_problem, shown
 from pvdm_jax.video.images import decode_image, encode_jpeg
-from pvdm_jax.video.read import frame_rate, video_frames
+from pvdm_jax.video.read import probe_video, video_frames
+
+RECORD_BYTES = 2**31 - 2**16  # of a record's video: protocol buffers hold at most 2 GiB
 
 
 def features(classes: Sequence[str]) -> tfds.features.FeaturesDict:
@@ -51,8 +55,8 @@ def write_shard(
     """Writes the usable ones of `videos` to `path`, and the outcome to the json file beside it.
 
     The outcome is {"videos": [facts], "skipped": {name: reason}, "records": number, "bytes": their size}; the facts of
-    a video are its name, label, fps, frames, height, width, stored (how) and records (their number). `done` is called
-    after each video.
+    a video are its name, label, fps, frames, height, width, stored (how), records (their number) and, if the frame rate
+    varies, times (of the frames, in seconds). `done` is called after each video.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -67,8 +71,15 @@ def write_shard(
             loaded = _load(video, options)
             if loaded.frames < options.min_frames:
                 raise VideoError(f"it has {loaded.frames} frames, fewer than {options.min_frames}")
+            if loaded.piece_bytes > RECORD_BYTES:
+                raise VideoError(
+                    f"{PIECE_FRAMES} of its frames take {format_bytes(loaded.piece_bytes)}, more than the 2.1 GB that "
+                    "a record can hold; choose --height and --width, or --storage=jpeg"
+                )
         except (VideoError, OSError) as error:
-            skipped[video.name] = str(error).removeprefix(f"{video.path}: ")
+            skipped[shown(video.name)] = str(error).removeprefix(f"{video.path}: ")
+        except Exception as error:  # one odd file, whatever its decoder makes of it, must not end the run
+            skipped[shown(video.name)] = f"it can't be read ({type(error).__name__}: {error})"
         else:
             known = {
                 "name": video.name,
@@ -83,7 +94,8 @@ def write_shard(
                 record = spec.serialize_example(spec.encode_example({"video": piece, **known}))
                 writer.write(record)
                 sizes.append(len(record))
-            facts.append(known | {"stored": loaded.stored, "records": len(sizes) - first})
+            more = {"stored": loaded.stored, "records": len(sizes) - first}
+            facts.append(known | more | ({"times": loaded.times} if loaded.times else {}))
         done()
     writer.close()
     os.replace(unfinished, path)
@@ -125,16 +137,18 @@ class _Loaded:
     height: int
     width: int
     fps: float
+    times: tuple[float, ...] | None = None  # of the frames in seconds; None: they follow from fps
+
+    @property
+    def piece_bytes(self) -> int:
+        """The size of a record of plain frames; 0 if they are stored otherwise."""
+        return self.height * self.width * 3 * min(self.frames, PIECE_FRAMES) if self.stored == "array" else 0
 
 
 def _load(video: VideoEntry, options: PrepareOptions) -> _Loaded:
     """Decodes a video, to be sure that it can be read later. Raises VideoError if it can't."""
     if video.kind == "file":
-        data = pathlib.Path(video.path).read_bytes()
-        fps = frame_rate(data, video.path)
-        frames = _Frames(lambda: video_frames(data, video.path), options)
-        if options.storage == "video":
-            return _loaded("file", [data], frames, fps)
+        return _load_file(video.path, options)
     elif video.kind == "array" or (video.kind == "tfds" and _tfds_dataset(video.path).stored == "array"):
         fps = options.fps
         frames = _Frames(lambda: iter(_array(video)), options)
@@ -143,17 +157,39 @@ def _load(video: VideoEntry, options: PrepareOptions) -> _Loaded:
         pictures = _pictures(video)
         frames = _Frames(lambda: (decode_image(picture, name) for name, picture in pictures), options)
         if options.storage == "video":
-            return _loaded("pictures", _pieces((data for _, data in pictures), pack_pictures), frames, fps)
+            records = _pieces((data for _, data in pictures), pack_pictures)
+            return _Loaded("pictures", records, *_measure(frames), fps)
+    # The frames are counted first and produced again for the records, so that only one piece of them is in memory.
+    return _Loaded(*_converted(frames, options), *_measure(frames), fps)
+
+
+def _load_file(path: str, options: PrepareOptions) -> _Loaded:
+    """`_load` for a video file. For other storages than "video", it is never in memory as a whole."""
+    if options.storage == "video":
+        problem = file_problem(path)
+        if problem:
+            raise VideoError(problem)
+        size = os.path.getsize(path)
+        if size > RECORD_BYTES:
+            raise VideoError(
+                f"it has {format_bytes(size)}, more than the 2.1 GB that a record can hold; cut it into parts, or "
+                "choose --storage=jpeg or frames"
+            )
+    source = pathlib.Path(path).read_bytes() if options.storage == "video" else path
+    info = probe_video(source, path)
+    if options.storage == "video":
+        return _Loaded("file", [source], info.frames, info.height, info.width, info.fps, info.times)
+    height, width = (options.height, options.width) if options.height else (info.height, info.width)
+    frames = _Frames(lambda: video_frames(path), options)
+    return _Loaded(*_converted(frames, options), info.frames, height, width, info.fps, info.times)
+
+
+def _converted(frames: Iterable[np.ndarray], options: PrepareOptions) -> tuple[str, Iterable[bytes]]:
+    """How frames are stored, and their records, as `options.storage` says: jpeg or frames."""
     if options.storage == "jpeg":
         encoded = (encode_jpeg(frame, options.quality) for frame in frames)
-        return _loaded("pictures", _pieces(encoded, pack_pictures), frames, fps)
-    return _loaded("array", _pieces(frames, lambda piece: np.stack(piece).tobytes()), frames, fps)
-
-
-def _loaded(stored: str, records: Iterable[bytes], frames: Iterable[np.ndarray], fps: float) -> _Loaded:
-    """Counts the frames, which `records` may produce again: so no more than one piece of them is in memory."""
-    count, height, width = _measure(frames)
-    return _Loaded(stored=stored, records=records, frames=count, height=height, width=width, fps=fps)
+        return "pictures", _pieces(encoded, pack_pictures)
+    return "array", _pieces(frames, lambda piece: np.stack(piece).tobytes())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +217,7 @@ def _pictures(video: VideoEntry) -> list[tuple[str, bytes]]:
 def _array(video: VideoEntry) -> np.ndarray:
     if video.kind == "tfds":
         return _tfds_dataset(video.path).array(video.key, video.index)
-    array = _arrays(video.path)[video.key]
+    array = _array_of_file(video.path, video.key)
     return array if video.index < 0 else array[video.index]
 
 
@@ -208,8 +244,8 @@ def _pieces(frames: Iterable, pack: Callable[[list], bytes]) -> Iterator[bytes]:
 
 
 @functools.lru_cache(maxsize=1)  # the videos of one file come one after the other
-def _arrays(path: str) -> dict[str, np.ndarray]:
-    return open_arrays(path)
+def _array_of_file(path: str, key: str) -> np.ndarray:
+    return read_array(path, key)
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,8 +1,8 @@
 """One writer for a run's folder: a lock that names the process, and that outlives no process for long.
 
-`RUN/run.lock`, in the folder or in its bucket, holds the writer's host, process and start. Its thread renews the time in
-it every HEARTBEAT seconds. A second writer is refused. A lock is taken over if its process is gone, which can be seen on
-the same host, or if it has not been renewed for STALE seconds, so that a job that was preempted restarts by itself.
+`RUN/run.lock`, in the folder or in its bucket, holds the writer's host, process and start. A thread of the writer
+renews the time in it every HEARTBEAT seconds. A second writer is refused. A lock is taken over if its process is gone,
+which can be seen on the same host, or if it has not been renewed for STALE seconds: a preempted job restarts by itself.
 
 Clocks of hosts may differ: a lock of another host that looks old is watched for two heartbeats before it is taken.
 """
@@ -153,7 +153,7 @@ class _Writer:
         self._facts = _this_process() | {"id": secrets.token_hex(8)}
         self._stop = threading.Event()
         self._beats: threading.Thread | None = None
-        self._seen: tuple[Any, float] | None = None  # another writer's lock as it was first seen, and when
+        self._seen: tuple[Any, float, float] | None = None  # another lock's id and time as first seen, and when
 
     def ask(self) -> tuple[int, str]:
         """Looks at the lock once and takes it if possible: (HELD, WAITING or REFUSED, the writer in words)."""
@@ -198,11 +198,10 @@ class _Writer:
             return HELD
         age = time.time() - beat
         if self._seen is None or self._seen[0] != found.get("id"):
-            self._seen = (found.get("id"), time.monotonic())
-            self._first_beat = beat
-        elif beat != self._first_beat:
+            self._seen = (found.get("id"), beat, time.monotonic())
+        if beat != self._seen[1]:
             return REFUSED
-        watched = time.monotonic() - self._seen[1]
+        watched = time.monotonic() - self._seen[2]
         if age > FORGOTTEN or watched > STALE or (age > STALE and watched > 2 * HEARTBEAT):
             return HELD
         return WAITING

@@ -30,6 +30,7 @@ from pvdm_jax.models.denoiser import denoiser_class
 from pvdm_jax.models.latent import Tokens
 from pvdm_jax.runtime import sharding
 from pvdm_jax.storage.run_folder import RunFolder
+from pvdm_jax.storage.run_lock import single_writer
 from pvdm_jax.training.latents import training_latents
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
 from pvdm_jax.training.policy import BestByMetric
@@ -208,6 +209,7 @@ class DiffusionStage:
         return values
 
 
+@single_writer
 def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathlib.Path | None = None) -> TrainState:
     """Trains stage 2 of the run in `workdir`, resuming from its newest checkpoint.
 
@@ -215,6 +217,7 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     folder or another run's folder, whose autoencoder the run imports. Returns the last state. Raises ConfigError
     where `pvdm encode` has not been run or its latents don't fit.
     """
+    from pvdm_jax.storage.checkpoint import DATASET
     from pvdm_jax.training.loop import train as run
 
     mesh, stage_config = sharding.make_mesh(config.mesh), config.train_diffusion
@@ -236,14 +239,14 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
         held_out=held_out,
         real=_held_out_videos(config),
     )
-    settings = config_to_dict(config) | {"latents": latents.identity, "class_names": list(latents.class_names)}
+    made_of = {"latents": latents.identity, DATASET: latents.dataset, "class_names": list(latents.class_names)}
     return run(
         stage,
         BestByMetric(DENOISER, stage_config.best_metric),
         batches,
         directory=RunFolder(workdir).diffusion.path,
         config=stage_config,
-        settings=settings,
+        settings=config_to_dict(config) | made_of,
         mesh=mesh,
         seed=config.seed,
         unrelated=UNRELATED,

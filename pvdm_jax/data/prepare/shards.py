@@ -6,6 +6,7 @@ complete, and its outcome file is written after that: a shard with an outcome is
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import os
 import pathlib
@@ -51,8 +52,8 @@ def write_shard(
     """Writes the usable ones of `videos` to `path`, and the outcome to the json file beside it.
 
     The outcome is {"videos": [facts], "skipped": {name: reason}, "records": number, "bytes": their size}; the facts of
-    a video are its name, label, fps, frames, height, width, stored (how) and records (their number). `done` is called
-    after each video.
+    a video are its name, label, fps, frames, height, width, stored (how), records (their number) and sha256 (of their
+    content). `done` is called after each video.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -79,11 +80,14 @@ def write_shard(
                 "width": loaded.width,
             }
             first = len(sizes)
+            digest = hashlib.sha256()
             for piece in loaded.records:
                 record = spec.serialize_example(spec.encode_example({"video": piece, **known}))
                 writer.write(record)
                 sizes.append(len(record))
-            facts.append(known | {"stored": loaded.stored, "records": len(sizes) - first})
+                digest.update(piece)
+            stored = {"stored": loaded.stored, "records": len(sizes) - first, "sha256": digest.hexdigest()}
+            facts.append(known | stored)
         done()
     writer.close()
     os.replace(unfinished, path)

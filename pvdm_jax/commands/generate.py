@@ -20,7 +20,6 @@ from pvdm_jax.commands.input_videos import in_batches, list_video_files, read_cl
 from pvdm_jax.config import Config, ConfigError, SampleConfig, config_to_dict, require
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.inference.sampler import settings_of
-from pvdm_jax.runtime import sharding
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.video.defaults import DEFAULT_FORMATS, DEFAULT_FPS
 
@@ -87,7 +86,7 @@ def sample(
         output_folder.make_or_resume_folder(output, request, may_change=("videos", "formats"))
     _wait_for_all("the folder is there")
 
-    batch_size = sharding.round_up(model.mesh, batch_size)  # else devices would repeat videos
+    batch_size = _fill_devices(batch_size)
     key = jax.random.key(seed)
     paths = {number: output / f"video_{number:05d}" for number in numbers}
     share = numbers[jax.process_index() :: jax.process_count()]  # of this process
@@ -157,7 +156,7 @@ def extend(
     labels = None if classes is None else _labels(model, classes)
     paths = list_video_files(sources)
     output_folder.make_new_folder(output)
-    batch_size = sharding.round_up(model.mesh, batch_size)
+    batch_size = _fill_devices(batch_size)
     num_clips = max(1, original_frames // model.config.autoencoder.frames)
     records: list[dict] = []
     skipped: list[dict] = []
@@ -226,7 +225,7 @@ def interpolate(
     after, _ = read_clips(second, model.config, 1, from_end=False)
     output_folder.make_new_folder(output)
     frames = model.config.autoencoder.frames
-    batch_size = sharding.round_up(model.mesh, batch_size)
+    batch_size = _fill_devices(batch_size)
     for start in range(0, num_videos, batch_size):
         rows = start + np.arange(batch_size)
         between = model.interpolate(
@@ -260,6 +259,12 @@ def _check_options(config: Config, options: Mapping[str, Any] | None, formats: S
     allowed = "the motion planes of frames that aren't square differ in size: there is one order only"
     require(settings.plane_order != "confirm" or same, "plane_order", settings.plane_order, allowed)
     return settings
+
+
+def _fill_devices(batch_size: int) -> int:
+    """The batch size rounded up to a multiple of this process's devices, which would otherwise repeat videos."""
+    devices = jax.local_device_count()
+    return -(-batch_size // devices) * devices
 
 
 def _require_previous_clip(model: PVDM, field: str, value: Any) -> None:

@@ -6,6 +6,7 @@ user's cache for as long as its files are unchanged.
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import os
@@ -42,12 +43,19 @@ def find_dataset_identity(data: DataConfig) -> str | None:
 def folder_identity(folder: str | pathlib.Path) -> str:
     """The fingerprint of the dataset in a folder."""
     folder = pathlib.Path(folder)
-    if is_prepared(folder):
-        videos = read_json(folder / METADATA).get("videos", {})
-        if all(VIDEO_HASH in facts for split in videos.values() for facts in split):
-            labels = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.labels.txt"))}
-            return _hash([videos, labels])
-    return _hash_of_files(folder)
+    return _stored_hash(folder) or _hash_of_files(folder)
+
+
+def _stored_hash(folder: pathlib.Path) -> str | None:
+    """A hash of what `pvdm prepare` stored about the videos; None if there is no hash of each among it."""
+    try:
+        videos = read_json(folder / METADATA)["videos"]
+        if not all(facts[VIDEO_HASH] for split in videos.values() for facts in split):
+            return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    labels = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.labels.txt"))}
+    return _hash([videos, labels])
 
 
 def _find(path: str) -> pathlib.Path:
@@ -70,7 +78,7 @@ def _hash_of_files(folder: pathlib.Path) -> str:
     names = [path.relative_to(folder).as_posix() for path in files]
     facts = [[name, path.stat().st_size, path.stat().st_mtime_ns] for name, path in zip(names, files, strict=True)]
     kept = cache_folder("datasets") / f"identity_{_hash([str(folder.resolve()), facts])[:32]}.json"
-    if kept.exists():
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
         return read_json(kept)["sha256"]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         hashes = list(pool.map(file_hash, files))

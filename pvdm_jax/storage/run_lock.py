@@ -115,7 +115,7 @@ class _Place:
             return None
         try:
             content = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
 

@@ -76,6 +76,16 @@ def test_files_are_read_once_where_no_hashes_are_stored(tmp_path, monkeypatch):
     assert of(path) != first
 
 
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"videos": 5}', '{"videos": {"train": [5]}}'])
+def test_damaged_facts_are_not_trusted(tmp_path, content):
+    path = prepared(tmp_path, "data", [1])
+    first = of(path)
+    (path / "metadata.json").write_text(content)
+    assert of(path) != first
+    next((tmp_path / "cache").rglob("identity_*.json")).write_text(content)
+    assert of(path) != first
+
+
 def test_synthetic_videos_and_none(tmp_path):
     assert dataset_identity(DataConfig()) == "synthetic"
     nowhere = DataConfig(source="tfds", path=str(tmp_path / "nowhere"))

@@ -96,7 +96,7 @@ def test_a_process_may_nest_its_own_but_its_threads_may_not(tmp_path):
     assert not (tmp_path / "run.lock").exists()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"host": 5}', "\0" * 9])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"host": 5}', "\0" * 9, "[" * 9999])
 def test_a_lock_that_says_nothing_is_taken_over(tmp_path, content):
     (tmp_path / "run.lock").write_text(content)
     assert held(tmp_path)

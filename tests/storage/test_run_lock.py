@@ -14,9 +14,11 @@ import pytest
 import tiny_program
 
 from pvdm_jax.cli import main
-from pvdm_jax.config import ConfigError
+from pvdm_jax.commands import demo
+from pvdm_jax.config import Config, ConfigError
 from pvdm_jax.storage import run_lock
 from pvdm_jax.storage.run_lock import check_still_writer, single_writer
+from pvdm_jax.training import autoencoder, diffusion, latents
 
 HOLD = """
 import sys, time
@@ -59,10 +61,12 @@ def held(workdir):
 
 def test_the_second_writer_is_refused_until_the_first_is_gone(other, tmp_path, capsys):
     workdir = tmp_path / "run"
-    for command in ("train-autoencoder", "encode", "train-diffusion", "demo"):
-        assert main(tiny_program.arguments(command, workdir)) == 2
-        error = capsys.readouterr().err
-        assert f"{workdir} is being written to by process {other.pid} on " in error and error.count("\n") == 1
+    assert main(tiny_program.arguments("train-autoencoder", workdir)) == 2
+    error = capsys.readouterr().err
+    assert f"{workdir} is being written to by process {other.pid} on " in error and error.count("\n") == 1
+    for write in (autoencoder.train, latents.encode, diffusion.train, demo.run):
+        with pytest.raises(ConfigError, match=f"is being written to by process {other.pid}"):
+            write(Config(), workdir)
     assert sorted(path.name for path in workdir.iterdir()) == ["run.lock"]
     other.send_signal(signal.SIGKILL)
     while (fields := pathlib.Path(f"/proc/{other.pid}/stat").read_text().split())[2] != "Z":
@@ -143,7 +147,7 @@ def test_it_is_renewed_and_its_loss_is_noticed(tmp_path, fast):
     assert json.loads((tmp_path / "run.lock").read_text())["host"] == "elsewhere"
 
 
-@pytest.mark.parametrize("name", ["run [a]", "a\\b", "a*", "what?"])
+@pytest.mark.parametrize("name", ["run [a]", "a\\b"])
 def test_folders_that_orbax_cannot_read_are_refused_at_the_start(tmp_path, capsys, name):
     assert main(tiny_program.arguments("train-autoencoder", tmp_path / name)) == 2
     error = capsys.readouterr().err

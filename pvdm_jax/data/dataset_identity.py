@@ -29,21 +29,21 @@ def dataset_identity(data: DataConfig) -> str:
     """The fingerprint of the dataset that `data` names. Raises ConfigError if there is none."""
     if data.source == "synthetic":
         return SYNTHETIC
-    return folder_identity(_find(data.path))
+    folder = _find(data.path)
+    stored = _stored_hash(folder)
+    if stored is None and buckets.in_bucket(data.path):
+        buckets.fetch(folder)
+    return stored or _hash_of_files(folder)
 
 
 def find_dataset_identity(data: DataConfig) -> str | None:
-    """The same, or None if the dataset is not there (any more)."""
+    """The same, or None if the dataset is not there (any more), or could only be known by copying all of it here."""
     try:
+        if buckets.in_bucket(data.path):
+            return _stored_hash(_find(data.path))
         return dataset_identity(data)
     except ConfigError:
         return None
-
-
-def folder_identity(folder: str | pathlib.Path) -> str:
-    """The fingerprint of the dataset in a folder."""
-    folder = pathlib.Path(folder)
-    return _stored_hash(folder) or _hash_of_files(folder)
 
 
 def _stored_hash(folder: pathlib.Path) -> str | None:
@@ -63,8 +63,6 @@ def _find(path: str) -> pathlib.Path:
     if buckets.in_bucket(path):
         folder = buckets.local(path)
         buckets.fetch(folder, "*.json", "*.txt")
-        if not is_prepared(folder):
-            buckets.fetch(folder)
         path = str(folder)
     found = path if is_prepared(path) else find_tfds_dataset(path)
     if found is None or not is_dataset(found):

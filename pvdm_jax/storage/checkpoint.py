@@ -37,7 +37,7 @@ from pvdm_jax.config import ConfigError
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.array_fingerprint import fingerprint_arrays
 from pvdm_jax.storage.files import CheckpointError, read_json
-from pvdm_jax.storage.run_folder import BEST, CHECKPOINTS, StageFolder, check_folder_name
+from pvdm_jax.storage.run_folder import BEST, CHECKPOINTS, DATASET, StageFolder, check_folder_name
 
 # Reading a damaged checkpoint may raise anything else: Orbax trusts the types in its files.
 NOT_DAMAGE = (MemoryError, jax.errors.JaxRuntimeError)
@@ -45,8 +45,7 @@ NOT_DAMAGE = (MemoryError, jax.errors.JaxRuntimeError)
 # the types of arrays other than float32, and a fingerprint of the rest of the record.
 NEEDED, FINGERPRINTS, TYPES, RECORD_FINGERPRINT = "needed", "fingerprints", "types", "record_fingerprint"
 USUAL_TYPE = "float32"
-# A field of settings, by `data.dataset_identity`, and the one that it takes the place of in comparisons.
-DATASET, DATA_PATH = "dataset", "data.path"
+DATA_PATH = "data.path"  # the field of settings that DATASET takes the place of in comparisons
 
 
 class Checkpoints:

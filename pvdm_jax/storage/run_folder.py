@@ -25,6 +25,7 @@ from pvdm_jax.config import require
 # Folders of a run.
 AUTOENCODER, LATENTS, DIFFUSION = "autoencoder", "latents", "diffusion"
 LOCK = "run.lock"
+DATASET = "dataset"  # in config.json and in what made the latents: the dataset's fingerprint (`data.dataset_identity`)
 # Files and folders of a stage.
 CONFIG, PARAMETERS, METRICS, BEST = "config.json", "parameters.txt", "metrics.jsonl", "best.json"
 CHECKPOINTS, EVALUATION = "checkpoints", "evaluation"

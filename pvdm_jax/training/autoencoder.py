@@ -20,7 +20,7 @@ from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.models.pixels import to_uint8
 from pvdm_jax.runtime import sharding
-from pvdm_jax.storage.run_folder import RunFolder
+from pvdm_jax.storage.run_folder import DATASET, RunFolder
 from pvdm_jax.storage.run_lock import single_writer
 from pvdm_jax.training.adversarial import AdversarialState, make_discriminator_optimizer, with_discriminators
 from pvdm_jax.training.autoencoder_losses import AutoencoderLosses
@@ -264,7 +264,6 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     from pvdm_jax.data.loader import fixed_clips, train_batches
     from pvdm_jax.data.sources import open_held_out, open_source
     from pvdm_jax.data.streams import BatchSpec, ProcessShare
-    from pvdm_jax.storage.checkpoint import DATASET
     from pvdm_jax.training.loop import train as run
 
     check_not_imported(workdir)

@@ -29,7 +29,7 @@ from pvdm_jax.models.condition import Condition, Neighbour
 from pvdm_jax.models.denoiser import denoiser_class
 from pvdm_jax.models.latent import Tokens
 from pvdm_jax.runtime import sharding
-from pvdm_jax.storage.run_folder import RunFolder
+from pvdm_jax.storage.run_folder import DATASET, RunFolder
 from pvdm_jax.storage.run_lock import single_writer
 from pvdm_jax.training.latents import training_latents
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
@@ -217,7 +217,6 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     folder or another run's folder, whose autoencoder the run imports. Returns the last state. Raises ConfigError
     where `pvdm encode` has not been run or its latents don't fit.
     """
-    from pvdm_jax.storage.checkpoint import DATASET
     from pvdm_jax.training.loop import train as run
 
     mesh, stage_config = sharding.make_mesh(config.mesh), config.train_diffusion

@@ -22,6 +22,7 @@ import numpy as np
 from pvdm_jax.config import Config
 from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.storage.run_folder import DATASET
 
 INDEX = "index.json"
 INCOMPLETE_INDEX = "encoding.json"
@@ -58,7 +59,7 @@ class LatentCache:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self.identity: str = index["made_by"]["autoencoder"]  # fingerprint of the autoencoder that made the latents
-        self.dataset: str = index["made_by"].get("dataset") or ""  # of the videos; "": an older version stored none
+        self.dataset: str = index["made_by"].get(DATASET) or ""  # of the videos; "": an older version stored none
         self.class_names: tuple[str, ...] = tuple(index["class_names"])
         self.names: list[str] = index["names"][split]  # of the videos
         self._clips: tuple[str, ...] = tuple(index["clips"])

@@ -26,9 +26,9 @@ from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import latent_spec
 from pvdm_jax.runtime import sharding
 from pvdm_jax.storage import buckets
-from pvdm_jax.storage.checkpoint import DATASET, check_settings
+from pvdm_jax.storage.checkpoint import check_settings
 from pvdm_jax.storage.files import read_json, write_json
-from pvdm_jax.storage.run_folder import RunFolder
+from pvdm_jax.storage.run_folder import DATASET, RunFolder
 from pvdm_jax.storage.run_lock import single_writer
 from pvdm_jax.training.encoder import Encoder, local_rows
 from pvdm_jax.training.latent_files import (

@@ -9,6 +9,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from pvdm_jax.config import AutoencoderTrainingConfig, OptimizerConfig, StageConfig
 from pvdm_jax.training.optimizer import learning_rate_schedule
 
@@ -19,7 +21,7 @@ def warn_of_schedule(name: str, config: StageConfig, saved: Mapping[str, Any], s
     name: the stage's.
     """
     before = saved.get(config.section, {}).get("steps", config.steps)
-    if before == config.steps:
+    if before == config.steps or jax.process_index() != 0:
         return
     changes = [
         f"the {what} goes from {old:.3g} to {new:.3g}"

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 CHUNK = 2**16  # words that the host mixes at once: they stay in the processor's cache
-ON_HOST = 2**16  # arrays of an accelerator with fewer elements are summed on the host: each shape takes a compilation
+ON_HOST = 2**20  # arrays of an accelerator with fewer elements are summed on the host: each shape takes a compilation
 PLACE, FIRST, SECOND = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35  # odd multipliers (golden ratio; MurmurHash3's finalizer)
 WORDS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint32"}  # how elements of so many bytes are read
 

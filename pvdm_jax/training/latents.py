@@ -8,8 +8,9 @@ written last. Until then encoding.json records which autoencoder and settings th
 """
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -123,7 +124,7 @@ def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathl
     encoder = Encoder(config.autoencoder, workdir, mesh)
     _share_shards(folder)
     if (folder / INDEX).exists():
-        open_latents(config, workdir, "train", encoder.identity)
+        open_latents(config, workdir, "train", lambda: encoder.identity)
         return _summary(folder, read_json(folder / INDEX))
     made_by = {"autoencoder": encoder.identity, DATASET: dataset_identity(config.data)} | _cached_settings(config)
     if (folder / INCOMPLETE_INDEX).exists():
@@ -170,13 +171,13 @@ def _share_shards(folder: pathlib.Path) -> None:
 
 
 def open_latents(
-    config: Config, workdir: str | pathlib.Path, split: str, autoencoder: str | None = None
+    config: Config, workdir: str | pathlib.Path, split: str, autoencoder: Callable[[], str] | None = None
 ) -> LatentCache:
     """The run's cached latents. Raises ConfigError if there are none, or if they were made by another autoencoder, from
     another dataset or with other settings.
 
-    autoencoder: the fingerprint of the run's (None: it is read). The dataset need not be there any more; where it is,
-    it is compared.
+    autoencoder: gives the fingerprint of the run's, once the latents are found (None: it is read). The dataset need not
+    be there any more; where it is, it is compared.
     """
     folder = RunFolder(workdir).latents
     buckets.fetch(folder)
@@ -187,8 +188,10 @@ def open_latents(
         )
     index = read_json(folder / INDEX)
     if autoencoder is None:
-        autoencoder = functional.fingerprint(load_autoencoder(config.autoencoder, workdir)[1])
-    found = {"autoencoder": autoencoder, DATASET: find_dataset_identity(config.data) or index["made_by"].get(DATASET)}
+        identity = functional.fingerprint(load_autoencoder(config.autoencoder, workdir)[1])
+    else:
+        identity = autoencoder()
+    found = {"autoencoder": identity, DATASET: find_dataset_identity(config.data) or index["made_by"].get(DATASET)}
     _check_same(index["made_by"], found | _cached_settings(config), folder)
     return LatentCache(folder, split, index)
 
@@ -203,7 +206,7 @@ def training_latents(
     """
     held_out: Sequence[dict[str, np.ndarray]]
     if config.encode.cache:
-        autoencoder = Encoder(config.autoencoder, workdir, mesh).identity
+        autoencoder = functools.cache(lambda: Encoder(config.autoencoder, workdir, mesh).identity)
         training = open_latents(config, workdir, "train", autoencoder)
         held_out = open_latents(config, workdir, "holdout", autoencoder)
     else:

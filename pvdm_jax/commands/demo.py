@@ -21,6 +21,7 @@ from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.reporting.html import write_page
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.storage.run_lock import single_writer
 from pvdm_jax.training import autoencoder, diffusion, latents
 
 # In the run's folder.
@@ -36,6 +37,7 @@ LONG_VIDEOS = 4
 SEED = 1  # of the samples
 
 
+@single_writer
 def run(config: Config, workdir: str | pathlib.Path) -> pathlib.Path:
     """Trains both stages in `workdir`, samples, judges, and writes the report, whose path is returned.
 

@@ -56,7 +56,7 @@ def sample(
         first_video: The number of the first video.
         videos: The numbers of the videos, in place of `num_videos` and `first_video`.
         seed: Of the noise.
-        batch_size: Videos generated at once.
+        batch_size: Videos generated at once, rounded up to a multiple of the number of devices.
         options: Fields of `SampleConfig` that replace the model's own.
         classes: Names or numbers of classes; video i has number i of them, in turn.
         formats: The formats to write each video in.
@@ -86,6 +86,7 @@ def sample(
         output_folder.make_or_resume_folder(output, request, may_change=("videos", "formats"))
     _wait_for_all("the folder is there")
 
+    batch_size = _fill_devices(batch_size)
     key = jax.random.key(seed)
     paths = {number: output / f"video_{number:05d}" for number in numbers}
     share = numbers[jax.process_index() :: jax.process_count()]  # of this process
@@ -144,7 +145,7 @@ def extend(
         num_frames: New frames for each source.
         original_frames: Frames kept from the end of the original, in whole clips and at least one clip.
         seed: Of the noise.
-        batch_size: Videos generated at once.
+        batch_size: Videos generated at once, rounded up to a multiple of the number of devices.
         options: Fields of `SampleConfig` that replace the model's own.
         classes: Names or numbers of classes, which the sources are given in turn.
         formats: The formats to write each video in.
@@ -155,6 +156,7 @@ def extend(
     labels = None if classes is None else _labels(model, classes)
     paths = list_video_files(sources)
     output_folder.make_new_folder(output)
+    batch_size = _fill_devices(batch_size)
     num_clips = max(1, original_frames // model.config.autoencoder.frames)
     records: list[dict] = []
     skipped: list[dict] = []
@@ -209,7 +211,7 @@ def interpolate(
         output: A new or empty folder.
         num_videos: How many clips to make, each with other noise.
         seed: Of the noise.
-        batch_size: Clips generated at once.
+        batch_size: Clips generated at once, rounded up to a multiple of the number of devices.
         options: Fields of `SampleConfig` that replace the model's own.
         classes: Names or numbers of classes, which the clips are given in turn.
         formats: The formats to write each video in.
@@ -223,6 +225,7 @@ def interpolate(
     after, _ = read_clips(second, model.config, 1, from_end=False)
     output_folder.make_new_folder(output)
     frames = model.config.autoencoder.frames
+    batch_size = _fill_devices(batch_size)
     for start in range(0, num_videos, batch_size):
         rows = start + np.arange(batch_size)
         between = model.interpolate(
@@ -256,6 +259,12 @@ def _check_options(config: Config, options: Mapping[str, Any] | None, formats: S
     allowed = "the motion planes of frames that aren't square differ in size: there is one order only"
     require(settings.plane_order != "confirm" or same, "plane_order", settings.plane_order, allowed)
     return settings
+
+
+def _fill_devices(batch_size: int) -> int:
+    """The batch size rounded up to a multiple of this process's devices, which would otherwise repeat videos."""
+    devices = jax.local_device_count()
+    return -(-batch_size // devices) * devices
 
 
 def _require_previous_clip(model: PVDM, field: str, value: Any) -> None:

@@ -8,6 +8,8 @@ FEATURES = "features.json"  # what a record holds
 METADATA = "metadata.json"  # what else the dataset's builder stores: `pvdm prepare` stores the facts of every video
 # `pvdm prepare` writes this one.
 SUMMARY = "summary.json"
+# What a refusal of a `path` without one says.
+NO_DATASET = "there is no prepared dataset; `pvdm prepare --source=VIDEOS --output={path}` makes one"
 
 
 def is_dataset(path: str | pathlib.Path) -> bool:

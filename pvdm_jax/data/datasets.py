@@ -5,7 +5,7 @@ import os
 from typing import Protocol
 
 from pvdm_jax.config import ConfigError
-from pvdm_jax.data.dataset_files import DATASET_INFO, is_prepared
+from pvdm_jax.data.dataset_files import DATASET_INFO, NO_DATASET, is_prepared
 from pvdm_jax.data.records import damage_named
 from pvdm_jax.data.tfds_dataset import TFDSDataset, find_tfds_dataset
 from pvdm_jax.storage import buckets
@@ -37,8 +37,7 @@ class PreparedDataset:
             builder = tfds.builder_from_directory(path)
             self.splits: dict[str, list[dict]] = builder.info.metadata["videos"]
         except (OSError, DatasetInfoFileError, KeyError) as error:
-            allowed = f"there is no prepared dataset; `pvdm prepare --source=VIDEOS --output={path}` makes one"
-            raise ConfigError(f"data.path is {path!r}; {allowed}") from error
+            raise ConfigError(f"data.path is {path!r}; {NO_DATASET.format(path=path)}") from error
         self.class_names = tuple(builder.info.features["label"].names)
         self._records = {split: builder.as_data_source(split) for split in self.splits}
 

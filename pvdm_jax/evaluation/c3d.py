@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from pvdm_jax.evaluation.i3d import convolve, interpolate
+from pvdm_jax.evaluation.i3d import PRECISION, convolve, interpolate
 from pvdm_jax.models import functional
 from pvdm_jax.models.pixels import to_float
 from pvdm_jax.weights.foreign_files import WeightFile, WeightFileError
@@ -43,9 +43,9 @@ class C3D(nnx.Module):
             shape = (3, 3, 3, inputs if inputs == 3 else inputs // width, outputs // width)
             setattr(self, name, nnx.Dict(kernel=nnx.Param(nnx.initializers.he_normal()(rngs.params(), shape))))
             getattr(self, name).bias = nnx.Param(jnp.zeros(shape[-1]))
-        self.fc6 = nnx.Linear(FLAT // width, 4096 // width, rngs=rngs)
-        self.fc7 = nnx.Linear(4096 // width, 4096 // width, rngs=rngs)
-        self.fc8 = nnx.Linear(4096 // width, classes, rngs=rngs)
+        self.fc6 = nnx.Linear(FLAT // width, 4096 // width, precision=PRECISION, rngs=rngs)
+        self.fc7 = nnx.Linear(4096 // width, 4096 // width, precision=PRECISION, rngs=rngs)
+        self.fc8 = nnx.Linear(4096 // width, classes, precision=PRECISION, rngs=rngs)
 
     def __call__(self, video: jax.Array) -> jax.Array:
         x = video

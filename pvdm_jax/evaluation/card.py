@@ -92,7 +92,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     def comparable(card: Mapping[str, Any]) -> dict[str, Any]:
         protocol = {name: value for name, value in card["protocol"].items() if name != "name"}
         real = {name: _without(facts, ("folder", "files", "skipped")) for name, facts in card["real"].items()}
-        own = ("folder", "files", "skipped", "windows", "sha256", "weights", "size", "resize")
+        own = ("folder", "files", "skipped", "windows", "sha256", "weights", "size", "resize", "model")
         generated = {name: _without(facts, own) for name, facts in card["generated"].items()}
         networks = {name: _without(facts, ("file",)) for name, facts in card["networks"].items()}
         tree = {"protocol": protocol, "networks": networks, "real": real, "generated": generated}

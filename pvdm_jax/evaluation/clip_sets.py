@@ -16,6 +16,7 @@ import numpy as np
 from pvdm_jax.config import AutoencoderConfig, DataConfig, require
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.clips import center_crop_resize, clip_span
+from pvdm_jax.data.dataset_identity import dataset_identity
 from pvdm_jax.data.sources import Video, open_source
 from pvdm_jax.storage.files import file_hash
 from pvdm_jax.video.errors import VideoError
@@ -228,12 +229,19 @@ class VideoFolder:
 
 
 def source_clips(
-    data: DataConfig, protocol: ProtocolConfig, *, seed: int, frames: int, count: int, size: tuple[int, int]
+    data: DataConfig,
+    protocol: ProtocolConfig,
+    *,
+    seed: int,
+    frames: int,
+    count: int,
+    size: tuple[int, int],
+    identity: str | None = None,
 ) -> VideoWindows:
     """Windows of the data that a configuration names, from the protocol's split.
 
-    seed: of the synthetic source. Raises ConfigError if the data or the split does not exist, or if fewer than two
-    windows fit into its videos.
+    seed: of the synthetic source. identity: the dataset's fingerprint (None: it is computed). Raises ConfigError if the
+    data or the split does not exist, or if fewer than two windows fit into its videos.
     """
     clip = AutoencoderConfig(frames=frames, height=size[0], width=size[1], patch_size=1)
     data = dataclasses.replace(data, stride=protocol.stride, resize=protocol.resize, flip=False, crop_scale=1.0)
@@ -264,7 +272,7 @@ def source_clips(
         from pvdm_jax.data.tfds_dataset import find_tfds_dataset
 
         path = pathlib.Path(data.path if os.path.isdir(data.path) else find_tfds_dataset(data.path))
-        facts |= {"folder": path.name, "sha256": _folder_hash(path)}
+        facts |= {"folder": path.name, "sha256": identity or dataset_identity(data)}
     return VideoWindows(videos, windows, frames, protocol.stride, facts)
 
 
@@ -293,14 +301,6 @@ def _probe(path: pathlib.Path) -> Any:
         return probe_video(path)
     except (VideoError, OSError) as error:
         return error
-
-
-def _folder_hash(folder: pathlib.Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        hashes = list(pool.map(file_hash, files))
-    names = [path.relative_to(folder).as_posix() for path in files]
-    return _json_hash([[name, digest] for name, digest in zip(names, hashes, strict=True)])
 
 
 def _json_hash(content: Any) -> str:

@@ -5,6 +5,7 @@ Both functions check everything that they can before the long work starts, store
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +16,13 @@ from jax.sharding import Mesh
 from pvdm_jax.config import Config, ConfigError, DataConfig, MeshConfig, require
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.dataset_files import is_dataset
+from pvdm_jax.data.dataset_identity import dataset_identity
 from pvdm_jax.evaluation.c3d import FRAMES as INCEPTION_FRAMES
 from pvdm_jax.evaluation.clip_measurements import Rows
 from pvdm_jax.evaluation.clip_sets import VideoFolder, VideoWindows, source_clips
 from pvdm_jax.evaluation.continuity import seam_changes
 from pvdm_jax.evaluation.feature_spaces import FeatureSpace, PerceptualDistance, open_classifier, open_features
-from pvdm_jax.evaluation.generated_clips import SAMPLING_FIELDS, GeneratedClips
+from pvdm_jax.evaluation.generated_clips import SAMPLING_FIELDS, GeneratedClips, settings_beside_weights
 from pvdm_jax.evaluation.reconstruction import SSIM_SIDE, gradient_energy_ratio, psnr, ssim, still_psnr
 from pvdm_jax.evaluation.results import EvaluationResults
 from pvdm_jax.inference.pipeline import PVDM
@@ -66,10 +68,13 @@ def evaluate_sets(
     generated_clips = {
         frames: generated.generated_clips(frames, protocol.samples, protocol, size) for frames in protocol.frames
     }
+    batch_size = sharding.round_up(mesh, batch_size)
     results = EvaluationResults(protocol, space, paths.cache, batch_size)
     classifier = None
     if "is" in protocol.measures:
         classifier = results.try_to_open("inception_score", lambda: open_classifier(mesh, paths.weights))
+    if classifier is not None:
+        inception_clips = generated.generated_clips(INCEPTION_FRAMES, protocol.inception_samples, protocol, size)
 
     for frames in protocol.frames:
         real_features = results.features(real_clips[frames], space, f"real {frames}")
@@ -78,9 +83,8 @@ def evaluate_sets(
         results.real[f"frames_{frames}"] = real_clips[frames].facts
         results.generated[f"frames_{frames}"] = generated_clips[frames].facts
     if classifier is not None:
-        clips = generated.generated_clips(INCEPTION_FRAMES, protocol.inception_samples, protocol, size)
-        results.add_inception_score(classifier, results.features(clips, classifier, "classes"))
-        results.generated["inception"] = clips.facts
+        results.add_inception_score(classifier, results.features(inception_clips, classifier, "classes"))
+        results.generated["inception"] = inception_clips.facts
     for name in ("reconstruction", "seams"):
         if name in protocol.measures:
             results.not_measured[name] = "it needs a model (--model)"
@@ -115,17 +119,23 @@ def evaluate_model(
     for frames in protocol.frames:
         space.check(frames, size)
     if measures & OF_SAMPLES:
-        _check_samples(model, max(protocol.frames))
+        _check_samples(model, max(protocol.frames), "protocol.frames")
+    batch_size = sharding.round_up(model.mesh, batch_size)
     results = EvaluationResults(protocol, space, paths.cache, batch_size)
     fingerprint = model.fingerprint()
+    identity = functools.cache(lambda: dataset_identity(data))
 
     def real_clips(frames: int, count: int, size: tuple[int, int]) -> VideoWindows:
-        return source_clips(data, protocol, seed=config.seed, frames=frames, count=count, size=size)
+        return source_clips(
+            data, protocol, seed=config.seed, frames=frames, count=count, size=size, identity=identity()
+        )
 
     # Everything that may be missing is opened before the long work.
     classifier = lpips = None
     if "is" in measures:
         classifier = results.try_to_open("inception_score", lambda: open_classifier(model.mesh, paths.weights))
+        if classifier is not None:
+            _check_samples(model, INCEPTION_FRAMES, "frames of the Inception score")
     if "reconstruction" in measures:
         lpips = results.try_to_open("lpips", lambda: PerceptualDistance(model.mesh, paths.weights))
     real = {}
@@ -185,6 +195,7 @@ def evaluate_model(
         clips = real_clips(clip.frames, protocol.reconstruction_samples, (clip.height, clip.width))
         results.real["reconstruction"] = clips.facts
         facts = {"space": space.facts, "weights": fingerprint, "lpips": lpips and lpips.facts}
+        facts["model"] = settings_beside_weights(config)
         rows = results.measure(
             clips,
             lambda batch: _reconstruction_rows(batch, model.reconstruct(batch), space, lpips, batch_size),
@@ -215,8 +226,11 @@ def _find_real_clips(
         # Nothing was held out from these videos: a split is one of the dataset's own, or all of them.
         data = DataConfig(source="tfds", path=str(real), holdout=0.0)
         protocol = dataclasses.replace(protocol, split="all" if protocol.split == "holdout" else protocol.split)
+        identity = dataset_identity(data)
         clips = {
-            frames: source_clips(data, protocol, seed=0, frames=frames, count=protocol.real_samples, size=size)
+            frames: source_clips(
+                data, protocol, seed=0, frames=frames, count=protocol.real_samples, size=size, identity=identity
+            )
             for frames in protocol.frames
         }
         return protocol, clips
@@ -240,15 +254,15 @@ def _complete_protocol(protocol: ProtocolConfig, config: Config) -> ProtocolConf
     return dataclasses.replace(protocol, height=size[0], width=size[1], **sampling)
 
 
-def _check_samples(model: PVDM, frames: int) -> None:
-    """Raises ConfigError if the model cannot sample videos of `frames` frames."""
+def _check_samples(model: PVDM, frames: int, field: str) -> None:
+    """Raises ConfigError, naming `field`, if the model cannot sample videos of `frames` frames."""
     if "denoiser" not in model.weights:
         raise ConfigError(
             "this model has no denoiser: stage 2 has not been trained; measures=reconstruction needs none"
         )
     longest = model.config.autoencoder.frames
     allowed = f"this model's denoiser takes no previous clip: at most a clip's {longest}"
-    require(frames <= longest or model.config.denoiser.previous_clip, "protocol.frames", frames, allowed)
+    require(frames <= longest or model.config.denoiser.previous_clip, field, frames, allowed)
 
 
 def _sampled_labels(protocol: ProtocolConfig, classes: int, real_labels: Callable[[], np.ndarray]) -> np.ndarray:

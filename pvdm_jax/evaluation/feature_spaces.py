@@ -45,7 +45,7 @@ class FeatureSpace:
         self._max_pixels = max_pixels
         self._mesh = mesh
         self._function = jax.jit(function)
-        self._params = jax.device_put(params, sharding.replicated(mesh))
+        self._params = jax.tree.map(lambda x: sharding.put(x, sharding.replicated(mesh)), params)
 
     def __call__(self, videos: np.ndarray, batch_size: int | None = None) -> np.ndarray:
         """uint8 (n, frames, height, width, 3) to float32 (n, dimension), at most `batch_size` clips at a time.
@@ -142,7 +142,7 @@ class PerceptualDistance:
         graphdef, params = functional.split(network)
         self.facts = {"network": "lpips_vgg16", "sha256": [file.sha256 for file in files]}
         self._mesh = mesh
-        self._params = jax.device_put(params, sharding.replicated(mesh))
+        self._params = jax.tree.map(lambda x: sharding.put(x, sharding.replicated(mesh)), params)
 
         def distances(params: functional.Params, pair: tuple[jax.Array, jax.Array]) -> jax.Array:
             # Frame by frame: the features of all frames at once would take gigabytes.

@@ -2,15 +2,28 @@
 
 import dataclasses
 import hashlib
+from typing import Any
 
 import jax
 import numpy as np
 
+from pvdm_jax.config import Config, config_to_dict
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.inference.pipeline import PVDM
 
 SAMPLING_FIELDS = ("sampler", "steps", "later_steps", "eta", "guidance")  # of a protocol: how the model samples
+
+
+UNUSED = {"autoencoder": ("remat",), "denoiser": ("remat",)}  # settings that no number depends on
+
+
+def settings_beside_weights(config: Config) -> dict[str, Any]:
+    """The settings that decide what a model's weights generate: those of its networks and of the diffusion process."""
+    settings = {name: config_to_dict(getattr(config, name)) for name in ("autoencoder", "denoiser", "process")}
+    for section, names in UNUSED.items():
+        settings[section] = {name: value for name, value in settings[section].items() if name not in names}
+    return settings
 
 
 class GeneratedClips:
@@ -50,6 +63,8 @@ class GeneratedClips:
             "clips": count,
             "frames": frames,
             "size": list(size),
+            "resize": protocol.resize,
+            "model": settings_beside_weights(model.config),
             "sampling": dataclasses.asdict(dataclasses.replace(model.config.sample, **self._options)),
             "seed": protocol.seed,
             "classes": "none" if labels is None else protocol.classes,

@@ -38,6 +38,8 @@ POOLS = {
     "Mixed_4b": ((3, 3, 3), (2, 2, 2)),
     "Mixed_5b": ((2, 2, 2), (2, 2, 2)),
 }
+# Accelerators would otherwise round the inputs of products to a few digits, and distances would not be those published.
+PRECISION = lax.Precision.HIGHEST
 # Batch norm's epsilon in the code that a file comes from.
 OFFICIAL_EPS, TENSORFLOW_EPS = 1e-5, 1e-3
 
@@ -84,7 +86,8 @@ class I3D(nnx.Module):
         for name, widths in MIXED.items():
             setattr(self, name, Mixed(channels, widths, rngs=rngs))
             channels = widths[0] + widths[2] + widths[4] + widths[5]
-        self.logits = nnx.Linear(channels, classes, kernel_init=nnx.initializers.he_normal(), rngs=rngs)
+        init = nnx.initializers.he_normal()
+        self.logits = nnx.Linear(channels, classes, kernel_init=init, precision=PRECISION, rngs=rngs)
 
     def __call__(self, video: jax.Array) -> jax.Array:
         x = self.Conv3d_1a_7x7(video)
@@ -100,7 +103,7 @@ class I3D(nnx.Module):
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """3D convolution with TensorFlow's "SAME" padding: (n, t, h, w, c) with (k, k, k, c, d)."""
     dimensions = ("NDHWC", "DHWIO", "NDHWC")
-    return lax.conv_general_dilated(x, kernel, (stride,) * 3, "SAME", dimension_numbers=dimensions)
+    return lax.conv_general_dilated(x, kernel, (stride,) * 3, "SAME", dimension_numbers=dimensions, precision=PRECISION)
 
 
 def pool(x: jax.Array, window: tuple[int, ...], stride: tuple[int, ...]) -> jax.Array:

@@ -1,6 +1,7 @@
 """Reads a trained model: from a run's folder (the EMA weights of its stages) or from a model folder."""
 
 import dataclasses
+import logging
 import pathlib
 
 from jax.sharding import Mesh
@@ -8,6 +9,7 @@ from jax.sharding import Mesh
 from pvdm_jax.config import Config, config_from_dict
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.inference.pipeline import PVDM
+from pvdm_jax.models import functional
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.checkpoint import read_part
 from pvdm_jax.storage.files import read_json
@@ -44,6 +46,13 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> PVDM:
     fields = {field.name for field in dataclasses.fields(Config)}
     config = config_from_dict(Config, {name: value for name, value in settings.items() if name in fields})
     _, weights = run_autoencoder.load_autoencoder(config.autoencoder, directory)
+    if settings.get("latents", "") not in ("", functional.fingerprint(weights)):
+        logging.warning(
+            "the denoiser in %s was trained on latents of another autoencoder than the one that %s has now; stage 1 "
+            "was continued since. Encode and train stage 2 again in another folder (--autoencoder)",
+            run.diffusion.path,
+            run.autoencoder.path,
+        )
     abstract = LatentModel(config.autoencoder, config.denoiser).denoiser_shapes
     try:
         denoiser = read_part(run.diffusion.path, "ema", abstract)

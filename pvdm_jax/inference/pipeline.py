@@ -267,7 +267,7 @@ class PVDM:
         settings, numbers = split_settings(self.model, settings_of(self.config, options))
 
         # Every device gets as many videos; those that fill up are dropped.
-        padded = -(-count // self.mesh.size) * self.mesh.size
+        padded = sharding.round_up(self.mesh, count)
         row = np.minimum(np.arange(padded), count - 1)
         condition = self.model.absent(padded)
         given = {name: Neighbour(x[row], np.ones(padded, bool)) for name, x in neighbours.items()}

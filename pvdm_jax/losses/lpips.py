@@ -25,6 +25,8 @@ SMALLEST = 2 ** (len(STAGES) - 1)  # pixels of a side
 # The mean and deviation of ImageNet's colours, for images in [-1, 1].
 SHIFT = np.asarray([-0.030, -0.088, -0.188], np.float32)
 SCALE = np.asarray([0.458, 0.448, 0.450], np.float32)
+# Accelerators would otherwise round the inputs of products to a few digits, more than images that are alike differ by.
+PRECISION = jax.lax.Precision.HIGHEST
 EPSILON = 1e-10  # added to the features' lengths
 RANDOM_WEIGHT, RANDOM_BIAS = 0.1, 0.1
 LPIPS_NAME, RANDOM_NAME = "lpips", "random_vgg"
@@ -54,6 +56,7 @@ class LPIPS(nnx.Module):
                     kernel_init=_random_filters,
                     bias_init=nnx.initializers.normal(RANDOM_BIAS),
                     conv_general_dilated=convolve,
+                    precision=PRECISION,
                     dtype=jnp.dtype(dtype),
                     rngs=rngs,
                 )
@@ -75,7 +78,7 @@ class LPIPS(nnx.Module):
         distance = jnp.zeros(first.shape[0])
         for weight, ours, theirs in zip(self.weights, self._features(first), self._features(second), strict=True):
             difference = jnp.square(_unit(ours) - _unit(theirs))
-            distance += jnp.mean(difference @ weight[...], axis=(1, 2))
+            distance += jnp.mean(jnp.matmul(difference, weight[...], precision=PRECISION), axis=(1, 2))
         return distance
 
     def _features(self, images: jax.Array) -> list[jax.Array]:

@@ -78,8 +78,21 @@ def place(mesh: Mesh, tree: Any) -> Any:
     shardings = parameter_shardings(mesh, tree)
     if all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
-    # As numpy: an array on one process's devices can't be sharded over those of other processes.
-    return jax.device_put(jax.tree.map(np.asarray, tree) if jax.process_count() > 1 else tree, shardings)
+    return jax.tree.map(put, tree, shardings)
+
+
+def put(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array that every process holds whole, laid out by a sharding. Nothing travels between processes."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    # jax.device_put would send the first process's array to all others, to compare it with theirs.
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def round_up(mesh: Mesh, count: int) -> int:
+    """The smallest multiple of the number of devices that is at least `count`: what a batch of that size takes."""
+    return -(-count // mesh.size) * mesh.size
 
 
 def gather(mesh: Mesh, params: Any) -> Any:
@@ -105,12 +118,12 @@ def map_batches(mesh: Mesh, function: Callable[[Any], Any], items: Any, batch_si
     `function` takes and returns trees of arrays with the same leading axis. Batches have `batch_size` items, rounded
     up to a multiple of the number of devices; the last one is padded with repetitions. Returns numpy arrays (n, ...).
     """
-    size = -(-batch_size // mesh.size) * mesh.size
+    size = round_up(mesh, batch_size)
     count = len(jax.tree.leaves(items)[0])
     sharding, results = batch_sharding(mesh), []
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count - 1)
-        batch = jax.tree.map(lambda x, rows=rows: jax.device_put(x[rows], sharding), items)
+        batch = jax.tree.map(lambda x, rows=rows: put(x[rows], sharding), items)
         results.append(to_numpy(function(batch)))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *results)
 

@@ -71,7 +71,7 @@ def fetch(folder: pathlib.Path, *patterns: str) -> None:
     address = url(folder)
     if not in_bucket(address):
         return
-    remote, prefix = _file_system(), address.removeprefix(SCHEME)
+    remote, prefix = file_system(), address.removeprefix(SCHEME)
     remote.invalidate_cache()
     with _lock():  # one process of this machine downloads, the others then find the files
         for name, info in sorted(remote.find(prefix, detail=True).items()):
@@ -94,7 +94,7 @@ def push(folder: pathlib.Path) -> None:
     address = url(folder)
     if not in_bucket(address):
         return
-    remote, prefix = _file_system(), address.removeprefix(SCHEME)
+    remote, prefix = file_system(), address.removeprefix(SCHEME)
     remote.invalidate_cache()
     uploaded = remote.find(prefix, detail=True)
     for path in sorted(folder.rglob("*")):
@@ -107,7 +107,7 @@ def push(folder: pathlib.Path) -> None:
             remote.put_file(str(path), name)
 
 
-def _file_system() -> Any:
+def file_system() -> Any:
     import fsspec
 
     return fsspec.filesystem("gcs")

@@ -5,14 +5,19 @@ files do not depend on class names, and one part of it (the EMA) can be read alo
 is skipped with a warning and the previous one is used: Orbax by itself only offers the newest. best.json, in the
 stage's folder, names the best checkpoint, which is the one that everything outside training reads.
 
+A checkpoint's record has a fingerprint of each part of the state and one of the record itself. What is read is compared
+with them, so that a flipped bit counts as damage too. Checkpoints of older versions have none, and are not compared.
+
 A save that fails (a full disk, a lost bucket) raises CheckpointError, at the latest at the next `check`. What it left
-is not a checkpoint, and older checkpoints are removed only once a newer one is complete.
+is not a checkpoint, and older checkpoints are removed only once a newer one is complete. The first checkpoint of a
+stage is read back before `save` returns: a place that takes files but doesn't give them back is noticed then.
 """
 
 import contextlib
 import copy
 import dataclasses
 import fnmatch
+import hashlib
 import json
 import logging
 import pathlib
@@ -30,21 +35,29 @@ from orbax.checkpoint import checkpoint_managers as policy
 
 from pvdm_jax.config import ConfigError
 from pvdm_jax.storage import buckets
+from pvdm_jax.storage.array_fingerprint import fingerprint_arrays
 from pvdm_jax.storage.files import CheckpointError, read_json
-from pvdm_jax.storage.run_folder import BEST, CHECKPOINTS, StageFolder
+from pvdm_jax.storage.run_folder import BEST, CHECKPOINTS, DATASET, StageFolder, check_folder_name
 
-# What Orbax and TensorStore raise on missing, truncated or emptied files; JSONDecodeError is a ValueError.
-UNREADABLE = (ValueError, OSError, KeyError)
+# Reading a damaged checkpoint may raise anything else: Orbax trusts the types in its files.
+NOT_DAMAGE = (MemoryError, jax.errors.JaxRuntimeError)
+# Fields that `Checkpoints.save` adds to a record: the steps that it needs, a fingerprint of each of the state's parts,
+# the types of arrays other than float32, and a fingerprint of the rest of the record.
+NEEDED, FINGERPRINTS, TYPES, RECORD_FINGERPRINT = "needed", "fingerprints", "types", "record_fingerprint"
+USUAL_TYPE = "float32"
+DATA_PATH = "data.path"  # the field of settings that DATASET takes the place of in comparisons
 
 
 class Checkpoints:
     """The checkpoints of one stage, in `directory/checkpoints`.
 
     The newest `keep` are kept, those that they need (the best, and what a run may go back to), and for good those of
-    every `keep_every` steps (0: none). A context manager: leaving it waits for the save that is under way.
+    every `keep_every` steps (0: none). A context manager: leaving it waits for the save that is under way. Raises
+    ConfigError for a directory in which Orbax can't keep checkpoints.
     """
 
     def __init__(self, directory: str | pathlib.Path, keep: int, keep_every: int = 0):
+        check_folder_name(directory)
         needed = _NeededByLatest(keep)
         self._needed = needed.steps
         policies = [policy.LatestN(keep), needed, *([policy.EveryNSteps(keep_every)] if keep_every else [])]
@@ -54,6 +67,7 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(_place(directory), options=options)
         self._folder = self._manager.directory
+        self._read_back = not self._manager.all_steps()  # whether the next checkpoint must be
 
     def save(self, step: int, state: Any, info: dict[str, Any], needed: Sequence[int] = ()) -> None:
         """Saves in the background. `info` must be JSON. State and info may be donated or changed afterwards.
@@ -61,11 +75,36 @@ class Checkpoints:
         needed: steps of other checkpoints that are kept as long as this one is among the newest.
         """
         self._needed[step] = list(needed)
+        parts = _to_dicts(state)
         # Orbax copies the arrays before it returns, but writes the record later, as it is then.
-        record = ocp.args.JsonSave(copy.deepcopy(info) | {"needed": list(needed)})
-        args = ocp.args.Composite(state=ocp.args.StandardSave(_to_dicts(state)), info=record)
+        record = copy.deepcopy(info) | {NEEDED: list(needed)}
+        record[FINGERPRINTS] = {name: fingerprint_arrays(part) for name, part in parts.items()}
+        record[TYPES] = {path: str(leaf.dtype) for path, leaf in _paths(parts) if leaf.dtype != USUAL_TYPE}
+        record[RECORD_FINGERPRINT] = _record_fingerprint(record)
+        args = ocp.args.Composite(state=ocp.args.StandardSave(parts), info=ocp.args.JsonSave(record))
         with self._failures():
             self._manager.save(step, args=args, force=True)
+            if self._read_back:
+                self._manager.wait_until_finished()
+        if self._read_back:
+            self._check_readable(step, parts)
+            self._read_back = False
+
+    def _check_readable(self, step: int, parts: dict[str, Any]) -> None:
+        """Raises CheckpointError unless all of a checkpoint can be read: its parts one by one, into host memory."""
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parts)
+        try:
+            # Orbax reads parts of a checkpoint only with a manager that has written none.
+            with ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(create=False)) as manager:
+                for name, part in shapes.items():
+                    _restore_part(manager, step, {name: part}, np.ndarray)
+        except NOT_DAMAGE:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise CheckpointError(
+                f"the first checkpoint, of step {step}, was written to {self._folder} but can't be read back ({reason})"
+            ) from error
 
     def restore(
         self, abstract: Any, check: Callable[[dict[str, Any]], None] | None = None
@@ -86,10 +125,10 @@ class Checkpoints:
             state = self._attempt(step, _restore_state, abstract)
             if state is not None:
                 self._set_aside(steps[:index])
-                self._needed[step] = info.pop("needed", [])
+                self._needed[step] = info.pop(NEEDED, [])
                 for older in steps[index + 1 :]:
                     older_info = self._attempt(older, _restore_info) or {}
-                    self._needed[older] = older_info.get("needed", [])
+                    self._needed[older] = older_info.get(NEEDED, [])
                 return state, step, info
         if steps:
             raise OSError(f"none of the checkpoints in {self._folder} can be read (steps {_listing(steps)})")
@@ -140,7 +179,8 @@ class Checkpoints:
         except Exception as error:
             reason = " ".join(str(error).split())[:500]
             try:
-                steps = sorted(self._manager.all_steps(read=True))
+                self._manager.reload()
+                steps = sorted(self._manager.all_steps())
                 left = f"the newest complete one is of step {steps[-1]}" if steps else "there is no complete one"
             except Exception as unlisted:
                 left = f"the existing ones can't be listed ({type(unlisted).__name__})"
@@ -213,11 +253,15 @@ def read_part(directory: str | pathlib.Path, part: str, abstract: Any) -> Any:
 def check_settings(saved: dict[str, Any], current: dict[str, Any], free: Sequence[str]) -> None:
     """Raises ConfigError, naming the fields, if settings differ from those that a checkpoint was made with.
 
-    Both are nested dicts. Fields that match one of the patterns of `free` ("sample.*") may differ.
+    Both are nested dicts. Fields that match one of the patterns of `free` ("sample.*") may differ. Where both have a
+    DATASET, the content of the videos, its path may differ too; without it (older versions stored none) only the path
+    is compared.
     """
+    known = saved.get(DATASET) and current.get(DATASET)
+    free = (*free, DATA_PATH if known else DATASET)
     old, new = (traverse_util.flatten_dict(json.loads(json.dumps(tree)), sep=".") for tree in (saved, current))
     differing = [
-        f"{field} is {new.get(field, 'absent')!r} (it was {old.get(field, 'absent')!r})"
+        f"{_setting(field)} is {new.get(field, 'absent')!r} (it was {old.get(field, 'absent')!r})"
         for field in sorted(old.keys() | new.keys())
         if old.get(field) != new.get(field) and not any(fnmatch.fnmatch(field, pattern) for pattern in free)
     ]
@@ -228,36 +272,97 @@ def check_settings(saved: dict[str, Any], current: dict[str, Any], free: Sequenc
         )
 
 
+def _setting(field: str) -> str:
+    """A field as a message names it."""
+    return f"the content of {DATA_PATH} (its fingerprint)" if field == DATASET else field
+
+
 def _attempt(manager: ocp.CheckpointManager, step: int, read: Callable[..., Any], *args: Any) -> Any:
     """`read(manager, step, *args)`, or None and a warning if the checkpoint is damaged."""
     try:
         return read(manager, step, *args)
-    except UNREADABLE as error:
+    except NOT_DAMAGE:
+        raise
+    except Exception as error:
         path, reason = manager.directory / str(step), " ".join(str(error).split())[:300]
         logging.warning("checkpoint %s can't be read (%s: %s)", path, type(error).__name__, reason)
         return None
 
 
 def _restore_info(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    return manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
+    """The record as it was given to `save`, and NEEDED."""
+    info = _restore_record(manager, step)
+    return {name: value for name, value in info.items() if name not in (FINGERPRINTS, TYPES, RECORD_FINGERPRINT)}
+
+
+def _restore_record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    record = manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
+    known = RECORD_FINGERPRINT in record or FINGERPRINTS in record
+    if known and record.get(RECORD_FINGERPRINT) != _record_fingerprint(record):
+        raise ValueError("its record is not what was saved")
+    return record
+
+
+def _record_fingerprint(record: dict[str, Any]) -> str:
+    """A hash of a record, except for that hash."""
+    rest = {name: value for name, value in record.items() if name != RECORD_FINGERPRINT}
+    plain = json.loads(json.dumps(rest))  # as it will be read
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _restore_state(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(_to_dicts(abstract)))
-    return _from_dicts(manager.restore(step, args=args)["state"], abstract)
+    def read(parts: dict[str, Any]) -> dict[str, Any]:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(parts))
+        return manager.restore(step, args=args)["state"]
+
+    return _restore_checked(manager, step, abstract, read)
 
 
-def _restore_part(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
-    item = _to_dicts(abstract)
-    # A PyTreeRestore takes shardings from its restore_args alone.
-    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
-    args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
-    tree = _from_dicts(manager.restore(step, args=ocp.args.Composite(state=args))["state"], abstract)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        # For what the checkpoint does not hold, Orbax returns the request.
-        if not isinstance(leaf, jax.Array):
-            raise KeyError(f"it holds no {jax.tree_util.keystr(path, simple=True, separator='.')}")
-    return tree
+def _restore_part(manager: ocp.CheckpointManager, step: int, abstract: Any, kind: type = jax.Array) -> Any:
+    """Parts of the state, {name: tree}, as arrays of a `kind`: jax.Array or np.ndarray."""
+
+    def read(parts: dict[str, Any]) -> dict[str, Any]:
+        # A PyTreeRestore takes shardings from its restore_args alone.
+        if kind is np.ndarray:
+            restore_args = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), parts)
+        else:
+            restore_args = ocp.checkpoint_utils.construct_restore_args(parts)
+        args = ocp.args.PyTreeRestore(parts, restore_args=restore_args, partial_restore=True)
+        found = manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        for path, leaf in _paths(found):
+            # For what the checkpoint does not hold, Orbax returns the request.
+            if not isinstance(leaf, kind):
+                raise KeyError(f"it holds no {path}")
+        return found
+
+    return _restore_checked(manager, step, abstract, read)
+
+
+def _restore_checked(
+    manager: ocp.CheckpointManager, step: int, abstract: Any, read: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Any:
+    """What `read` returns for the parts of `abstract`, after a comparison with their fingerprints.
+
+    Raises ValueError if a part of the state is not what was saved.
+    """
+    record, wanted = _restore_record(manager, step), _to_dicts(abstract)
+    if FINGERPRINTS not in record:
+        return _from_dicts(read(wanted), abstract)
+    types = [record[TYPES].get(path, USUAL_TYPE) for path, _ in _paths(wanted)]
+    leaves, structure = jax.tree.flatten(wanted)
+    saved = [leaf.update(dtype=np.dtype(kind)) for leaf, kind in zip(leaves, types, strict=True)]
+    parts = read(jax.tree.unflatten(structure, saved))
+    for name, part in parts.items():
+        if fingerprint_arrays(part) != record[FINGERPRINTS].get(name):
+            raise ValueError(f"{name} is not what was saved: its fingerprint differs")
+    parts = jax.tree.map(lambda x, like: x if x.dtype == like.dtype else x.astype(like.dtype), parts, wanted)
+    return _from_dicts(parts, abstract)
+
+
+def _paths(tree: Any) -> list[tuple[str, Any]]:
+    """Each leaf with its path, such as "ema.blocks.0.kernel"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
 
 
 def _names(tree: Any) -> tuple[list[tuple[str, ...]], Any]:

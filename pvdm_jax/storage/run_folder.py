@@ -1,6 +1,7 @@
 """The layout of a run's folder: every path and file name in one place.
 
     RUN/
+      run.lock                while a command writes to the folder: which one (`storage.run_lock`)
       autoencoder/            stage 1, or a model folder where the run uses an autoencoder trained elsewhere
       latents/                the training videos, encoded
       diffusion/              stage 2
@@ -19,11 +20,24 @@ import json
 import pathlib
 from typing import Any
 
+from pvdm_jax.config import require
+
 # Folders of a run.
 AUTOENCODER, LATENTS, DIFFUSION = "autoencoder", "latents", "diffusion"
+LOCK = "run.lock"
+DATASET = "dataset"  # in config.json and in what made the latents: the dataset's fingerprint (`data.dataset_identity`)
 # Files and folders of a stage.
 CONFIG, PARAMETERS, METRICS, BEST = "config.json", "parameters.txt", "metrics.jsonl", "best.json"
 CHECKPOINTS, EVALUATION = "checkpoints", "evaluation"
+# Orbax looks for its own files by patterns, in which these characters of the folder's name have another meaning.
+PATTERNS = "*?[\\"
+
+
+def check_folder_name(directory: str | pathlib.Path) -> None:
+    """Raises ConfigError for a folder in which checkpoints could not be read again."""
+    path = str(pathlib.Path(directory).absolute())
+    allowed = f"Orbax can't keep checkpoints below a folder whose path has one of {' '.join(PATTERNS)}"
+    require(not set(PATTERNS) & set(path), "--workdir", path, allowed)
 
 
 class RunFolder:

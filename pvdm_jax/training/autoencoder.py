@@ -20,7 +20,8 @@ from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.models.pixels import to_uint8
 from pvdm_jax.runtime import sharding
-from pvdm_jax.storage.run_folder import RunFolder
+from pvdm_jax.storage.run_folder import DATASET, RunFolder
+from pvdm_jax.storage.run_lock import single_writer
 from pvdm_jax.training.adversarial import AdversarialState, make_discriminator_optimizer, with_discriminators
 from pvdm_jax.training.autoencoder_losses import AutoencoderLosses
 from pvdm_jax.training.optimizer import (
@@ -253,11 +254,13 @@ def load_perceptual(model: AutoencoderConfig, config: AutoencoderTrainingConfig)
         raise ConfigError(f"{config.section}.perceptual_weights is {config.perceptual_weights!r}; {error}") from error
 
 
+@single_writer
 def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     """Trains stage 1 of the run in `workdir`, resuming from its newest checkpoint. Returns the last state.
 
     Raises ConfigError if the run uses an autoencoder that was trained elsewhere.
     """
+    from pvdm_jax.data.dataset_identity import dataset_identity
     from pvdm_jax.data.loader import fixed_clips, train_batches
     from pvdm_jax.data.sources import open_held_out, open_source
     from pvdm_jax.data.streams import BatchSpec, ProcessShare
@@ -281,7 +284,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
         batches,
         directory=RunFolder(workdir).autoencoder.path,
         config=stage_config,
-        settings=config_to_dict(config),
+        settings=config_to_dict(config) | {DATASET: dataset_identity(config.data)},
         mesh=mesh,
         seed=config.seed,
         unrelated=UNRELATED,

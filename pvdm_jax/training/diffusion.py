@@ -31,7 +31,8 @@ from pvdm_jax.models.condition import Condition, Neighbour
 from pvdm_jax.models.denoiser import denoiser_class
 from pvdm_jax.models.latent import LatentScale, Tokens
 from pvdm_jax.runtime import sharding
-from pvdm_jax.storage.run_folder import RunFolder
+from pvdm_jax.storage.run_folder import DATASET, RunFolder
+from pvdm_jax.storage.run_lock import single_writer
 from pvdm_jax.training.latent_files import LatentCache
 from pvdm_jax.training.latents import PixelLatents, training_latents
 from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
@@ -233,6 +234,7 @@ class DiffusionStage:
         return values
 
 
+@single_writer
 def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathlib.Path | None = None) -> TrainState:
     """Trains stage 2 of the run in `workdir`, resuming from its newest checkpoint.
 
@@ -262,14 +264,14 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
         held_out=held_out,
         real=_held_out_videos(config),
     )
-    settings = config_to_dict(config) | {"latents": latents.identity, "class_names": list(latents.class_names)}
+    made_of = {"latents": latents.identity, DATASET: latents.dataset, "class_names": list(latents.class_names)}
     return run(
         stage,
         BestByMetric(DENOISER, stage_config.best_metric),
         batches,
         directory=RunFolder(workdir).diffusion.path,
         config=stage_config,
-        settings=settings,
+        settings=config_to_dict(config) | made_of,
         mesh=mesh,
         seed=config.seed,
         unrelated=UNRELATED,

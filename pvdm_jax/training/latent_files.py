@@ -2,8 +2,9 @@
 
 Windows of consecutive clips are stored as array_record files in the run's folder of latents:
 
-    index.json           counts, sizes, statistics, the videos' names, the autoencoder's fingerprint, settings
-    encoding.json        while the cache is incomplete: fingerprint and settings
+    index.json           counts, sizes, statistics, the videos' names, the fingerprints of autoencoder and dataset,
+                         settings
+    encoding.json        while the cache is incomplete: fingerprints and settings
     SPLIT-00000-of-00012.array_record, and a .json of the same name with its statistics
         a record: has_previous, has_next, label, source, start, mirrored (int32), crop (three float32), then the
         latents of the window's clips (float32, positions x channels) in the order of `stored_clips`. source is the
@@ -21,6 +22,7 @@ import numpy as np
 from pvdm_jax.config import Config
 from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.storage.run_folder import DATASET
 
 INDEX = "index.json"
 INCOMPLETE_INDEX = "encoding.json"
@@ -57,6 +59,7 @@ class LatentCache:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self.identity: str = index["made_by"]["autoencoder"]  # fingerprint of the autoencoder that made the latents
+        self.dataset: str = index["made_by"].get(DATASET) or ""  # of the videos; "": an older version stored none
         self.class_names: tuple[str, ...] = tuple(index["class_names"])
         self.names: list[str] = index["names"][split]  # of the videos
         self._clips: tuple[str, ...] = tuple(index["clips"])

@@ -8,8 +8,9 @@ written last. Until then encoding.json records which autoencoder and settings th
 """
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,15 +18,19 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pvdm_jax.config import Config, ConfigError, EncodeConfig, config_to_dict
+from pvdm_jax.config import Config, ConfigError, config_to_dict
+from pvdm_jax.data.dataset_identity import dataset_identity, find_dataset_identity
 from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.data.samples import ClipPairs, PairSpec
 from pvdm_jax.data.sources import SPLITS, VideoSource, open_held_out, open_source
+from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import latent_spec
 from pvdm_jax.runtime import sharding
 from pvdm_jax.storage import buckets
+from pvdm_jax.storage.checkpoint import check_settings
 from pvdm_jax.storage.files import read_json, write_json
-from pvdm_jax.storage.run_folder import RunFolder
+from pvdm_jax.storage.run_folder import DATASET, RunFolder
+from pvdm_jax.storage.run_lock import single_writer
 from pvdm_jax.training.encoder import Encoder, local_rows
 from pvdm_jax.training.latent_files import (
     HEADER,
@@ -41,7 +46,7 @@ from pvdm_jax.training.latent_files import (
     stored_clips,
     zero_missing,
 )
-from pvdm_jax.weights.run_autoencoder import import_autoencoder
+from pvdm_jax.weights.run_autoencoder import import_autoencoder, load_autoencoder
 
 SHARD_WINDOWS = 1024  # windows in a file: what a kill can cost
 MEASURED_WINDOWS = 512  # whose latents give the statistics where there is no cache
@@ -56,7 +61,7 @@ UNCACHED_FIELDS = {
 
 
 class PixelLatents:
-    """Latents of the training videos, encoded on request; `batches`, `statistics`, `identity` and `class_names` as
+    """Latents of the training videos, encoded on request; its attributes, `statistics` and `batches` are those of
     `LatentCache`.
 
     For the same windows the numbers are the cache's, up to float32 rounding.
@@ -67,6 +72,7 @@ class PixelLatents:
         self._source = open_source(config.data, config.autoencoder, "train", config.seed)
         self._clips = stored_clips(config)
         self.identity = self.encoder.identity
+        self.dataset = dataset_identity(config.data)
         self.class_names = tuple(self._source.class_names)
 
     def statistics(self, config: Config) -> dict[str, dict[str, list[float]]]:
@@ -111,13 +117,14 @@ class EncodeSummary:
         )
 
 
+@single_writer
 def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathlib.Path | None = None) -> EncodeSummary:
     """Encodes `config.encode.windows` windows of every video with the run's autoencoder, into the run's cache.
 
     autoencoder: a model folder or another run's folder, whose autoencoder the run imports (`weights.run_autoencoder`).
 
     All devices and processes share the work; the first process writes. An existing cache is kept and an incomplete one
-    is resumed if autoencoder and settings are the same; otherwise ConfigError is raised.
+    is resumed if autoencoder, dataset and settings are the same; otherwise ConfigError is raised.
     """
     folder = RunFolder(workdir).latents
     mesh = sharding.make_mesh(config.mesh)
@@ -126,14 +133,13 @@ def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathl
     if autoencoder is not None:
         import_autoencoder(autoencoder, config, workdir)
     encoder = Encoder(config.autoencoder, workdir, mesh)
-    made_by = {"autoencoder": encoder.identity} | _cached_settings(config)
     _share_shards(folder)
-    for name in (INDEX, INCOMPLETE_INDEX):
-        if (folder / name).exists():
-            _check_same(read_json(folder / name)["made_by"], made_by, folder)
     if (folder / INDEX).exists():
-        open_latents(config, workdir, "train")
+        open_latents(config, workdir, "train", lambda: encoder.identity)
         return _summary(folder, read_json(folder / INDEX))
+    made_by = {"autoencoder": encoder.identity, DATASET: dataset_identity(config.data)} | _cached_settings(config)
+    if (folder / INCOMPLETE_INDEX).exists():
+        _check_same(read_json(folder / INCOMPLETE_INDEX)["made_by"], made_by, folder)
     if jax.process_index() == 0:
         write_json(folder / INCOMPLETE_INDEX, {"made_by": made_by})
 
@@ -175,8 +181,15 @@ def _share_shards(folder: pathlib.Path) -> None:
         buckets.fetch(folder, "*.json")
 
 
-def open_latents(config: Config, workdir: str | pathlib.Path, split: str) -> LatentCache:
-    """The run's cached latents. Raises ConfigError if there are none or they were made with other settings."""
+def open_latents(
+    config: Config, workdir: str | pathlib.Path, split: str, autoencoder: Callable[[], str] | None = None
+) -> LatentCache:
+    """The run's cached latents. Raises ConfigError if there are none, or if they were made by another autoencoder, from
+    another dataset or with other settings.
+
+    autoencoder: gives the fingerprint of the run's, once the latents are found (None: it is read). The dataset need not
+    be there any more; where it is, it is compared.
+    """
     folder = RunFolder(workdir).latents
     buckets.fetch(folder)
     if not (folder / INDEX).exists():
@@ -185,24 +198,28 @@ def open_latents(config: Config, workdir: str | pathlib.Path, split: str) -> Lat
             f"there are no latents in {folder}{begun}; `pvdm encode` makes them from a trained autoencoder"
         )
     index = read_json(folder / INDEX)
-    made_by = index["made_by"]
-    _check_same(made_by, {"autoencoder": made_by["autoencoder"]} | _cached_settings(config), folder)
+    if autoencoder is None:
+        identity = functional.fingerprint(load_autoencoder(config.autoencoder, workdir)[1])
+    else:
+        identity = autoencoder()
+    found = {"autoencoder": identity, DATASET: find_dataset_identity(config.data) or index["made_by"].get(DATASET)}
+    _check_same(index["made_by"], found | _cached_settings(config), folder)
     return LatentCache(folder, split, index)
 
 
 def training_latents(
     config: Config, workdir: str | pathlib.Path, mesh: Mesh
 ) -> tuple[LatentCache | PixelLatents, LatentBatch]:
-    """What stage 2 trains on, with `batches`, `statistics`, `identity` and `class_names`, and the windows that it is
-    evaluated on.
+    """What stage 2 trains on, and the windows that it is evaluated on.
 
     Both are read from the cache, or encoded from pixels if `encode.cache` is False. The evaluation has
     `train_diffusion.eval_clips` windows, or as many as there are, spread evenly over the held-out ones.
     """
     held_out: Sequence[dict[str, np.ndarray]]
     if config.encode.cache:
-        training = open_latents(config, workdir, "train")
-        held_out = open_latents(config, workdir, "holdout")
+        autoencoder = functools.cache(lambda: Encoder(config.autoencoder, workdir, mesh).identity)
+        training = open_latents(config, workdir, "train", autoencoder)
+        held_out = open_latents(config, workdir, "holdout", autoencoder)
     else:
         training = PixelLatents(config, workdir, mesh)
         _, pairs, rows = _windows(config, "holdout")
@@ -242,11 +259,6 @@ def _windows(config: Config, split: str) -> tuple[VideoSource, ClipPairs, list[i
     return source, pairs, list(range(0, len(pairs), step))
 
 
-def _batch_size(config: EncodeConfig, mesh: Mesh) -> int:
-    """Windows to encode at once: `batch_size`, rounded up to a multiple of the number of devices."""
-    return -(-config.batch_size // mesh.size) * mesh.size
-
-
 def _encoded(
     encoder: Encoder, pairs: ClipPairs, parts: Sequence[Sequence[int]], config: Config
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
@@ -258,7 +270,7 @@ def _encoded(
     from pvdm_jax.data.loader import read_ahead
     from pvdm_jax.data.streams import BatchSpec, ProcessShare
 
-    batch_size = _batch_size(config.encode, encoder.mesh)
+    batch_size = sharding.round_up(encoder.mesh, config.encode.batch_size)
     share = BatchSpec(batch_size, config.seed, share=ProcessShare.current()).rows
     counts = []
     rows = []
@@ -335,11 +347,10 @@ def _cached_settings(config: Config) -> dict[str, Any]:
 
 
 def _check_same(made_by: dict[str, Any], wanted: dict[str, Any], folder: pathlib.Path) -> None:
-    from pvdm_jax.storage.checkpoint import check_settings
-
     if made_by["autoencoder"] != wanted["autoencoder"]:
         raise ConfigError(
             f"the latents in {folder} were made by another autoencoder "
             f"({made_by['autoencoder'][:12]}, this run's is {wanted['autoencoder'][:12]}); remove them to encode again"
         )
-    check_settings(made_by["settings"], wanted["settings"], ())
+    saved, current = ({DATASET: made.get(DATASET)} | made["settings"] for made in (made_by, wanted))
+    check_settings(saved, current, ())

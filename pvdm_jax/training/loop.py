@@ -27,11 +27,13 @@ from pvdm_jax.storage import buckets
 from pvdm_jax.storage.checkpoint import Checkpoints, check_settings
 from pvdm_jax.storage.files import write_json, write_text
 from pvdm_jax.storage.run_folder import StageFolder
+from pvdm_jax.storage.run_lock import check_still_writer
 from pvdm_jax.training.decisions import Decisions
 from pvdm_jax.training.metrics import MetricWriter
 from pvdm_jax.training.non_finite import NonFiniteGuard, NonFiniteRecord, go_back
 from pvdm_jax.training.policy import PhaseRecord, Policy
 from pvdm_jax.training.progress import Progress, StepClock, duration, parameter_table
+from pvdm_jax.training.schedule_change import warn_of_schedule
 from pvdm_jax.training.step import Batch, Stage, compile_step, keys
 
 # Settings that may change when a run is resumed. The others decide its numbers.
@@ -100,6 +102,7 @@ def train(
             start, window, skipped = 0, [], NonFiniteRecord()
         else:
             state, start, info = restored
+            warn_of_schedule(stage.name, config, info["settings"], start)
             window, skipped = info["window"], NonFiniteRecord(**info["non_finite"])
             policy.resume(PhaseRecord.from_json(info["phases"]))
         if jax.process_index() == 0:
@@ -247,6 +250,7 @@ class _Run:
 
     def save(self, step: int, state: Any, scheduled: bool) -> None:
         """Saves in the background. scheduled: whether the settings ask for it at this step."""
+        check_still_writer(self.decisions.folder.path)
         self.guard.note_checkpoint(step, scheduled)
         info = {
             "settings": self.settings,

@@ -314,3 +314,14 @@ def test_no_usable_source(model, folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(VideoError, match="empty: no video file"):
         reconstruct(model, [tmp_path / "empty"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("batch_size, rows", [(4, 8), (8, 8), (9, 16)])
+def test_batches_fill_the_devices(tmp_path, monkeypatch, batch_size, rows):
+    """On eight devices a batch of four would be made twice: each device takes at least one video."""
+    monkeypatch.setattr(jax, "local_device_count", lambda: 8)
+    model = Model()
+    generate.sample(model, tmp_path / "out", num_videos=10, batch_size=batch_size, formats=["npz"])
+    assert {call["num_videos"] for call in model.calls} == {rows}
+    made = [index for call in model.calls for index in dict.fromkeys(call["indices"])]
+    assert made == list(range(10))

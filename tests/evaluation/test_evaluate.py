@@ -10,7 +10,9 @@ import pytest
 
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, MeshConfig, UNetConfig
 from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig, load_protocol
+from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
+from pvdm_jax.evaluation import clip_sets, evaluate
 from pvdm_jax.evaluation.card import compare, differences, read_card, to_markdown, write_card
 from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model, evaluate_sets
 from pvdm_jax.evaluation.frechet import frechet_distance
@@ -304,3 +306,69 @@ def test_samples_do_not_depend_on_batches():
     assert whole.shape == (9, 8, 24, 24, 3)
     np.testing.assert_array_equal(np.concatenate([videos.batch(0, 4), videos.batch(4, 9)]), whole)
     assert generate((30, 20)).batch(0, 2).shape == (2, 8, 30, 20, 3)
+
+
+@pytest.mark.parametrize(
+    "section, changes",
+    [("process", {"num_steps": 500}), ("denoiser", {"dtype": "bfloat16"}), ("autoencoder", {"dtype": "bfloat16"})],
+)
+def test_settings_beside_the_weights_make_other_clips(tmp_path, section, changes):
+    """What is stored of one protocol is not reported for another."""
+    protocol = dataclasses.replace(TINY, steps=3, later_steps=3, eta=0.0, guidance=0.0, sampler="ddim")
+
+    def facts(model, **changes):
+        changed = dataclasses.replace(protocol, **changes)
+        clips = GeneratedClips(model, changed, fingerprint="0", frames=8, count=4, labels=None, size=(24, 24))
+        return clips.facts
+
+    first, other = Model(), Model()
+    other.config = dataclasses.replace(CONFIG, **{section: dataclasses.replace(getattr(CONFIG, section), **changes)})
+    assert facts(first) == facts(Model()) != facts(other)
+    assert facts(first, resize="bilinear") != facts(first, resize="antialias")
+    remat = dataclasses.replace(CONFIG, denoiser=dataclasses.replace(CONFIG.denoiser, remat="blocks"))
+    other.config = remat
+    assert facts(other) == facts(first)
+
+
+def test_other_settings_are_measured_again(tmp_path):
+    protocol = dataclasses.replace(TINY, measures=("fvd", "reconstruction"), frames=(8,), steps=3)
+    first, other = Model(), Model()
+    evaluate_model(first, protocol, EvaluationPaths(tmp_path, weights=tmp_path))
+    other.config = dataclasses.replace(CONFIG, process=dataclasses.replace(CONFIG.process, num_steps=500))
+    seen = []
+    other.reconstruct = lambda video: seen.append(video) or video
+    evaluate_model(other, protocol, EvaluationPaths(tmp_path, weights=tmp_path))
+    assert other.calls and seen
+
+
+def test_the_inception_score_is_checked_before_the_work(tmp_path, monkeypatch):
+    """It takes 16 frames, two clips of this model, whatever the protocol compares."""
+    monkeypatch.setattr(evaluate, "open_classifier", lambda *_: object())
+    model = Model()
+    model.config = dataclasses.replace(CONFIG, denoiser=dataclasses.replace(CONFIG.denoiser, previous_clip=False))
+    protocol = dataclasses.replace(TINY, measures=("fvd", "is"), frames=(8,))
+    with pytest.raises(ConfigError, match="frames of the Inception score is 16; this model's denoiser takes no prev"):
+        evaluate_model(model, protocol, EvaluationPaths(tmp_path, weights=tmp_path))
+    assert model.calls == []
+    for name in ("real", "fake"):
+        for number in range(3):
+            write_video(tmp_path / name / f"{number}.gif", np.zeros((8, 24, 24, 3), np.uint8), fps=8)
+    monkeypatch.setattr(evaluate.EvaluationResults, "features", lambda *_: pytest.fail("it was measured"))
+    with pytest.raises(ConfigError, match="fewer than two clips of 16 frames"):
+        evaluate_sets(tmp_path / "real", tmp_path / "fake", protocol, EvaluationPaths(tmp_path, weights=tmp_path))
+
+
+def test_a_dataset_is_hashed_once(tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(evaluate, "dataset_identity", lambda data: hashed.append(data) or "0")
+    monkeypatch.setattr(clip_sets, "dataset_identity", lambda data: pytest.fail("it was hashed again"))
+    for number in range(3):
+        frames = np.random.default_rng(number).integers(0, 255, (20, 24, 24, 3), np.uint8)
+        write_video(tmp_path / "videos" / f"{number}.gif", frames, fps=8)
+    prepare(tmp_path / "videos", tmp_path / "data")
+    protocol = dataclasses.replace(TINY, measures=("fvd", "reconstruction"), split="all", steps=2)
+    data = DataConfig(source="tfds", path=str(tmp_path / "data"))
+    card = evaluate_model(Model(), protocol, EvaluationPaths(tmp_path / "a", weights=tmp_path), data=data)
+    assert len(hashed) == 1 and card["real"]["frames_8"]["sha256"] == "0"
+    evaluate_sets(tmp_path / "data", tmp_path / "videos", protocol, EvaluationPaths(tmp_path / "b", weights=tmp_path))
+    assert len(hashed) == 2

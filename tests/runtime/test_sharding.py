@@ -129,3 +129,22 @@ def test_bytes_per_device_fall_with_the_number_of_devices(stage):
     for devices, found in held.items():
         assert held[1] / devices <= found < held[1] / devices + whole
     assert held[1] > 1e9
+
+
+def test_no_array_travels_between_processes(monkeypatch):
+    """jax.device_put sends arrays to other processes to compare them; shardings of several processes do without."""
+    mesh = sharding.make_mesh(MeshConfig(), devices=jax.devices()[:1])
+    monkeypatch.setattr(jax.sharding.NamedSharding, "is_fully_addressable", property(lambda self: False))
+    monkeypatch.setattr(jax, "device_put", lambda *_: pytest.fail("an array was sent"))
+    weights = {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3), "bias": jnp.ones(2)}
+    placed = sharding.place(mesh, weights)
+    jax.tree.map(np.testing.assert_array_equal, placed, weights)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(placed))
+    items = np.arange(10, dtype=np.float32).reshape(5, 2)
+    found = sharding.map_batches(mesh, lambda x: {"twice": x * 2}, items, 2)
+    np.testing.assert_array_equal(found["twice"], items * 2)
+
+
+@pytest.mark.parametrize("count, expected", [(1, 8), (8, 8), (9, 16)])
+def test_batches_are_rounded_up_to_the_mesh(count, expected):
+    assert sharding.round_up(AbstractMesh((4, 2), sharding.AXES), count) == expected

@@ -12,6 +12,7 @@ import pytest
 from disk import file_limit
 
 from pvdm_jax.config import ConfigError, OptimizerConfig
+from pvdm_jax.storage import checkpoint
 from pvdm_jax.storage.checkpoint import Checkpoints, check_settings, read_part
 from pvdm_jax.storage.files import CheckpointError
 from pvdm_jax.training.optimizer import init_state, make_optimizer, update
@@ -222,3 +223,107 @@ def test_a_checkpoint_goes_to_another_precision(saved):
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.bfloat16)}
     for found, exact in zip(jax.tree.leaves(state.params), jax.tree.leaves(make_state(6.0).params), strict=True):
         np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
+
+
+def flip(path: pathlib.Path, bit: int):
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(bytes(data))
+
+
+def test_a_flipped_bit_anywhere_changes_no_number(tmp_path, caplog):
+    """Arrays and record are what was saved, or the checkpoint before is used."""
+    noise = jnp.asarray(np.random.default_rng(0).standard_normal((40, 40)), jnp.float32)
+    states = {step: {"ema": {"w": noise * step}, "network": {"w": noise + step}} for step in (1, 2)}
+    with Checkpoints(tmp_path / "whole", keep=2) as checkpoints:
+        for step, state in states.items():
+            checkpoints.save(step, state, {"window": [{"loss": 0.25}], "settings": {"seed": step}})
+    files = [path for path in sorted((tmp_path / "whole" / "checkpoints" / "2").rglob("*")) if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)  # the arrays
+    record = next(path for path in files if path.parent.name == "info" and path.name == "metadata")
+    rng, steps = np.random.default_rng(1), []
+    for number, path in enumerate([largest] * 12 + [record] * 8 + files):
+        copy = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", copy)
+        if path.stat().st_size:
+            flip(copy / path.relative_to(tmp_path / "whole"), int(rng.integers(8 * path.stat().st_size)))
+        with Checkpoints(copy, keep=2) as checkpoints:
+            state, step, info = checkpoints.restore(abstract(states[1]))
+        jax.tree.map(np.testing.assert_array_equal, state, states[step])
+        assert info == {"window": [{"loss": 0.25}], "settings": {"seed": step}}
+        steps.append(step)
+    assert steps[:12] == [1] * 12 and steps[12:20] == [1] * 8
+    assert "is not what was saved: its fingerprint differs" in caplog.text
+
+
+def test_a_part_with_a_flipped_bit_is_not_read(saved, caplog):
+    files = [path for path in (saved / "checkpoints" / "6").rglob("d/*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    expected = make_state(4.0).ema
+    for bit in range(0, 8 * largest.stat().st_size, 8 * 37 + 3):
+        flip(largest, bit)
+        part = read_part(saved, "ema", abstract(expected))
+        found = float(part["blocks"]["0"]["kernel"][0, 0])
+        assert found in (float(make_state(step).ema["blocks"]["0"]["kernel"][0, 0]) for step in (4.0, 6.0))
+        flip(largest, bit)
+
+
+def test_the_first_checkpoint_is_read_back(tmp_path, monkeypatch):
+    check, checked = Checkpoints._check_readable, []
+
+    def lose(self, step, parts):
+        if not checked:
+            truncate(tmp_path / "checkpoints" / "1" / "state")
+        checked.append(step)
+        check(self, step, parts)
+
+    monkeypatch.setattr(Checkpoints, "_check_readable", lose)
+    lost = r"the first checkpoint, of step 1, was written to .* but can't be read back"
+    with pytest.raises(CheckpointError, match=lost):
+        Checkpoints(tmp_path, keep=3).save(1, make_state(1.0), {})
+    shutil.rmtree(tmp_path / "checkpoints")
+    for steps in ((1, 2), (3,)):
+        with Checkpoints(tmp_path, keep=3) as checkpoints:
+            for step in steps:
+                checkpoints.save(step, make_state(1.0), {})
+    assert checked == [1, 1]  # later ones, also of a run that resumes, are written in the background
+
+
+def test_checkpoints_without_fingerprints_are_still_read(tmp_path, monkeypatch):
+    """Those of older versions."""
+    names = (checkpoint.FINGERPRINTS, checkpoint.TYPES, checkpoint.RECORD_FINGERPRINT)
+    save = checkpoint.ocp.args.JsonSave
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            checkpoint.ocp.args, "JsonSave", lambda record: save({k: v for k, v in record.items() if k not in names})
+        )
+        with Checkpoints(tmp_path, keep=3) as checkpoints:
+            checkpoints.save(1, make_state(1.0), {"settings": {}})
+    state, step, info = restore(tmp_path)
+    assert step == 1 and info == {"settings": {}}
+    np.testing.assert_array_equal(state.ema["blocks"]["0"]["kernel"], make_state(1.0).ema["blocks"]["0"]["kernel"])
+
+
+@pytest.mark.parametrize("name", ["run [a]", "a\\b", "a*b"])
+def test_folders_that_orbax_takes_for_patterns_are_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match="--workdir is .*Orbax can't keep checkpoints"):
+        Checkpoints(tmp_path / name, keep=1)
+
+
+def test_the_content_of_a_dataset_counts_and_not_its_path():
+    saved = {"data": {"path": "a", "stride": 1}, "dataset": "1"}
+    check_settings(saved, {"data": {"path": "/b/a", "stride": 1}, "dataset": "1"}, [])
+    with pytest.raises(ConfigError, match=r"the content of data.path \(its fingerprint\) is '2' \(it was '1'\)"):
+        check_settings(saved, saved | {"dataset": "2"}, [])
+    # Older versions stored none.
+    older = {"data": {"path": "a", "stride": 1}}
+    check_settings(older, saved, [])
+    with pytest.raises(ConfigError, match=r"data\.path is 'b' \(it was 'a'\)"):
+        check_settings(older, {"data": {"path": "b", "stride": 1}, "dataset": "1"}, [])
+
+
+def test_listing_after_a_failure_warns_of_nothing(saved, caplog):
+    with Checkpoints(saved, keep=5) as checkpoints, pytest.raises(CheckpointError, match="complete one is of step 6"):
+        with checkpoints._failures():
+            raise OSError("lost")
+    assert "deprecated" not in caplog.text

@@ -6,6 +6,7 @@ complete, and its outcome file is written after that: a shard with an outcome is
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import os
 import pathlib
@@ -55,8 +56,8 @@ def write_shard(
     """Writes the usable ones of `videos` to `path`, and the outcome to the json file beside it.
 
     The outcome is {"videos": [facts], "skipped": {name: reason}, "records": number, "bytes": their size}; the facts of
-    a video are its name, label, fps, frames, height, width, stored (how), records (their number) and, if the frame rate
-    varies, times (of the frames, in seconds). `done` is called after each video.
+    a video are its name, label, fps, frames, height, width, stored (how), records (their number), sha256 (of their
+    content) and, if the frame rate varies, times (of the frames, in seconds). `done` is called after each video.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -90,11 +91,13 @@ def write_shard(
                 "width": loaded.width,
             }
             first = len(sizes)
+            digest = hashlib.sha256()
             for piece in loaded.records:
                 record = spec.serialize_example(spec.encode_example({"video": piece, **known}))
                 writer.write(record)
                 sizes.append(len(record))
-            more = {"stored": loaded.stored, "records": len(sizes) - first}
+                digest.update(piece)
+            more = {"stored": loaded.stored, "records": len(sizes) - first, "sha256": digest.hexdigest()}
             facts.append(known | more | ({"times": loaded.times} if loaded.times else {}))
         done()
     writer.close()

@@ -76,13 +76,21 @@ zeros = nnx.initializers.zeros_init()
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, x * Phi(x). Its gradient reuses Phi(x): recomputed, as JAX would, it costs XLA on CPU 3 times."""
-    return jax.nn.gelu(x, approximate=False)
+    """The exact GELU, x * Phi(x), computed in float32 and the same with and without a gradient.
+
+    Its gradient reuses Phi(x): recomputed, as JAX would, it costs XLA on CPU 3 times.
+    """
+    return _gelu_forward(x)[0]
 
 
 def _gelu_forward(x):
-    phi = 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
-    return x * phi, (x, phi)
+    wide = x.astype(jnp.float32)
+    if x.dtype == jnp.float32:
+        phi = 0.5 * (1 + jax.lax.erf(wide * math.sqrt(0.5)))  # on CPUs 4 times faster than erfc
+    else:
+        # Types of fewer digits have values so small that 1 + erf would lose theirs.
+        phi = 0.5 * jax.lax.erfc(-wide * math.sqrt(0.5))
+    return (wide * phi).astype(x.dtype), (x, phi.astype(x.dtype))
 
 
 def _gelu_backward(saved, gradient):

@@ -13,7 +13,7 @@ from pvdm_jax.models import functional
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.checkpoint import read_part
 from pvdm_jax.storage.files import read_json
-from pvdm_jax.storage.run_folder import RunFolder
+from pvdm_jax.storage.run_folder import ENCODED_BY, RunFolder
 from pvdm_jax.weights import model_folder, run_autoencoder
 
 
@@ -46,7 +46,7 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> PVDM:
     fields = {field.name for field in dataclasses.fields(Config)}
     config = config_from_dict(Config, {name: value for name, value in settings.items() if name in fields})
     _, weights = run_autoencoder.load_autoencoder(config.autoencoder, directory)
-    if settings.get("latents", "") not in ("", functional.fingerprint(weights)):
+    if settings.get(ENCODED_BY, "") not in ("", functional.fingerprint(weights)):
         logging.warning(
             "the denoiser in %s was trained on latents of another autoencoder than the one that %s has now; stage 1 "
             "was continued since. Encode and train stage 2 again in another folder (--autoencoder)",

@@ -26,6 +26,7 @@ from pvdm_jax.config import require
 AUTOENCODER, LATENTS, DIFFUSION = "autoencoder", "latents", "diffusion"
 LOCK = "run.lock"
 DATASET = "dataset"  # in config.json and in what made the latents: the dataset's fingerprint (`data.dataset_identity`)
+ENCODED_BY = "encoded_by"  # in stage 2's config.json: the fingerprint of the autoencoder whose latents it trains on
 # Files and folders of a stage.
 CONFIG, PARAMETERS, METRICS, BEST = "config.json", "parameters.txt", "metrics.jsonl", "best.json"
 CHECKPOINTS, EVALUATION = "checkpoints", "evaluation"

@@ -31,7 +31,7 @@ from pvdm_jax.models.condition import Condition, Neighbour
 from pvdm_jax.models.denoiser import denoiser_class
 from pvdm_jax.models.latent import LatentScale, Tokens
 from pvdm_jax.runtime import sharding
-from pvdm_jax.storage.run_folder import DATASET, RunFolder
+from pvdm_jax.storage.run_folder import DATASET, ENCODED_BY, RunFolder
 from pvdm_jax.storage.run_lock import single_writer
 from pvdm_jax.training.latent_files import LatentCache
 from pvdm_jax.training.latents import PixelLatents, training_latents
@@ -264,7 +264,7 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
         held_out=held_out,
         real=_held_out_videos(config),
     )
-    made_of = {"latents": latents.identity, DATASET: latents.dataset, "class_names": list(latents.class_names)}
+    made_of = {ENCODED_BY: latents.identity, DATASET: latents.dataset, "class_names": list(latents.class_names)}
     return run(
         stage,
         BestByMetric(DENOISER, stage_config.best_metric),

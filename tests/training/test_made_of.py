@@ -63,7 +63,7 @@ def test_the_dataset_counts_and_not_its_path(tmp_path, monkeypatch, capsys):
     settings = {}
     monkeypatch.setattr("pvdm_jax.training.loop.train", lambda *_, **options: settings.update(options["settings"]))
     diffusion.train(on(path), run)
-    assert settings["dataset"] == kept.dataset and settings["latents"] == kept.identity
+    assert settings["dataset"] == kept.dataset and settings["encoded_by"] == kept.identity
 
 
 def test_stage_two_refuses_latents_of_an_autoencoder_that_was_trained_on(stage_one, tmp_path, caplog):
@@ -82,7 +82,7 @@ def test_stage_two_refuses_latents_of_an_autoencoder_that_was_trained_on(stage_o
             step(CONFIG, run)
     # A denoiser that is there already is named by whoever loads the run.
     RunFolder(run).diffusion.path.mkdir()
-    settings = json.loads(folder.config.read_text()) | {"latents": identity}
+    settings = json.loads(folder.config.read_text()) | {"encoded_by": identity}
     RunFolder(run).diffusion.config.write_text(json.dumps(settings))
     load(run)
     assert "was trained on latents of another autoencoder" in caplog.text

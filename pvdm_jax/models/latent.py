@@ -103,13 +103,21 @@ class LatentScale:
 
     def normalize(self, latents: Tokens) -> Tokens:
         """Latents (..., positions, channels) as the denoiser sees them."""
-        return latents if self.mean is None else (latents - self.mean) / self.std
+        return latents if self.mean is None else (latents - _as_rank(self.mean, latents)) / _as_rank(self.std, latents)
 
     def restore(self, x: Tokens) -> Tokens:
         """The inverse of `normalize`: what the autoencoder decodes."""
-        return x if self.mean is None else x * self.std + self.mean
+        return x if self.mean is None else x * _as_rank(self.std, x) + _as_rank(self.mean, x)
 
     @property
     def bounds(self) -> tuple[np.ndarray | float, np.ndarray | float]:
-        """Between which values normalised latents lie, as the autoencoder's lie between -1 and 1."""
-        return (-1.0, 1.0) if self.mean is None else ((-1 - self.mean) / self.std, (1 - self.mean) / self.std)
+        """Between which values normalised latents lie, as the autoencoder's lie between -1 and 1: scalars, or arrays
+        (1, positions, channels)."""
+        if self.mean is None:
+            return -1.0, 1.0
+        return tuple(self.normalize(np.full((1, *self.mean.shape), end, np.float32)) for end in (-1, 1))
+
+
+def _as_rank(values: np.ndarray, x: Tokens) -> np.ndarray:
+    """(positions, channels) with axes of length 1 in front, up to the rank of x."""
+    return values.reshape((1,) * (x.ndim - values.ndim) + values.shape)

@@ -79,7 +79,9 @@ class PixelLatents:
         """As `LatentCache.statistics`, estimated from MEASURED_WINDOWS windows spread over the training videos."""
         _, pairs, rows = _windows(config, "train")
         chosen = [rows[int(i)] for i in np.linspace(0, len(rows) - 1, min(MEASURED_WINDOWS, len(rows)))]
-        sums = ShardWriter(pathlib.Path(), latent_spec(config.autoencoder).segments, writing=False)
+        sums = ShardWriter(
+            shard_path(RunFolder(".").latents, "train", 0, 1), latent_spec(config.autoencoder).segments, writing=False
+        )
         for latents, facts in _encoded(self.encoder, pairs, [chosen], config):
             sums.write(latents, facts)
         return merge_statistics([sums.close()])["segments"]

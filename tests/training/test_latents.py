@@ -1,5 +1,6 @@
 """The latents that stage 2 trains from: cached in shards that survive a kill, or made on the fly with equal numbers."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from tiny_config import CONFIG, changed
 from pvdm_jax.config import (
     ConfigError,
     EncodeConfig,
+    LatentsConfig,
     MeshConfig,
 )
 from pvdm_jax.data.latent_batch import LatentBatch
@@ -19,6 +21,7 @@ from pvdm_jax.data.samples import PairSpec
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import latent_spec, plane_shape
+from pvdm_jax.models.latent import LatentScale
 from pvdm_jax.models.pixels import to_float
 from pvdm_jax.runtime.sharding import global_batch, make_mesh
 from pvdm_jax.training import diffusion, latents
@@ -92,6 +95,20 @@ def test_statistics_are_those_of_the_clips(cached):
     assert index["bytes_per_window"] == 2 * shape.positions * 4 * 4 + latents.HEADER.itemsize
 
 
+def test_stage_two_normalises_by_the_statistics_of_its_segments(cached):
+    """In the order of the latent's segments, whatever the order in the index."""
+    config = dataclasses.replace(CONFIG, latents=LatentsConfig(normalize=True))
+    cache = latents.open_latents(config, cached, "train")
+    completed = diffusion._with_statistics(config, cache)
+    scale = LatentScale.of(latent_spec(config.autoencoder), completed.latents)
+    clips = np.stack([scale.normalize(cache[i]["clip"]) for i in range(len(cache))]).astype(np.float64)
+    for part in latent_spec(config.autoencoder).parts:
+        np.testing.assert_allclose(clips[:, part.slice].mean(axis=(0, 1)), 0, atol=1e-4)
+        np.testing.assert_allclose(clips[:, part.slice].std(axis=(0, 1)), 1, atol=1e-4)
+    assert diffusion._with_statistics(CONFIG, cache) is CONFIG
+    assert diffusion._with_statistics(completed, cache) is completed
+
+
 def test_a_killed_encoding_goes_on_with_the_same_bytes(cached, workdir, monkeypatch):
     """Killed while the third of three shards is written: the first two are kept, and all end up the same."""
     monkeypatch.setattr(latents, "SHARD_WINDOWS", 4)
@@ -138,6 +155,10 @@ def test_pixels_give_the_numbers_of_the_cache(cached):
     mesh = make_mesh(MeshConfig())
     (cache, kept), (pixels, made) = (latents.training_latents(c, cached, mesh) for c in (CONFIG, fly))
     assert (cache.identity, cache.class_names) == (pixels.identity, pixels.class_names)
+    # Ten windows: the statistics without a cache are estimated from all of them.
+    for name, segment in cache.statistics(CONFIG).items():
+        for kind in ("mean", "std"):
+            np.testing.assert_allclose(pixels.statistics(fly)[name][kind], segment[kind], atol=1e-5)
     streams = [source.batches(CONFIG if source is cache else fly, 4, 2) for source in (cache, pixels)]
     for _ in range(3):
         assert_close(*(next(stream) for stream in streams))

@@ -7,7 +7,7 @@ from typing import Any
 import pvdm_jax
 from pvdm_jax.cli.arguments import AddCommand, load_config, load_model, positive
 from pvdm_jax.config import ConfigError, require
-from pvdm_jax.config.evaluation import FEATURES, PROTOCOLS, load_protocol
+from pvdm_jax.config.evaluation import FEATURES, PROTOCOLS
 from pvdm_jax.storage.cache import cache_folder
 
 
@@ -30,6 +30,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.output.exists() and any(args.output.iterdir()):
         raise FileExistsError(f"{args.output} is not empty; name a new folder")
 
+    from pvdm_jax.evaluation.protocols import load_protocol
     from pvdm_jax.weights.foreign_files import WeightFileError
 
     protocol = load_protocol(args.protocol, args.set, args.features)

@@ -20,7 +20,8 @@ from pvdm_jax.inference.loading import load
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.reporting.html import write_page
 from pvdm_jax.storage import buckets
-from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.json_files import try_read_json
 from pvdm_jax.training import autoencoder, diffusion, latents
 
 # In the run's folder.
@@ -129,7 +130,8 @@ class _Clock:
 
     def __init__(self, path: pathlib.Path):
         self._path = path
-        self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
+        kept = try_read_json(path, {str: float}, print, "the times of earlier runs are not counted")
+        self.seconds: dict[str, float] = kept or {}
 
     def measure(self, name: str, phase: Callable[[], Any]) -> Any:
         """Runs a phase and returns its result."""

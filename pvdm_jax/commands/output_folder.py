@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from pvdm_jax.config import ConfigError, require
-from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.json_files import read_json
 from pvdm_jax.video.defaults import DEFAULT_FORMATS
 from pvdm_jax.video.grid import enlarge, video_grid
 from pvdm_jax.video.images import write_image
@@ -53,7 +54,7 @@ def make_or_resume_folder(output: Path, request: Mapping[str, Any], may_change: 
     """
     path = output / REQUEST_FILE
     if path.exists():
-        _check_same_request(output, read_json(path), json.loads(json.dumps(request)), may_change)
+        _check_same_request(output, read_json(path, dict), json.loads(json.dumps(request)), may_change)
     else:
         make_new_folder(output)
     write_json(path, request)

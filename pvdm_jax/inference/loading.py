@@ -1,17 +1,14 @@
 """Reads a trained model: from a run's folder (the EMA weights of its stages) or from a model folder."""
 
-import dataclasses
 import pathlib
 
 from jax.sharding import Mesh
 
-from pvdm_jax.config import Config, config_from_dict
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.checkpoint import read_part
-from pvdm_jax.storage.files import read_json
-from pvdm_jax.storage.run_folder import RunFolder
+from pvdm_jax.storage.run_folder import RunFolder, read_settings
 from pvdm_jax.weights import model_folder, run_autoencoder
 
 
@@ -40,13 +37,11 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> PVDM:
     if model_folder.is_model_folder(run.autoencoder.path) and not run.diffusion.has_begun:
         return load(run.autoencoder.path, mesh)  # trained elsewhere, and stage 2 has not begun
     newest = run.diffusion if run.diffusion.has_begun else run.autoencoder
-    settings = read_json(newest.config)
-    fields = {field.name for field in dataclasses.fields(Config)}
-    config = config_from_dict(Config, {name: value for name, value in settings.items() if name in fields})
+    config, class_names = read_settings(newest.config)
     _, weights = run_autoencoder.load_autoencoder(config.autoencoder, directory)
     abstract = LatentModel(config.autoencoder, config.denoiser).denoiser_shapes
     try:
         denoiser = read_part(run.diffusion.path, "ema", abstract)
     except FileNotFoundError:
         denoiser = None
-    return PVDM(config, weights, denoiser, tuple(settings.get("class_names", ())), mesh)
+    return PVDM(config, weights, denoiser, class_names, mesh)

@@ -30,7 +30,8 @@ from orbax.checkpoint import checkpoint_managers as policy
 
 from pvdm_jax.config import ConfigError
 from pvdm_jax.storage import buckets
-from pvdm_jax.storage.files import CheckpointError, read_json
+from pvdm_jax.storage.files import CheckpointError
+from pvdm_jax.storage.json_files import read_json
 from pvdm_jax.storage.run_folder import BEST, CHECKPOINTS, StageFolder
 
 # What Orbax and TensorStore raise on missing, truncated or emptied files; JSONDecodeError is a ValueError.
@@ -181,7 +182,7 @@ def _place(directory: str | pathlib.Path) -> str:
 def best_step(directory: str | pathlib.Path) -> int | None:
     """The step of the best checkpoint of the stage in `directory`, by its best.json; None if it names none."""
     path = StageFolder(directory).best
-    step = read_json(path)["best_step"] if path.exists() else -1
+    step = read_json(path, {"best_step": int})["best_step"] if path.exists() else -1
     return None if step < 0 else step
 
 

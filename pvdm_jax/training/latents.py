@@ -24,20 +24,24 @@ from pvdm_jax.data.sources import SPLITS, VideoSource, open_held_out, open_sourc
 from pvdm_jax.models.autoencoder import latent_spec
 from pvdm_jax.runtime import sharding
 from pvdm_jax.storage import buckets
-from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.json_files import read_json
 from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.training.encoder import Encoder, local_rows
 from pvdm_jax.training.latent_files import (
+    CONTENT,
     HEADER,
     INCOMPLETE_INDEX,
     INDEX,
+    MADE_BY,
     LatentCache,
     ShardWriter,
+    is_complete,
     make_fields,
     merge_statistics,
+    missing_shards,
     read_statistics,
     shard_path,
-    statistics_path,
     stored_clips,
     zero_missing,
 )
@@ -117,12 +121,14 @@ def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathl
     encoder = Encoder(config.autoencoder, workdir, mesh)
     made_by = {"autoencoder": encoder.identity} | _cached_settings(config)
     _share_shards(folder)
-    for name in (INDEX, INCOMPLETE_INDEX):
+    known = {}
+    for name, shape in ((INDEX, CONTENT), (INCOMPLETE_INDEX, MADE_BY)):
         if (folder / name).exists():
-            _check_same(read_json(folder / name)["made_by"], made_by, folder)
-    if (folder / INDEX).exists():
+            known[name] = read_json(folder / name, shape)
+            _check_same(known[name]["made_by"], made_by, folder)
+    if INDEX in known and not missing_shards(folder, known[INDEX]):
         open_latents(config, workdir, "train")
-        return _summary(folder, read_json(folder / INDEX))
+        return _summary(folder, known[INDEX])
     if jax.process_index() == 0:
         write_json(folder / INCOMPLETE_INDEX, {"made_by": made_by})
 
@@ -173,7 +179,10 @@ def open_latents(config: Config, workdir: str | pathlib.Path, split: str) -> Lat
         raise ConfigError(
             f"there are no latents in {folder}{begun}; `pvdm encode` makes them from a trained autoencoder"
         )
-    index = read_json(folder / INDEX)
+    index = read_json(folder / INDEX, CONTENT)
+    missing = missing_shards(folder, index)
+    if missing:
+        raise ConfigError(f"{missing[0]} is missing; `pvdm encode` makes it again")
     made_by = index["made_by"]
     _check_same(made_by, {"autoencoder": made_by["autoencoder"]} | _cached_settings(config), folder)
     return LatentCache(folder, split, index)
@@ -282,7 +291,7 @@ def _encode_split(
 
     paths = [shard_path(folder, split, number, len(shards)) for number in range(len(shards))]
     # Every process must use the same list, whatever the first one has written by the time they look.
-    done = multihost_utils.broadcast_one_to_all(np.array([statistics_path(path).exists() for path in paths]))
+    done = multihost_utils.broadcast_one_to_all(np.array([is_complete(path) for path in paths]))
     outcomes = {number: read_statistics(path) for number, path in enumerate(paths) if done[number]}
     missing = [number for number in range(len(shards)) if not done[number]]
     batches = _encoded(encoder, pairs, [shards[number] for number in missing], config)

@@ -25,6 +25,15 @@ from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.images import decode_image, encode_jpeg
 from pvdm_jax.video.read import frame_rate, video_frames
 
+# The file of a shard's outcome, see `write_shard`.
+_FACTS = {"name": str, "label": int, "fps": float, "frames": int, "height": int, "width": int}
+OUTCOME = {
+    "videos": [_FACTS | {"stored": str, "records": int}],
+    "skipped": {str: str},
+    "records": int,
+    "bytes": int,
+}
+
 
 def features(classes: Sequence[str]) -> tfds.features.FeaturesDict:
     """What a record holds. If a video has several records (see data/records.py), each repeats its name, label, ..."""

@@ -9,7 +9,7 @@ from pvdm_jax.config import AutoencoderConfig, ConfigError, ProcessConfig, Sampl
 from pvdm_jax.models import functional
 from pvdm_jax.weights import model_folder
 from pvdm_jax.weights.foreign_files import read_weights
-from pvdm_jax.weights.model_card import AUTOENCODER, DENOISER
+from pvdm_jax.weights.model_card import AUTOENCODER, DENOISER, network_facts
 from pvdm_jax.weights.official.autoencoder import autoencoder_from_torch
 from pvdm_jax.weights.official.unet import unet_from_torch
 
@@ -100,11 +100,12 @@ def _from_folder(name: str, path: pathlib.Path, overrides: dict[str, Any]) -> _N
     if params is None:
         raise ConfigError(f"the model folder {path} holds no {name}")
     network = {AUTOENCODER: model.config.autoencoder, DENOISER: model.config.denoiser}[name]
+    facts = network_facts(model.card, name)
     return _Network(
         config=network,
         params=params,
-        source=model.card.get("source", {}).get(name, "not known"),
-        training=model.card.get("training", {}).get(name, "not known"),
+        source=facts.get("source", {}).get(name, "not known"),
+        training=facts.get("training", {}).get(name, "not known"),
         process=model.config.process,
         sample=model.config.sample,
         class_names=model.class_names,

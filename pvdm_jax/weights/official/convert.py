@@ -81,8 +81,9 @@ def _read(name: str, path: pathlib.Path, overrides: dict[str, Any]) -> _Network:
     try:
         file = read_weights(path, plain=True)
         model = CONVERTERS[name](file.weights, **overrides)
-    except ValueError as error:
-        text = str(error)
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+        # Shapes that no such network has may break any step of the conversion.
+        text = str(error) or type(error).__name__
         raise ConfigError(text if str(path) in text else f"{path}, as the {name}: {text}") from error
     return _Network(
         config=model.config,

@@ -19,6 +19,7 @@ from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model
 from pvdm_jax.inference.loading import load
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.reporting.html import write_page
+from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.storage.json_files import try_read_json
@@ -98,7 +99,7 @@ def _collect(model: PVDM, config: Config) -> Clips:
     # Fixed clips are spread over all held-out videos, so that every second one makes two sets of different videos.
     real = fixed_clips(held_out, config.autoencoder, config.data, 2 * JUDGED)["video"]
     stored = fixed_clips(training, config.autoencoder, config.data, 2 * len(training))["video"]
-    key = jax.random.key(SEED)
+    key = make_key(SEED)
     labels = _labels(held_out, config)
     frames = LONG_CLIPS * config.autoencoder.frames
     return Clips(

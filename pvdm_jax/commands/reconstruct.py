@@ -41,7 +41,7 @@ def reconstruct(
     Raises ConfigError for an unknown format, FileExistsError if something is in `output`, VideoError if no source can
     be used. Single sources that can't be used are named on stderr and skipped.
     """
-    output_folder.check_formats(formats)
+    output_folder.check_formats(formats, fps)
     paths = list_video_files(sources)
     output_folder.make_new_folder(output)
     num_clips = max(1, max_frames // model.config.autoencoder.frames)

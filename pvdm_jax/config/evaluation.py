@@ -7,7 +7,7 @@ either of them with some fields changed. The card always has all of its fields.
 import dataclasses
 from collections.abc import Mapping
 
-from pvdm_jax.config.checks import at_least_zero, one_of, positive, require
+from pvdm_jax.config.checks import at_least_zero, at_most, check_seed, one_of, positive, require
 
 MEASURES = ("fvd", "is", "reconstruction", "seams")
 FEATURES = ("i3d_official", "i3d_torchscript", "i3d_tfhub", "i3d_random", "scattering")
@@ -59,7 +59,12 @@ class ProtocolConfig:
         positive(section, self, "samples", "real_samples", "stride", "inception_samples", "inception_splits")
         positive(section, self, "reconstruction_samples", "seam_samples")
         require(self.seam_clips >= 2, f"{section}.seam_clips", self.seam_clips, "a seam lies between two clips")
-        at_least_zero(section, self, "height", "width", "seed", "bootstrap")
+        at_least_zero(section, self, "height", "width", "bootstrap")
+        check_seed(f"{section}.seed", self.seed)
+        at_most(section, self, 10**7, "samples", "real_samples", "inception_samples")
+        at_most(section, self, 10**7, "reconstruction_samples", "seam_samples")
+        at_most(section, self, 2**14, "height", "width", "seam_clips")
+        at_most(section, self, 10**6, "bootstrap", "inception_splits")
         for name in self.measures:
             require(name in MEASURES, f"{section}.measures", name, f"choose from {', '.join(MEASURES)}")
         require(len(self.measures) > 0, f"{section}.measures", self.measures, f"choose from {', '.join(MEASURES)}")

@@ -89,7 +89,7 @@ class NoisyBatch:
 def draw_noisy_batch(process: Process, x0: jax.Array, key: jax.Array) -> NoisyBatch:
     """Uniform times and normal noise for clean latents x0 (b, ...)."""
     step_key, noise_key = jax.random.split(key)
-    step = jax.random.randint(step_key, x0.shape[:1], 0, process.num_steps)
+    step = jax.random.randint(step_key, x0.shape[:1], 0, process.num_steps, jnp.int32)
     noise = jax.random.normal(noise_key, x0.shape, jnp.float32)
     weight = jnp.asarray(loss_weights(process))[step]
     return NoisyBatch(process.diffuse(x0, step, noise), step, target(process, x0, step, noise), weight)

@@ -250,7 +250,7 @@ class PVDM:
             raise ConfigError("this model has no denoiser: stage 2 has not been trained")
         for name, number in (("num_videos", count), ("num_frames", num_frames)):
             if not (number is None or (isinstance(number, int | np.integer) and 0 < number < 2**31)):
-                raise ValueError(f"{name} is {number!r}; a positive integer is needed")
+                raise ValueError(f"{name} is {number!r}; it must be positive, and an integer")
         clips = clips_of(self.config, num_frames)
         check_continues(self.config, num_frames, given=bool(neighbours))
         labels = self._labels(labels, count)
@@ -343,7 +343,7 @@ def _integers(name: str, values: Sequence[int] | np.ndarray, count: int, lowest:
     numbers = np.asarray(values)
     if numbers.shape != (count,) or numbers.dtype.kind not in "iu" or numbers.min() < lowest or numbers.max() > highest:
         shown = str(numbers.tolist())[:200] if numbers.ndim else repr(values)[:200]
-        raise ValueError(f"{name} are {shown}; {count} integers from {lowest} to {highest} are needed")
+        raise ValueError(f"{name} are {shown}; {count} numbers from {lowest} to {highest} are needed")
     return numbers
 
 

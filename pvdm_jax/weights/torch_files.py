@@ -23,7 +23,7 @@ from pvdm_jax.weights.size_limits import Archive, Budget, element_count
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_DEPTH = 64  # of nested dicts and modules
-MAX_NODES = 200_000  # dicts, modules and values that are visited, each as often as it is reached
+MAX_NODES = 100_000  # dicts, modules and values that are visited, each as often as it is reached
 # By the names of PyTorch's storage classes, FloatStorage and so on, without the suffix.
 DTYPES = {
     "Double": "<f8",

@@ -10,7 +10,6 @@
 Errors of any other kind are defects of this program and keep their traceback.
 """
 
-import _thread
 import contextlib
 import os
 import signal
@@ -79,7 +78,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _end(text: str, code: int) -> int:
     with contextlib.suppress(OSError):
-        print(f"pvdm: {text}", file=sys.stderr, flush=True)
+        print(f"pvdm: {text.encode(errors='backslashreplace').decode()}", file=sys.stderr, flush=True)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         return code
@@ -120,7 +119,8 @@ def _signals() -> Iterator[threading.Event]:
         if number is None:
             report(lost)
             return
-        timer = threading.Timer(AGAIN_AFTER, _thread.interrupt_main, (number,))
+        # A real signal, which also ends waiting.
+        timer = threading.Timer(AGAIN_AFTER, signal.pthread_kill, (threading.main_thread().ident, number))
         timer.daemon = True
         timer.start()
 

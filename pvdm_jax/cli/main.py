@@ -55,9 +55,16 @@ def _is_override(text: str) -> bool:
     return text.startswith(("--config.", "--noconfig."))
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse's parser, but one that doesn't pass over errors in writing its help."""
+
+    def _print_message(self, message, file=None):
+        (file or sys.stderr).write(message or "")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of `pvdm`. The parsed arguments have the command's function as `run`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="pvdm",
         description="Video generation in JAX with projected latent video diffusion models.",
         epilog="pvdm COMMAND --help has an example of each command. Start with: pvdm demo",

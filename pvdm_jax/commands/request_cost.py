@@ -29,7 +29,7 @@ def check_disk(
 
     Those that are there already are not counted. Raises ConfigError if the disk can't hold the others.
     """
-    missing = sum(not is_finished(path, formats) for path in paths)
+    missing = sum(not is_finished(path, formats) for path in paths) if output.exists() else len(paths)
     pixels = missing * frames * clip.height * clip.width
     needed = sum(BYTES_PER_PIXEL[name] for name in formats) * pixels
     free = shutil.disk_usage(next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())).free

@@ -40,7 +40,7 @@ class BatchNorm(nnx.Module):
 
     def __init__(self, features: int, *, rngs: nnx.Rngs):
         self.scale = nnx.Param(1 + 0.02 * jax.random.normal(rngs.params(), (features,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(features))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         axes, ones = tuple(range(x.ndim - 1)), (1,) * (x.ndim - 1)

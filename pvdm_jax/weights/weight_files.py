@@ -21,10 +21,11 @@ def write_weights(path: pathlib.Path, params: functional.Params, dtype: str) -> 
     """
     from safetensors.numpy import save_file
 
-    arrays = {
-        name: np.ascontiguousarray(np.asarray(array).astype(jnp.dtype(dtype), copy=False))
-        for name, array in functional.flatten(params).items()
-    }
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        arrays = {
+            name: np.ascontiguousarray(np.asarray(array).astype(jnp.dtype(dtype), copy=False))
+            for name, array in functional.flatten(params).items()
+        }
     for name, array in arrays.items():
         require_finite(array, f"{path.stem} {name}", f"as {dtype}, ")
     path.touch()

@@ -32,6 +32,8 @@ MAX_LINE = 2000  # characters of an error of another library
 
 def run_to_end(command: Callable[[], None]) -> int:
     """Runs a command and returns its exit code. SIGTERM raises SystemExit(143), so that nothing half-written stays."""
+    if sys.stdout is None:  # it was closed by whoever started this process
+        sys.stdout = open(os.devnull, "w")
     with _signals() as interrupted:
         try:
             try:

@@ -97,6 +97,10 @@ def test_output_that_nobody_takes():
     with open("/dev/full", "w") as full:
         done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "pvdm: error: No space left on device\n")
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m pvdm_jax.cli --help >&-"], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(program, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)

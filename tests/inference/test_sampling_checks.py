@@ -1,14 +1,11 @@
 """What a model refuses to sample, from Python as from a command, and that no setting of JAX changes a video."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
 from tiny_model import FRAMES, formula_model, tiny_model
 
 from pvdm_jax.config import ConfigError
-from pvdm_jax.inference.sampler import SampleBatch, settings_of, split_settings
 from pvdm_jax.runtime.keys import GENERATOR, make_key
 
 KEY = make_key(3)
@@ -104,14 +101,13 @@ def test_64_bits_change_nothing():
     assert difference.max() <= 1 and (difference > 0).mean() < 0.01
 
 
-def test_no_array_of_64_bits_is_in_the_program():
+def test_no_array_of_64_bits_enters_the_networks():
     model = tiny_model()
     with jax.enable_x64(True):
-        settings, numbers = split_settings(model.model, settings_of(model.config, {"guidance": 1.0}))
-        batch = SampleBatch(np.arange(2, dtype=np.uint32), model.model.absent(2))
-        generate = functools.partial(model.program.generate, settings=settings, clips=2, given=False)
-        found = jax.eval_shape(generate, model.weights, make_key(0), np.int32(0), batch, numbers)
-    assert {leaf.dtype.itemsize for leaf in jax.tree.leaves((batch, found))} == {1, 4}
+        condition = model.model.absent(2)
+        latents = np.zeros((2, *model.latent_spec.shape), np.float32)
+        denoised = jax.eval_shape(model.model.denoise, model.weights["denoiser"], latents, np.zeros(2), condition)
+    assert {leaf.dtype.itemsize for leaf in jax.tree.leaves((condition, denoised))} == {1, 4}
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, -(2**32), 2**63, 1.0, "1", True])

@@ -1,8 +1,8 @@
 """How a command ends when it can't go on: one line on stderr, and an exit code.
 
     0    success
-    1    a checkpoint can't be written
-    2    an error that the user can fix: a setting, an argument, a file, a full disk, too little memory
+    1    a full disk, too little memory, a device or a network that fails: the same command may succeed later
+    2    something to correct: a setting, an argument, a file that is missing or unusable
     130  Ctrl-C
     141  nobody reads the output any more, as in `pvdm ... | head`
     143  SIGTERM
@@ -11,6 +11,7 @@ Errors of any other kind are defects of this program and keep their traceback.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -18,14 +19,26 @@ import threading
 from collections.abc import Callable, Iterator
 
 from pvdm_jax.config import ConfigError
-from pvdm_jax.storage.files import CheckpointError
+from pvdm_jax.storage.files import NotRegularFileError
 from pvdm_jax.video.errors import VideoError
 
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 BROKEN_PIPE = 128 + signal.SIGPIPE
-# Errors that a user can fix. FloatingPointError: training has diverged; running it again would change nothing.
-EXPECTED_ERRORS = (ConfigError, VideoError, OSError, MemoryError, FloatingPointError)
+# What must be corrected. FloatingPointError: training has diverged; running it again would change nothing. The scripts
+# in launch/ don't restart a run that ends so, but do after every other OSError.
+TO_CORRECT = (
+    ConfigError,
+    VideoError,
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    NotRegularFileError,
+    PermissionError,
+    FloatingPointError,
+)
+WRONG_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EROFS)
 AGAIN_AFTER = 0.05  # seconds after which a lost signal is sent again
 MAX_LINE = 2000  # characters of an error of another library
 
@@ -45,15 +58,15 @@ def run_to_end(command: Callable[[], None]) -> int:
         except BrokenPipeError:
             _discard_output()
             return BROKEN_PIPE
-        except CheckpointError as error:
-            return _end(f"error: {error}", 1)
-        except EXPECTED_ERRORS as error:
+        except TO_CORRECT as error:
             return _end(f"error: {describe(error)}", 2)
+        except (OSError, MemoryError) as error:
+            return _end(f"error: {describe(error)}", 2 if getattr(error, "errno", None) in WRONG_PATHS else 1)
         except Exception as error:
             if interrupted.is_set():  # a library turned the interrupt into an error of its own
                 return _end("interrupted", INTERRUPTED)
             if _is_out_of_memory(error):
-                return _end(f"error: {describe(MemoryError(str(error)))}", 2)
+                return _end(f"error: {describe(MemoryError(str(error)))}", 1)
             raise
     return 0
 

@@ -21,6 +21,10 @@ class CheckpointError(OSError):
     """A checkpoint could not be written."""
 
 
+class NotRegularFileError(OSError):
+    """Something other than a regular file, such as a device or a pipe, stands where a file is to be read."""
+
+
 def write_bytes(path: str | pathlib.Path, data: bytes) -> None:
     """Writes or replaces a file atomically. Creates its folder if necessary."""
     path = pathlib.Path(path)
@@ -53,7 +57,7 @@ def open_regular(path: str | pathlib.Path) -> IO[bytes]:
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{path} is a folder; a file is needed here")
-    raise OSError(f"{path} is no regular file (a device, a pipe or a socket), so it is not read")
+    raise NotRegularFileError(f"{path} is no regular file (a device, a pipe or a socket), so it is not read")
 
 
 def temporary_path(path: pathlib.Path) -> pathlib.Path:

@@ -16,7 +16,7 @@ from pvdm_jax.cli import endings
 from pvdm_jax.config import ConfigError
 from pvdm_jax.config.checks import LARGEST
 from pvdm_jax.config.loading import load_settings
-from pvdm_jax.storage.files import CheckpointError
+from pvdm_jax.storage.files import CheckpointError, NotRegularFileError
 
 
 class XlaRuntimeError(RuntimeError):
@@ -26,13 +26,16 @@ class XlaRuntimeError(RuntimeError):
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "a.mp4"), 2, "error: a.mp4: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.mp4"), 1, "error: a.mp4: No space left on device"),
         (PermissionError(errno.EROFS, "Read-only file system", b"a\xff"), 2, "Read-only file system"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a", None, "b"), 2, "error: a -> b: No such file"),
-        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: No space left on device"),
-        (MemoryError(), 2, "error: there is too little memory; ask for less"),
-        (XlaRuntimeError("RESOURCE_EXHAUSTED: Out of\nmemory"), 2, "(RESOURCE_EXHAUSTED: Out of memory)"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device"),
+        (MemoryError(), 1, "error: there is too little memory; ask for less"),
+        (XlaRuntimeError("RESOURCE_EXHAUSTED: Out of\nmemory"), 1, "(RESOURCE_EXHAUSTED: Out of memory)"),
         (CheckpointError("full"), 1, "error: full"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a"), 2, "error: a: File name too long"),
+        (NotRegularFileError("a is no regular file"), 2, "error: a is no regular file"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset"), 1, "error: Connection reset"),
         (KeyboardInterrupt(), 130, "pvdm: interrupted"),
         (ConfigError("seed is -1"), 2, "error: seed is -1"),
     ],
@@ -96,7 +99,7 @@ def test_output_that_nobody_takes():
     program = [sys.executable, "-m", "pvdm_jax.cli", "--help"]
     with open("/dev/full", "w") as full:
         done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "pvdm: error: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "pvdm: error: No space left on device\n")
     done = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m pvdm_jax.cli --help >&-"], capture_output=True, check=False
     )

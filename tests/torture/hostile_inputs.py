@@ -150,7 +150,7 @@ def run(case: Case, folder: pathlib.Path, seconds: float, memory: float) -> Resu
         problems.append("a traceback")
     if process.returncode not in CODES and not problems:
         problems.append(f"exit code {process.returncode}")
-    written = [path for path in listing(place) - before if not path.startswith(("out", ".out"))]
+    written = [path for path in listing(place) - before if not path.startswith(("out", ".out", "run"))]
     if written:
         problems.append(f"it wrote {', '.join(sorted(written)[:3])}")
     shutil.rmtree(place, ignore_errors=True)

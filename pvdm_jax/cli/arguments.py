@@ -1,14 +1,16 @@
 """What the commands share: types of arguments, groups of arguments, and the configuration that they name."""
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pvdm_jax
 from pvdm_jax.config import Config
+from pvdm_jax.config.checks import LARGEST, MAX_SEED
 from pvdm_jax.runtime.allocator import fill_holes_after_compiling
-from pvdm_jax.video.defaults import DEFAULT_FORMATS
+from pvdm_jax.video.defaults import DEFAULT_FORMATS, FORMATS, MAX_FPS, MIN_FPS
 
 AddCommand = Callable[..., argparse.ArgumentParser]
 
@@ -55,18 +57,67 @@ def load_distributed_config(args: argparse.Namespace) -> Config:
     return config
 
 
+def integer(text: str, lowest: int, highest: int) -> int:
+    """The integer that `text` is. Raises ArgumentTypeError for any other text, and beyond the bounds."""
+    if not (text.removeprefix("-").isdecimal() and len(text) < 30 and lowest <= int(text) <= highest):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no integer from {lowest} to {highest}")
+    return int(text)
+
+
 def positive(text: str) -> int:
-    value = int(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
+    """A number of things: at least 1."""
+    if text.isdecimal() and text.strip("0") == "":
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not positive")
+    return integer(text, 1, LARGEST)
+
+
+def seed(text: str) -> int:
+    """A seed, or the number of a video: 32 bits, without a sign."""
+    return integer(text, 0, MAX_SEED)
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no finite number")
     return value
 
 
 def positive_number(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    """A finite number above 0."""
+    value = number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not positive")
     return value
+
+
+def frame_rate(text: str) -> float:
+    """The frames per second of a file."""
+    value = positive_number(text)
+    if not MIN_FPS <= value <= MAX_FPS:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not between {MIN_FPS:g} and {MAX_FPS:g}")
+    return value
+
+
+def video_format(text: str) -> str:
+    """One of the formats that videos are written in."""
+    if text not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is none of {', '.join(FORMATS)}")
+    return text
+
+
+class EachOnce(argparse.Action):
+    """Takes several values, and refuses one that occurs twice."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        twice = [str(value) for value in values if values.count(value) > 1]
+        if twice:
+            parser.error(f"argument {option_string}: {twice[0]} is named twice")
+        setattr(namespace, self.dest, values)
 
 
 def add_settings(command: argparse.ArgumentParser, config: str | None = None, required: bool = True) -> None:
@@ -92,4 +143,6 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", type=Path, required=True, help="folder of a trained run, or a model folder")
     command.add_argument("--output", type=Path, required=True, help="folder for the results, new or empty")
     help = f"formats to write each video in (default: {' '.join(DEFAULT_FORMATS)})"
-    command.add_argument("--formats", nargs="+", default=DEFAULT_FORMATS, metavar="FORMAT", help=help)
+    command.add_argument(
+        "--formats", nargs="+", type=video_format, action=EachOnce, default=DEFAULT_FORMATS, metavar="FORMAT", help=help
+    )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pvdm_jax.cli.arguments import AddCommand, add_settings, load_config, positive, positive_number
+from pvdm_jax.cli.arguments import AddCommand, add_settings, frame_rate, load_config, positive
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -58,7 +58,7 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--list", type=int, choices=(1, 2, 3), default=1, help=help)
     command.add_argument("--min-frames", type=positive, default=16, help="skip videos with fewer frames (default: 16)")
     help = "frames per second of folders of frames and of arrays (default: unknown)"
-    command.add_argument("--fps", type=positive_number, help=help)
+    command.add_argument("--fps", type=frame_rate, help=help)
     command.add_argument("--workers", type=positive, help="number of processes (default: one per core)")
     group = command.add_argument_group("storage", "docs/data.md compares the three in a table.")
     help = "store videos as they are, as jpeg pictures, or as uncompressed frames (default: video)"

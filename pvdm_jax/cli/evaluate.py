@@ -7,7 +7,7 @@ from typing import Any
 import pvdm_jax
 from pvdm_jax.cli.arguments import AddCommand, load_config, load_model, positive
 from pvdm_jax.config import ConfigError, require
-from pvdm_jax.config.evaluation import FEATURES, PROTOCOLS, load_protocol
+from pvdm_jax.config.evaluation import FEATURES, PROTOCOLS
 from pvdm_jax.storage.cache import cache_folder
 
 
@@ -24,12 +24,15 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.compare is not None:
         _compare(args.compare)
         return
-    require(args.output is not None, "--output", args.output, "name a folder for the card, new or empty")
+    sets = args.real is not None or args.fake is not None
+    if args.output is None and not sets:
+        raise ConfigError("--output is not given; name a folder for the card, new or empty")
     require(args.config is None or args.model is not None, "--config", args.config, "it names the data of a --model")
     require(not args.overrides or args.config is not None, "--config.field=value", args.overrides, "name --config, too")
-    if args.output.exists() and any(args.output.iterdir()):
+    if args.output is not None and args.output.exists() and any(args.output.iterdir()):
         raise FileExistsError(f"{args.output} is not empty; name a new folder")
 
+    from pvdm_jax.evaluation.protocols import load_protocol
     from pvdm_jax.weights.foreign_files import WeightFileError
 
     protocol = load_protocol(args.protocol, args.set, args.features)
@@ -58,7 +61,8 @@ def _of_model(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
 
 def _of_sets(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
     for name in ("real", "fake"):
-        require(getattr(args, name) is not None, f"--{name}", None, "--real and --fake go together")
+        if getattr(args, name) is None:
+            raise ConfigError(f"--{name} is not given; --real and --fake go together")
 
     from pvdm_jax.runtime import distributed
 
@@ -112,4 +116,5 @@ def add_commands(add: AddCommand) -> None:
     help = "folder for measured features (default: ~/.cache/pvdm_jax/evaluation)"
     command.add_argument("--cache", type=Path, metavar="DIR", help=help)
     command.add_argument("--batch-size", type=positive, default=16, help="clips evaluated at once (default: 16)")
-    command.add_argument("--output", type=Path, help="folder for the card, new or empty")
+    help = "folder for the card, new or empty; two folders of videos can also be compared without: the card is printed"
+    command.add_argument("--output", type=Path, help=help)

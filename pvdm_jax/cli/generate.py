@@ -1,12 +1,14 @@
 """Commands that make videos with a trained model."""
 
 import argparse
+import collections
 from pathlib import Path
 from typing import Any
 
-from pvdm_jax.cli.arguments import AddCommand, add_model, load_model, positive, positive_number
+from pvdm_jax.cli.arguments import AddCommand, add_model, frame_rate, load_model, positive, seed
 from pvdm_jax.cli.sampling_arguments import add_sampling, sampling_options
-from pvdm_jax.video.defaults import DEFAULT_FPS
+from pvdm_jax.config import require
+from pvdm_jax.video.defaults import DEFAULT_FPS, MAX_VIDEOS
 
 
 def _sample(args: argparse.Namespace) -> None:
@@ -81,17 +83,24 @@ def _classes(args: argparse.Namespace) -> list[str] | None:
     """Turns `--classes 3,7 spin` into ["3", "7", "spin"]."""
     if args.classes is None:
         return None
-    return [name.strip() for text in args.classes for name in text.split(",") if name.strip()]
+    names = [name.strip() for text in args.classes for name in text.split(",") if name.strip()]
+    require(len(names) > 0, "--classes", " ".join(args.classes), "name at least one class")
+    return names
 
 
 def _numbers(text: str) -> list[int]:
-    """Parses "37" or "3,7,10-20"."""
+    """Parses "37" or "3,7,10-20": each number once, and at most MAX_VIDEOS of them."""
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        numbers += range(int(first), int(last if dash else first) + 1)
-    if not numbers:
-        raise argparse.ArgumentTypeError(f"{text} names no video")
+        lowest = seed(first)
+        highest = seed(last) if dash else lowest
+        if highest < lowest or len(numbers) + highest - lowest >= MAX_VIDEOS:
+            raise argparse.ArgumentTypeError(f"{part[:40]!r} names no video, or more than {MAX_VIDEOS:,} in all")
+        numbers += range(lowest, highest + 1)
+    twice = [number for number, count in collections.Counter(numbers).items() if count > 1]
+    if twice:
+        raise argparse.ArgumentTypeError(f"video {twice[0]} is named twice")
     return numbers
 
 
@@ -106,11 +115,11 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--num-videos", type=positive, default=8, help="number of videos (default: 8)")
     command.add_argument("--num-frames", type=positive, help="frames of each video (default: one clip)")
     help = "number of the first video; video 37 is the same whatever else is generated (default: 0)"
-    command.add_argument("--first-video", type=int, default=0, metavar="NUMBER", help=help)
+    command.add_argument("--first-video", type=seed, default=0, metavar="NUMBER", help=help)
     help = "numbers of the videos, such as 37 or 3,7,10-20, in place of --num-videos and --first-video"
     command.add_argument("--videos", type=_numbers, metavar="NUMBERS", help=help)
     help = f"frames per second of the files (default: {DEFAULT_FPS:g})"
-    command.add_argument("--fps", type=positive_number, default=DEFAULT_FPS, help=help)
+    command.add_argument("--fps", type=frame_rate, default=DEFAULT_FPS, help=help)
     help = "also write a video of the denoising: the first clips after every CALLS calls of the denoiser"
     command.add_argument("--preview-every", type=positive, default=0, metavar="CALLS", help=help)
     _add_generation(command)
@@ -162,12 +171,12 @@ def _add_source(command: argparse.ArgumentParser) -> None:
 
 def _add_fps(command: argparse.ArgumentParser) -> None:
     help = "frames per second of the files (default: those of the source)"
-    command.add_argument("--fps", type=positive_number, help=help)
+    command.add_argument("--fps", type=frame_rate, help=help)
 
 
 def _add_generation(command: argparse.ArgumentParser) -> None:
     """Adds what `_generation_keywords` reads, but for what `add_model` and --fps add."""
-    command.add_argument("--seed", type=int, default=0, help="the same seed gives the same videos (default: 0)")
+    command.add_argument("--seed", type=seed, default=0, help="the same seed gives the same videos (default: 0)")
     command.add_argument("--batch-size", type=positive, default=4, help="videos generated at once (default: 4)")
     help = "classes to generate in turn, by name or by number: 3,7"
     command.add_argument("--classes", nargs="+", metavar="NAME", help=help)

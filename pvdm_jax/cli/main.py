@@ -1,6 +1,7 @@
 """The whole command line: one parser for all commands, and what becomes of their errors."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -8,32 +9,23 @@ from collections.abc import Sequence
 import pvdm_jax
 from pvdm_jax.cli import data, evaluate, generate, measure, model_folders, train
 from pvdm_jax.cli.arguments import command_adder
-from pvdm_jax.config import ConfigError, require
+from pvdm_jax.cli.endings import run_to_end
+from pvdm_jax.config import require
 from pvdm_jax.runtime.allocator import keep_memory
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.cache import cache_folder
-from pvdm_jax.storage.files import CheckpointError
-from pvdm_jax.video.errors import VideoError
-
-# Errors that a user can fix are shown in one line; any other error keeps its traceback.
-EXPECTED_ERRORS = (
-    ConfigError,
-    FileExistsError,
-    FileNotFoundError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-    VideoError,
-    FloatingPointError,  # training has diverged; running it again would change nothing
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code.
+    """Runs one command and returns its exit code, see `cli.endings`. SIGTERM raises SystemExit(143)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
+    return run_to_end(lambda: _run(argv))
 
-    The code is 0 after success, 2 after an error that the user can fix, and 1 if a checkpoint could not be written.
-    Training that is stopped by SIGTERM raises SystemExit(143).
-    """
+
+def _run(argv: Sequence[str] | None) -> None:
+    """Parses the arguments and calls the command's function."""
     parser = make_parser()
     args, overrides = parser.parse_known_args(argv)
     if overrides and not ("config" in args and all(_is_override(text) for text in overrides)):
@@ -41,18 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}{hint}")
     args.overrides = overrides
     keep_memory()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("compiled")))  # read when jax is first imported
-
-    try:
-        _resolve(args)
-        args.run(args)
-    except EXPECTED_ERRORS as error:
-        print(f"pvdm: error: {error}", file=sys.stderr)
-        return 2
-    except CheckpointError as error:
-        print(f"pvdm: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    # These are read when jax is first imported.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("compiled")))
+    os.environ["JAX_ENABLE_X64"] = "0"  # every number here has at most 32 bits
+    _resolve(args)
+    args.run(args)
 
 
 def _resolve(args: argparse.Namespace) -> None:
@@ -60,7 +45,8 @@ def _resolve(args: argparse.Namespace) -> None:
     for name, value in vars(args).items():
         paths = [path for path in (value if isinstance(value, list) else [value]) if buckets.in_bucket(path)]
         allowed = "only --workdir, --model and --config.data.path can be in a bucket; copy the others to this machine"
-        require(not paths or name in ("workdir", "model"), f"--{name}", paths and str(paths[0]), allowed)
+        shown = paths and buckets.shown(paths[0])
+        require(not paths or name in ("workdir", "model"), f"--{name.replace('_', '-')}", shown, allowed)
         if paths:
             setattr(args, name, buckets.local(value))
 
@@ -69,9 +55,16 @@ def _is_override(text: str) -> bool:
     return text.startswith(("--config.", "--noconfig."))
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse's parser, but one that doesn't pass over errors in writing its help."""
+
+    def _print_message(self, message, file=None):
+        (file or sys.stderr).write(message or "")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of `pvdm`. The parsed arguments have the command's function as `run`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="pvdm",
         description="Video generation in JAX with projected latent video diffusion models.",
         epilog="pvdm COMMAND --help has an example of each command. Start with: pvdm demo",

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from pvdm_jax.cli.arguments import positive
+from pvdm_jax.cli.arguments import number, positive
 from pvdm_jax.config.diffusion import GRIDS, PLANE_ORDERS, SAMPLERS
 
 # Options that are fields of SampleConfig under the same name. --steps sets two fields.
@@ -37,13 +37,13 @@ def add_sampling(command: argparse.ArgumentParser) -> None:
     group.add_argument("--later-steps", type=positive, help="denoising steps of each continuation")
     group.add_argument("--sampler", choices=SAMPLERS, help="sampler")
     group.add_argument("--grid", choices=GRIDS, help="grid of the times that the sampler visits")
-    group.add_argument("--eta", type=float, help="noise of DDIM, from 0 to 1")
+    group.add_argument("--eta", type=number, help="noise of DDIM, from 0 to 1")
     help = "weight w of (1 + w) f(previous clip) - w f(nothing), f being the denoiser"
-    group.add_argument("--guidance", type=float, metavar="WEIGHT", help=help)
-    group.add_argument("--class-guidance", type=float, metavar="WEIGHT", help="the same for the class")
+    group.add_argument("--guidance", type=number, metavar="WEIGHT", help=help)
+    group.add_argument("--class-guidance", type=number, metavar="WEIGHT", help="the same for the class")
     help = "use guidance from this fraction of the process on (0: the data) ..."
-    group.add_argument("--guidance-from", type=float, metavar="TIME", help=help)
-    group.add_argument("--guidance-to", type=float, metavar="TIME", help="... up to this one (1: the noise)")
+    group.add_argument("--guidance-from", type=number, metavar="TIME", help=help)
+    group.add_argument("--guidance-to", type=number, metavar="TIME", help="... up to this one (1: the noise)")
     help = "clip the predicted latents to [-1, 1]"
     group.add_argument("--clip-x0", action=argparse.BooleanOptionalAction, help=help)
     help = "condition each continuation on the latents of the decoded clip, not on the sampled latents"

@@ -19,8 +19,10 @@ from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model
 from pvdm_jax.inference.loading import load
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.reporting.html import write_page
+from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.storage import buckets
-from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.json_files import try_read_json
 from pvdm_jax.storage.run_lock import single_writer
 from pvdm_jax.training import autoencoder, diffusion, latents
 
@@ -99,7 +101,7 @@ def _collect(model: PVDM, config: Config) -> Clips:
     # Fixed clips are spread over all held-out videos, so that every second one makes two sets of different videos.
     real = fixed_clips(held_out, config.autoencoder, config.data, 2 * JUDGED)["video"]
     stored = fixed_clips(training, config.autoencoder, config.data, 2 * len(training))["video"]
-    key = jax.random.key(SEED)
+    key = make_key(SEED)
     labels = _labels(held_out, config)
     frames = LONG_CLIPS * config.autoencoder.frames
     return Clips(
@@ -131,7 +133,8 @@ class _Clock:
 
     def __init__(self, path: pathlib.Path):
         self._path = path
-        self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
+        kept = try_read_json(path, {str: float}, print, "the times of earlier runs are not counted")
+        self.seconds: dict[str, float] = kept or {}
 
     def measure(self, name: str, phase: Callable[[], Any]) -> Any:
         """Runs a phase and returns its result."""

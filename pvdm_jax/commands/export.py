@@ -12,6 +12,7 @@ inside the program. seed is a uint32 scalar, index is uint32 (b,): video i of a 
 """
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,12 +24,13 @@ import numpy as np
 from pvdm_jax.config import ConfigError, config_to_dict, require
 from pvdm_jax.inference.loading import load
 from pvdm_jax.inference.pipeline import PVDM
-from pvdm_jax.inference.sampler import SampleBatch, clips_of, settings_of, split_settings
+from pvdm_jax.inference.sampler import SampleBatch, check_continues, clips_of, settings_of, split_settings
 from pvdm_jax.models import functional
-from pvdm_jax.storage.files import write_bytes, write_json
+from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.weights import model_folder
 from pvdm_jax.weights.run_card import run_card
+from pvdm_jax.weights.weight_files import DTYPES
 
 PROGRAM_FILE = "sampler.jax"
 SIGNATURE_FILE = "sampler.json"
@@ -63,25 +65,31 @@ def export(
     directory = pathlib.Path(directory)
     output = pathlib.Path(output)
     model_folder.check_new(output)
+    require(dtype in DTYPES, "dtype", dtype, f"choose one of {', '.join(DTYPES)}")
     model = load(directory)
+    program = {}
     if sampler:
         # The program is made first, so that a sampler that can't be exported leaves no folder.
         artifact, signature = export_sampler(
             model, num_frames, options, platforms=platforms, batch_size=batch_size, weights_inside=weights_inside
         )
+        program = {PROGRAM_FILE: artifact, SIGNATURE_FILE: (json.dumps(signature, indent=2) + "\n").encode()}
     if model_folder.is_model_folder(directory):
         card = model_folder.read_model(directory, ()).card
         card = {name: card[name] for name in ("source", "training", "numbers", "notes") if name in card}
     else:
         card = run_card(RunFolder(directory))
     weights = {name: jax.tree.map(np.asarray, params) for name, params in model.weights.items()}
-    model_folder.write_model(
-        output, model.config, weights["autoencoder"], weights.get("denoiser"), card, model.class_names, dtype
+    return model_folder.write_model(
+        output,
+        model.config,
+        weights["autoencoder"],
+        weights.get("denoiser"),
+        card,
+        class_names=model.class_names,
+        dtype=dtype,
+        other_files=program,
     )
-    if sampler:
-        write_bytes(output / PROGRAM_FILE, artifact)
-        write_json(output / SIGNATURE_FILE, signature)
-    return output
 
 
 def export_sampler(
@@ -120,12 +128,7 @@ def export_sampler(
     config = model.config
     settings = settings_of(config, options)
     frames, clips = num_frames or config.autoencoder.frames, clips_of(config, num_frames)
-    require(
-        clips == 1 or config.denoiser.previous_clip,
-        "num_frames",
-        frames,
-        "this model's denoiser takes no previous clip",
-    )
+    check_continues(config, num_frames)
 
     program_settings, numbers = split_settings(model.model, settings)
     inside = jax.tree.map(np.asarray, model.weights) if weights_inside else None
@@ -137,7 +140,7 @@ def export_sampler(
             condition = dataclasses.replace(condition, label=label)
         batch = SampleBatch(index, condition)
         video, _ = model.program.generate(
-            weights, jax.random.key(seed), 0, batch, numbers, settings=program_settings, clips=clips, given=False
+            weights, make_key(seed), 0, batch, numbers, settings=program_settings, clips=clips, given=False
         )
         return video[:, :frames]
 

@@ -6,6 +6,7 @@ used are named on stderr and skipped. Videos are made clip by clip and written w
 videos need no more memory. Several processes of a multi-host run share the videos of `sample`.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from tqdm import tqdm
 
 from pvdm_jax.commands import output_folder
 from pvdm_jax.commands.input_videos import in_batches, list_video_files, read_clips, read_usable
-from pvdm_jax.config import Config, ConfigError, SampleConfig, config_to_dict, require
+from pvdm_jax.commands.request_cost import check_disk, say_time
+from pvdm_jax.config import Config, ConfigError, SampleConfig, check_seed, config_to_dict, require
 from pvdm_jax.inference.pipeline import PVDM
-from pvdm_jax.inference.sampler import settings_of
+from pvdm_jax.inference.sampler import check_continues, check_interpolates, settings_of
+from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.storage.files import write_json
-from pvdm_jax.video.defaults import DEFAULT_FORMATS, DEFAULT_FPS
+from pvdm_jax.video.defaults import DEFAULT_FORMATS, DEFAULT_FPS, MAX_VIDEOS
 
 VIDEOS_FILE = "videos.json"  # which source each video of `extend` and `interpolate` comes from
+MAX_BATCH = 2**16
 PREVIEW_VIDEOS = 4  # in a preview of the denoising
 
 
@@ -64,14 +68,12 @@ def sample(
         preview_every: If positive, also writes preview.mp4: the first clips after every `preview_every` calls of the
             denoiser.
     """
-    settings = _check_options(model.config, options, formats)
+    settings = _check_options(model.config, options, formats=formats, fps=fps, seed=seed, batch_size=batch_size)
     options = dict(options or {})
     labels = None if classes is None else _labels(model, classes)
-    numbers = list(range(first_video, first_video + num_videos)) if videos is None else list(videos)
-    require(len(numbers) > 0 and min(numbers) >= 0, "videos", numbers, "numbers of at least one video, from 0 on")
+    numbers = _video_numbers(num_videos, first_video, videos)
+    check_continues(model.config, num_frames)
     frames = num_frames or model.config.autoencoder.frames
-    if frames > model.config.autoencoder.frames:
-        _require_previous_clip(model, "num_frames", frames)
     request = {
         "model": model.fingerprint(),
         "num_frames": frames,
@@ -82,17 +84,19 @@ def sample(
         "fps": fps,
         "videos": numbers,
     }
+    paths = {number: output / f"video_{number:05d}" for number in numbers}
     if jax.process_index() == 0:
+        check_disk(output, paths.values(), frames=frames, clip=model.config.autoencoder, formats=formats)
         output_folder.make_or_resume_folder(output, request, may_change=("videos", "formats"))
     _wait_for_all("the folder is there")
 
     batch_size = _fill_devices(batch_size)
-    key = jax.random.key(seed)
-    paths = {number: output / f"video_{number:05d}" for number in numbers}
+    key = make_key(seed)
     share = numbers[jax.process_index() :: jax.process_count()]  # of this process
     missing = [number for number in share if not output_folder.is_finished(paths[number], formats)]
     if len(missing) < len(share):
         print(f"{len(share) - len(missing)} of {len(share)} videos are in {output} already")
+    say_time(model, key, videos=len(missing), frames=frames, batch_size=batch_size, options=options)
     with tqdm(total=len(missing) * frames, desc="sampling", unit="frame", smoothing=0.1) as progress:
         for start in range(0, len(missing), batch_size):
             batch = missing[start : start + batch_size]
@@ -151,10 +155,12 @@ def extend(
         formats: The formats to write each video in.
         fps: Frames per second of the files (None: those of the source).
     """
-    _check_options(model.config, options, formats)
-    _require_previous_clip(model, "num_frames", num_frames)
+    _check_options(model.config, options, formats=formats, fps=fps, seed=seed, batch_size=batch_size)
+    check_continues(model.config, num_frames, given=True)
     labels = None if classes is None else _labels(model, classes)
     paths = list_video_files(sources)
+    targets = [output / path.stem for path in paths]
+    check_disk(output, targets, frames=num_frames, clip=model.config.autoencoder, formats=formats)
     output_folder.make_new_folder(output)
     batch_size = _fill_devices(batch_size)
     num_clips = max(1, original_frames // model.config.autoencoder.frames)
@@ -166,7 +172,7 @@ def extend(
         rows = number * batch_size + np.arange(batch_size)
         last = [original.clips[-1] for original in batch]
         clips = model.stream(
-            jax.random.key(seed),
+            make_key(seed),
             batch_size,
             num_frames,
             video=np.stack(last + last[-1:] * (batch_size - len(last))),
@@ -217,10 +223,13 @@ def interpolate(
         formats: The formats to write each video in.
         fps: Frames per second of the files (None: those of `first`).
     """
-    _check_options(model.config, options, formats)
+    _check_options(model.config, options, formats=formats, fps=fps, seed=seed, batch_size=batch_size)
     labels = None if classes is None else _labels(model, classes)
-    allowed = "interpolation needs a model that was trained with the clips on both sides (denoiser.next_clip=True)"
-    require(model.config.denoiser.next_clip, "denoiser.next_clip", model.config.denoiser.next_clip, allowed)
+    check_interpolates(model.config)
+    require(0 < num_videos <= MAX_VIDEOS, "num_videos", num_videos, f"from 1 to {MAX_VIDEOS:,}")
+    targets = [output / "between"] * num_videos
+    frames = 3 * model.config.autoencoder.frames
+    check_disk(output, targets, frames=frames, clip=model.config.autoencoder, formats=formats)
     before, rate = read_clips(first, model.config, 1, from_end=True)
     after, _ = read_clips(second, model.config, 1, from_end=False)
     output_folder.make_new_folder(output)
@@ -231,7 +240,7 @@ def interpolate(
         between = model.interpolate(
             np.repeat(before, batch_size, axis=0),
             np.repeat(after, batch_size, axis=0),
-            jax.random.key(seed),
+            make_key(seed),
             labels=_in_turn(labels, rows),
             indices=rows,
             **(options or {}),
@@ -245,20 +254,20 @@ def interpolate(
     )
 
 
-def _check_options(config: Config, options: Mapping[str, Any] | None, formats: Sequence[str]) -> SampleConfig:
+def _check_options(
+    config: Config,
+    options: Mapping[str, Any] | None,
+    *,
+    formats: Sequence[str],
+    fps: float | None,
+    seed: int,
+    batch_size: int,
+) -> SampleConfig:
     """The model's sampling settings with `options` in place. Raises ConfigError if the model can't sample that way."""
-    output_folder.check_formats(formats)
-    settings = settings_of(config, options)
-    allowed = "the model was trained without classes (denoiser.num_classes=0)"
-    require(
-        settings.class_guidance == 0 or config.denoiser.num_classes, "class_guidance", settings.class_guidance, allowed
-    )
-    allowed = "this model's denoiser takes no previous clip (denoiser.previous_clip=False)"
-    require(settings.guidance == 0 or config.denoiser.previous_clip, "guidance", settings.guidance, allowed)
-    same = config.autoencoder.height == config.autoencoder.width
-    allowed = "the motion planes of frames that aren't square differ in size: there is one order only"
-    require(settings.plane_order != "confirm" or same, "plane_order", settings.plane_order, allowed)
-    return settings
+    output_folder.check_formats(formats, fps)
+    check_seed("seed", seed)
+    require(0 < batch_size <= MAX_BATCH, "batch_size", batch_size, f"from 1 to {MAX_BATCH:,}")
+    return settings_of(config, options)
 
 
 def _fill_devices(batch_size: int) -> int:
@@ -267,15 +276,23 @@ def _fill_devices(batch_size: int) -> int:
     return -(-batch_size // devices) * devices
 
 
-def _require_previous_clip(model: PVDM, field: str, value: Any) -> None:
-    allowed = "going on from a clip takes a denoiser that is given the previous one (denoiser.previous_clip=True)"
-    require(model.config.denoiser.previous_clip, field, value, allowed)
+def _video_numbers(num_videos: int, first_video: int, videos: Sequence[int] | None) -> list[int]:
+    """The numbers of the videos to make. Raises ConfigError for one beyond 0 .. 2^32 - 1, or one that occurs twice."""
+    asked = num_videos if videos is None else len(videos)
+    require(0 < asked <= MAX_VIDEOS, "videos", asked, f"from 1 to {MAX_VIDEOS:,} videos can be made by one command")
+    numbers = list(range(first_video, first_video + num_videos)) if videos is None else list(videos)
+    for number in (min(numbers), max(numbers)):
+        check_seed("videos", number)
+    twice = [number for number, count in collections.Counter(numbers).items() if count > 1]
+    require(not twice, "videos", twice[:5], "name each video once")
+    return numbers
 
 
 def _labels(model: PVDM, classes: Sequence[str]) -> list[int]:
     """The class indices of names or numbers. Raises ConfigError for classes that the model doesn't know."""
     count = model.config.denoiser.num_classes
     require(count > 0, "classes", list(classes), "the model was trained without classes")
+    require(len(classes) > 0, "classes", list(classes), "name at least one class")
     known = ", ".join(model.class_names) if model.class_names else f"numbers from 0 to {count - 1}"
     labels = []
     for name in classes:

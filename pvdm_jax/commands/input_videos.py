@@ -12,11 +12,10 @@ import numpy as np
 
 from pvdm_jax.config import Config
 from pvdm_jax.data.clips import center_crop_resize, clip_span, resample
-from pvdm_jax.video.defaults import DEFAULT_FPS
+from pvdm_jax.video.defaults import DEFAULT_FPS, MAX_FPS, MIN_FPS
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.files import VIDEO_SUFFIXES, shown, video_files
 from pvdm_jax.video.read import decode_frames, probe_video
-from pvdm_jax.video.write import MAX_FPS
 
 MAX_NAME_BYTES = 200  # of an output file, without suffix: temporary names are longer, and systems allow 255
 
@@ -110,7 +109,7 @@ def read_clips(path: Path, config: Config, num_clips: int, *, from_end: bool) ->
 
     # The frames are resized as they are decoded, so that no more than one is in memory at the file's own size.
     frames = decode_frames(path, numbers, transform=fit, total=info.frames)
-    rate = min((data.fps or fps) / data.stride, MAX_FPS)
+    rate = min(max((data.fps or fps) / data.stride, MIN_FPS), MAX_FPS)
     return frames.reshape(num_clips, clip.frames, *frames.shape[1:]), rate
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from pvdm_jax.config import ConfigError, require
-from pvdm_jax.storage.files import read_json, write_json
-from pvdm_jax.video.defaults import DEFAULT_FORMATS
+from pvdm_jax.storage.files import remove_leftovers, write_json
+from pvdm_jax.storage.json_files import read_json
+from pvdm_jax.video.defaults import DEFAULT_FORMATS, MAX_FPS, MIN_FPS
 from pvdm_jax.video.grid import enlarge, video_grid
 from pvdm_jax.video.images import write_image
 from pvdm_jax.video.read import first_frames
@@ -28,14 +29,22 @@ GRID_FRAMES = 128  # at most, of each of them
 STRIP_FRAMES = 8  # at most, of each video in a preview of the denoising
 
 
-def check_formats(formats: Sequence[str]) -> None:
-    """Raises ConfigError for a name that is not in `FORMATS`."""
+def check_formats(formats: Sequence[str], fps: float | None = None) -> None:
+    """Raises ConfigError unless files can be written in these formats at this frame rate.
+
+    formats: each in `FORMATS` and named once. fps: None if it follows from the source.
+    """
+    require(len(formats) > 0, "formats", list(formats), f"choose from {', '.join(FORMATS)}")
     for name in formats:
         require(name in FORMATS, "formats", name, f"choose from {', '.join(FORMATS)}")
+    require(len(set(formats)) == len(formats), "formats", list(formats), "name each format once")
+    allowed = f"it must lie between {MIN_FPS:g} and {MAX_FPS:g}"
+    require(fps is None or MIN_FPS <= fps <= MAX_FPS, "fps", fps, allowed)
 
 
 def make_new_folder(output: Path) -> None:
-    """Makes a folder. Raises FileExistsError unless it is new or empty."""
+    """Makes a folder. Raises FileExistsError unless it is new or empty, but for what a killed command left."""
+    remove_leftovers(output)
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; name a new folder")
     output.mkdir(parents=True, exist_ok=True)
@@ -51,9 +60,10 @@ def make_or_resume_folder(output: Path, request: Mapping[str, Any], may_change: 
 
     Raises FileExistsError if something else is in the folder, ConfigError if it holds the videos of another request.
     """
+    remove_leftovers(output)
     path = output / REQUEST_FILE
     if path.exists():
-        _check_same_request(output, read_json(path), json.loads(json.dumps(request)), may_change)
+        _check_same_request(output, read_json(path, dict), json.loads(json.dumps(request)), may_change)
     else:
         make_new_folder(output)
     write_json(path, request)

@@ -13,7 +13,6 @@ from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.video.defaults import DEFAULT_FORMATS
 from pvdm_jax.video.files import shown
-from pvdm_jax.video.write import check_fps
 
 RECONSTRUCTION_FILE = "reconstruction.json"
 
@@ -40,13 +39,10 @@ def reconstruct(
         formats: The formats to write each video in.
         fps: Frames per second of the files (None: those of the source).
 
-    Raises ConfigError for an unknown format, FileExistsError if something is in `output`, VideoError for a frame rate
-    that is not in (0, 1000], or if no source can be used. Single sources that can't be used are named on stderr and
-    skipped.
+    Raises ConfigError for an unknown format or a frame rate that no file can have, FileExistsError if something is in
+    `output`, VideoError if no source can be used. Single sources that can't be used are named on stderr and skipped.
     """
-    output_folder.check_formats(formats)
-    if fps is not None:
-        check_fps(fps)
+    output_folder.check_formats(formats, fps)
     paths = list_video_files(sources)
     output_folder.make_new_folder(output)
     num_clips = max(1, max_frames // model.config.autoencoder.frames)

@@ -5,7 +5,7 @@ A configuration file (`configs/*.py`, ml_collections) becomes one `Config` at th
 `ConfigError` that names the field, its value and what is allowed.
 """
 
-from pvdm_jax.config.checks import ConfigError, require
+from pvdm_jax.config.checks import ConfigError, check_seed, require
 from pvdm_jax.config.data import DataConfig, EncodeConfig
 from pvdm_jax.config.denoisers import DenoiserConfig, DiTConfig, UNetConfig
 from pvdm_jax.config.diffusion import LatentsConfig, ProcessConfig, SampleConfig
@@ -40,6 +40,7 @@ __all__ = [
     "DenoiserConfig",
     "DiTConfig",
     "UNetConfig",
+    "check_seed",
     "config_from_dict",
     "config_to_dict",
     "require",

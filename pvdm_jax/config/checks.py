@@ -2,6 +2,11 @@
 
 from typing import Any
 
+import numpy as np
+
+MAX_SEED = 2**32 - 1
+LARGEST = 2**31 - 1  # of any number of steps, clips, pixels, ...: arrays are indexed with 32 bits
+
 
 class ConfigError(ValueError):
     """An invalid setting: the message names the field, its value and what is allowed."""
@@ -13,18 +18,36 @@ def require(condition: bool, field: str, value: Any, allowed: str) -> None:
         raise ConfigError(f"{field} is {value!r}; {allowed}")
 
 
+def check_seed(field: str, value: Any) -> None:
+    """Raises ConfigError unless `value` can seed a key: beyond 32 bits, several seeds would give the same numbers."""
+    allowed = f"an integer from 0 to 2^32 - 1 ({MAX_SEED}) is needed"
+    require(_is_integer(value) and 0 <= value <= MAX_SEED, field, value, allowed)
+
+
 def positive(section: str, config: Any, *names: str) -> None:
-    """Requires that the named fields of `config` are positive. section: what their names begin with in the message."""
+    """Requires that the named fields of `config` are positive and at most LARGEST.
+
+    section: what their names begin with in the message.
+    """
     for name in names:
         value = getattr(config, name)
         require(value > 0, f"{section}.{name}", value, "it must be positive")
+        require(value <= LARGEST, f"{section}.{name}", value, f"it can't be larger than {LARGEST}")
 
 
 def at_least_zero(section: str, config: Any, *names: str) -> None:
-    """Requires that the named fields are not negative."""
+    """Requires that the named fields are not negative, and at most LARGEST."""
     for name in names:
         value = getattr(config, name)
         require(value >= 0, f"{section}.{name}", value, "it can't be negative")
+        require(value <= LARGEST, f"{section}.{name}", value, f"it can't be larger than {LARGEST}")
+
+
+def at_most(section: str, config: Any, limit: int, *names: str) -> None:
+    """Requires that the named fields are at most `limit`: more would only exhaust the memory."""
+    for name in names:
+        value = getattr(config, name)
+        require(value <= limit, f"{section}.{name}", value, f"it can't be larger than {limit}")
 
 
 def probability(section: str, config: Any, *names: str) -> None:
@@ -38,3 +61,7 @@ def one_of(section: str, config: Any, name: str, allowed: tuple[str, ...]) -> No
     """Requires that the field is one of the allowed values."""
     value = getattr(config, name)
     require(value in allowed, f"{section}.{name}", value, f"choose one of {', '.join(allowed)}")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

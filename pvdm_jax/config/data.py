@@ -2,7 +2,10 @@
 
 import dataclasses
 
-from pvdm_jax.config.checks import at_least_zero, one_of, positive, require
+from pvdm_jax.config.checks import at_least_zero, at_most, one_of, positive, require
+
+MAX_WORKERS = 2**10
+MAX_CLIPS = 2**20  # that one number may ask for: of a batch, of a video's windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,9 @@ class DataConfig:
         one_of("data", self, "short_videos", ("skip", "loop", "pad"))
         at_least_zero("data", self, "fps", "workers")
         positive("data", self, "stride", "synthetic_videos", "synthetic_frames", "threads", "prefetch")
+        at_most("data", self, MAX_WORKERS, "workers", "threads", "prefetch")
+        at_most("data", self, MAX_CLIPS, "synthetic_videos", "synthetic_frames", "stride")
+        at_most("data", self, 1000, "fps")
         require(0 <= self.holdout < 1, "data.holdout", self.holdout, "a fraction of each video, at least 0 and below 1")
         allowed = "a fraction of the largest window's side, above 0 and at most 1 (no random crops)"
         require(0 < self.crop_scale <= 1, "data.crop_scale", self.crop_scale, allowed)
@@ -66,5 +72,6 @@ class EncodeConfig:
     def __post_init__(self):
         positive("encode", self, "batch_size")
         at_least_zero("encode", self, "windows")
+        at_most("encode", self, MAX_CLIPS, "batch_size", "windows")
         allowed = "a cache holds at least 1 window of each video; 0 (always new ones) needs encode.cache=False"
         require(self.windows > 0 or not self.cache, "encode.windows", self.windows, allowed)

@@ -7,8 +7,8 @@ of the networks.
 import dataclasses
 from typing import ClassVar
 
-from pvdm_jax.config.checks import at_least_zero, one_of, positive, require
-from pvdm_jax.config.models import DTYPES, REMAT_POLICIES
+from pvdm_jax.config.checks import at_least_zero, at_most, one_of, positive, require
+from pvdm_jax.config.models import DTYPES, MAX_DEPTH, MAX_WIDTH, REMAT_POLICIES
 
 CONTEXTS = ("channels", "tokens")
 
@@ -33,6 +33,8 @@ class DenoiserConfig:
     def __post_init__(self):
         positive("denoiser", self, "latent_channels")
         at_least_zero("denoiser", self, "num_classes")
+        at_most("denoiser", self, MAX_WIDTH, "latent_channels")
+        at_most("denoiser", self, 2**20, "num_classes")
         one_of("denoiser", self, "dtype", DTYPES)
         one_of("denoiser", self, "remat", REMAT_POLICIES)
         allowed = "it needs denoiser.previous_clip"
@@ -52,7 +54,7 @@ class DenoiserConfig:
     def kind(name: str) -> "type[DenoiserConfig]":
         """The configuration class of one kind. Raises ConfigError if there is no such kind."""
         kinds = DenoiserConfig.kinds()
-        require(name in kinds, "denoiser.name", name, f"it must be one of {', '.join(kinds)}")
+        require(isinstance(name, str) and name in kinds, "denoiser.name", name, f"it must be one of {', '.join(kinds)}")
         return kinds[name]
 
 
@@ -76,8 +78,13 @@ class UNetConfig(DenoiserConfig):
     def __post_init__(self):
         super().__post_init__()
         positive("denoiser", self, "model_channels", "num_res_blocks", "num_heads")
+        at_most("denoiser", self, MAX_WIDTH, "model_channels", "num_heads")
+        at_most("denoiser", self, 64, "num_res_blocks")
         at_least_zero("denoiser", self, "num_head_channels")
         require(len(self.channel_mult) > 0, "denoiser.channel_mult", self.channel_mult, "name at least one level")
+        require(len(self.channel_mult) <= 16, "denoiser.channel_mult", self.channel_mult, "at most 16 levels")
+        widest = max(self.channel_mult) * self.model_channels
+        require(widest <= MAX_WIDTH, "denoiser.model_channels", self.model_channels, f"levels of {MAX_WIDTH} at most")
         divisor_name = "num_head_channels" if self.num_head_channels else "num_heads"
         divisor = getattr(self, divisor_name)
         for mult in self.channel_mult:
@@ -113,6 +120,9 @@ class DiTConfig(DenoiserConfig):
     def __post_init__(self):
         super().__post_init__()
         positive("denoiser", self, "width", "depth", "num_heads", "mlp_ratio")
+        at_most("denoiser", self, MAX_WIDTH, "width", "num_heads")
+        at_most("denoiser", self, MAX_DEPTH, "depth")
+        at_most("denoiser", self, 64, "mlp_ratio")
         one_of("denoiser", self, "context", CONTEXTS)
         allowed = f"it must be a multiple of denoiser.num_heads ({self.num_heads})"
         require(self.width % self.num_heads == 0, "denoiser.width", self.width, allowed)

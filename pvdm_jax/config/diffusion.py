@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from pvdm_jax.config.checks import at_least_zero, one_of, positive, require
+from pvdm_jax.config.checks import at_least_zero, at_most, one_of, positive, require
 
 PREDICTIONS = ("eps", "x0", "v", "flow")
 LOSS_WEIGHTS = ("uniform", "min_snr")
@@ -27,6 +27,7 @@ class ProcessConfig:
 
     def __post_init__(self):
         positive("process", self, "num_steps", "min_snr_gamma")
+        at_most("process", self, 10**6, "num_steps")
         one_of("process", self, "prediction", PREDICTIONS)
         one_of("process", self, "loss_weight", LOSS_WEIGHTS)
         require(

@@ -5,13 +5,9 @@ either of them with some fields changed. The card always has all of its fields.
 """
 
 import dataclasses
-import json
-import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-from pvdm_jax.config.checks import ConfigError, at_least_zero, one_of, positive, require
-from pvdm_jax.config.mapping import config_from_dict
+from pvdm_jax.config.checks import at_least_zero, at_most, check_seed, one_of, positive, require
 
 MEASURES = ("fvd", "is", "reconstruction", "seams")
 FEATURES = ("i3d_official", "i3d_torchscript", "i3d_tfhub", "i3d_random", "scattering")
@@ -63,7 +59,12 @@ class ProtocolConfig:
         positive(section, self, "samples", "real_samples", "stride", "inception_samples", "inception_splits")
         positive(section, self, "reconstruction_samples", "seam_samples")
         require(self.seam_clips >= 2, f"{section}.seam_clips", self.seam_clips, "a seam lies between two clips")
-        at_least_zero(section, self, "height", "width", "seed", "bootstrap")
+        at_least_zero(section, self, "height", "width", "bootstrap")
+        check_seed(f"{section}.seed", self.seed)
+        at_most(section, self, 10**7, "samples", "real_samples", "inception_samples")
+        at_most(section, self, 10**7, "reconstruction_samples", "seam_samples")
+        at_most(section, self, 2**14, "height", "width", "seam_clips")
+        at_most(section, self, 10**6, "bootstrap", "inception_splits")
         for name in self.measures:
             require(name in MEASURES, f"{section}.measures", name, f"choose from {', '.join(MEASURES)}")
         require(len(self.measures) > 0, f"{section}.measures", self.measures, f"choose from {', '.join(MEASURES)}")
@@ -140,50 +141,3 @@ PROTOCOLS: Mapping[str, ProtocolConfig] = {
         guidance=-1.0,
     ),
 }
-
-
-def load_protocol(name: str, changes: Sequence[str] = (), features: str | None = None) -> ProtocolConfig:
-    """The protocol of a name or of a JSON file, with changes written as `field=value`, lists as 16,128.
-
-    A changed protocol has a plus after its name. Raises ConfigError for an unknown name or field or an invalid value,
-    and FileNotFoundError if there is no such file.
-    """
-    if name in PROTOCOLS:
-        protocol = PROTOCOLS[name]
-    else:
-        allowed = f"choose {', '.join(PROTOCOLS)}, or name a .json file of its fields"
-        require(name.endswith(".json"), "--protocol", name, allowed)
-        text = pathlib.Path(name).read_text(encoding="utf-8")
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"--protocol is {name!r}; it is no JSON: {error}") from error
-        require(isinstance(values, dict), "--protocol", name, "it must hold one JSON object of fields")
-        protocol = config_from_dict(ProtocolConfig, {"name": pathlib.Path(name).stem} | values, "protocol.")
-    changed = dict(_parse(change) for change in changes)
-    if features is not None:
-        changed["features"] = features
-    differing = {field: value for field, value in changed.items() if getattr(protocol, field) != value}
-    if not differing:
-        return protocol
-    values = dataclasses.asdict(protocol) | differing
-    if "name" not in differing:
-        values["name"] = f"{protocol.name.removesuffix('+')}+"
-    return config_from_dict(ProtocolConfig, values, "protocol.")
-
-
-def _parse(change: str) -> tuple[str, Any]:
-    """The field and the value of a change `field=value`, converted to the field's type."""
-    field, equals, text = change.partition("=")
-    defaults = dataclasses.asdict(ProtocolConfig())
-    require(equals == "=", "--set", change, "write field=value")
-    require(field in defaults, "--set", change, f"there is no such field; a protocol has {', '.join(defaults)}")
-    default = defaults[field]
-    try:
-        if isinstance(default, tuple):
-            kind = type(default[0])
-            return field, tuple(kind(part) for part in text.split(","))
-        return field, type(default)(text)
-    except ValueError as error:
-        kind = "a list such as 16,128" if isinstance(default, tuple) else type(default).__name__
-        raise ConfigError(f"protocol.{field} is {text!r}; {kind} is needed") from error

@@ -81,13 +81,28 @@ def _find(name: str) -> Path:
 def _get_config(path: Path, spec: str, variant: str) -> ConfigDict:
     module_spec = importlib.util.spec_from_file_location(f"pvdm_config_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config is {spec!r}; it is not Python: {error}") from error
     get_config = getattr(module, "get_config", None)
     require(callable(get_config), "--config", spec, "the file has no function get_config()")
-    if not variant:
-        return get_config()
-    require(len(inspect.signature(get_config).parameters) > 0, "--config", spec, f"{path.name} has no variants")
-    return get_config(variant)
+    _check_variant(inspect.signature(get_config), path, spec, variant)
+    config = get_config(variant) if variant else get_config()
+    allowed = "get_config() must return a ConfigDict, such as default_config() with some fields changed"
+    require(isinstance(config, ConfigDict), "--config", spec, f"it returns a {type(config).__name__}; {allowed}")
+    missing = [field.name for field in dataclasses.fields(Config) if field.name not in config]
+    require(not missing, "--config", spec, f"it lacks {', '.join(missing)}; {allowed}")
+    return config
+
+
+def _check_variant(signature: inspect.Signature, path: Path, spec: str, variant: str) -> None:
+    """Raises ConfigError unless `get_config` takes the variant that is given, or none."""
+    parameters = signature.parameters.values()
+    needed = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
+    needed = [parameter for parameter in needed if parameter.kind is not inspect.Parameter.VAR_POSITIONAL]
+    require(not variant or len(parameters) > 0, "--config", spec, f"{path.name} has no variants")
+    require(variant or not needed, "--config", spec, f"{path.name} needs a variant: {spec}:VARIANT")
 
 
 def _override(config: ConfigDict, override: str) -> ConfigDict:

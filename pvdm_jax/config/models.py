@@ -2,9 +2,12 @@
 
 import dataclasses
 
-from pvdm_jax.config.checks import one_of, positive, require
+from pvdm_jax.config.checks import at_most, one_of, positive, require
 
 DTYPES = ("float32", "bfloat16")
+MAX_WIDTH = 2**16  # of any layer: a matrix of such sides has 16 GiB
+MAX_DEPTH = 2**10  # layers of a stack
+MAX_CLIP = 2**31 - 1  # bytes of a clip's pixels
 REMAT_POLICIES = ("none", "dots", "blocks")  # pvdm_jax/models/ops/remat.py says what they keep
 
 
@@ -32,6 +35,18 @@ class AutoencoderConfig:
     def __post_init__(self):
         fields = [f.name for f in dataclasses.fields(self) if f.type in (int, "int")]
         positive("autoencoder", self, *fields)
+        at_most(
+            "autoencoder", self, MAX_WIDTH, "channels", "latent_channels", "num_heads", "head_dim", "plane_num_heads"
+        )
+        at_most("autoencoder", self, MAX_WIDTH, "plane_head_dim", "plane_mlp_dim", "patch_size")
+        at_most("autoencoder", self, MAX_DEPTH, "depth", "plane_depth", "mlp_ratio")
+        for heads, size in (("num_heads", "head_dim"), ("plane_num_heads", "plane_head_dim")):
+            width = getattr(self, heads) * getattr(self, size)
+            require(
+                width <= MAX_WIDTH, f"autoencoder.{heads}", getattr(self, heads), f"times {size}, {MAX_WIDTH} at most"
+            )
+        allowed = f"frames x height x width x 3 can be {MAX_CLIP:,} at most"
+        require(self.frames * self.height * self.width * 3 <= MAX_CLIP, "autoencoder.frames", self.frames, allowed)
         one_of("autoencoder", self, "dtype", DTYPES)
         one_of("autoencoder", self, "remat", REMAT_POLICIES)
         for name in ("height", "width"):
@@ -56,4 +71,6 @@ class DiscriminatorConfig:
 
     def __post_init__(self):
         positive("discriminator", self, "width", "layers")
+        at_most("discriminator", self, MAX_WIDTH, "width")
+        at_most("discriminator", self, 16, "layers")
         one_of("discriminator", self, "dtype", DTYPES)

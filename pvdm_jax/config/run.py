@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from pvdm_jax.config.checks import require
+from pvdm_jax.config.checks import check_seed, require
 from pvdm_jax.config.data import DataConfig, EncodeConfig
 from pvdm_jax.config.denoisers import DenoiserConfig, UNetConfig
 from pvdm_jax.config.diffusion import LatentsConfig, ProcessConfig, SampleConfig
@@ -21,7 +21,10 @@ class MeshConfig:
         for name in ("data", "fsdp"):
             value = getattr(self, name)
             require(
-                value == -1 or value > 0, f"mesh.{name}", value, "a positive size, or -1 for all devices that are left"
+                value == -1 or 0 < value < 2**20,
+                f"mesh.{name}",
+                value,
+                "a positive size below 2^20, or -1 for all devices that are left",
             )
         require(
             (self.data, self.fsdp) != (-1, -1), "mesh.data", self.data, "only one of mesh.data and mesh.fsdp can be -1"
@@ -45,6 +48,7 @@ class Config:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
+        check_seed("seed", self.seed)
         clip, denoiser = self.autoencoder, self.denoiser
         channels = denoiser.latent_channels
         allowed = f"it must equal autoencoder.latent_channels ({clip.latent_channels})"

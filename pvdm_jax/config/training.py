@@ -3,7 +3,8 @@
 import dataclasses
 import typing
 
-from pvdm_jax.config.checks import at_least_zero, one_of, positive, probability, require
+from pvdm_jax.config.checks import at_least_zero, at_most, one_of, positive, probability, require
+from pvdm_jax.config.data import MAX_CLIPS
 from pvdm_jax.config.models import DiscriminatorConfig
 
 
@@ -63,6 +64,7 @@ class StageConfig:
             "checkpoint_every",
             "keep",
         )
+        at_most(self.section, self, MAX_CLIPS, "batch_size", "accumulate", "eval_clips")
         at_least_zero(self.section, self, "keep_every", "max_skipped", "max_rollbacks")
         require(0 <= self.ema_decay < 1, f"{self.section}.ema_decay", self.ema_decay, "at least 0 and below 1")
         require(

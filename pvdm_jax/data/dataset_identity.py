@@ -6,9 +6,9 @@ user's cache for as long as its files are unchanged.
 """
 
 import concurrent.futures
-import contextlib
 import hashlib
 import json
+import logging
 import os
 import pathlib
 from typing import Any
@@ -18,7 +18,8 @@ from pvdm_jax.data.dataset_files import METADATA, NO_DATASET, is_dataset, is_pre
 from pvdm_jax.data.tfds_dataset import find_tfds_dataset
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.cache import cache_folder
-from pvdm_jax.storage.files import file_hash, read_json, write_json
+from pvdm_jax.storage.files import file_hash, write_json
+from pvdm_jax.storage.json_files import JsonError, read_json, try_read_json
 
 SYNTHETIC = "synthetic"  # its videos are a function of the settings
 VIDEO_HASH = "sha256"  # of a video's records, among its facts
@@ -49,10 +50,10 @@ def find_dataset_identity(data: DataConfig) -> str | None:
 def _stored_hash(folder: pathlib.Path) -> str | None:
     """A hash of what `pvdm prepare` stored about the videos; None if there is no hash of each among it."""
     try:
-        videos = read_json(folder / METADATA)["videos"]
-        if not all(facts[VIDEO_HASH] for split in videos.values() for facts in split):
-            return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        videos = read_json(folder / METADATA, {"videos": {str: [{VIDEO_HASH: str}]}})["videos"]
+    except (OSError, JsonError):
+        return None
+    if not all(facts[VIDEO_HASH] for split in videos.values() for facts in split):
         return None
     labels = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.labels.txt"))}
     return _hash([videos, labels])
@@ -76,8 +77,9 @@ def _hash_of_files(folder: pathlib.Path) -> str:
     names = [path.relative_to(folder).as_posix() for path in files]
     facts = [[name, path.stat().st_size, path.stat().st_mtime_ns] for name, path in zip(names, files, strict=True)]
     kept = cache_folder("datasets") / f"identity_{_hash([str(folder.resolve()), facts])[:32]}.json"
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        return read_json(kept)["sha256"]
+    known = try_read_json(kept, {"sha256": str}, logging.warning, "the dataset's files are read again")
+    if known is not None:
+        return known["sha256"]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         hashes = list(pool.map(file_hash, files))
     identity = _hash([[name, digest] for name, digest in zip(names, hashes, strict=True)])

@@ -5,10 +5,15 @@ import os
 from typing import Protocol
 
 from pvdm_jax.config import ConfigError
-from pvdm_jax.data.dataset_files import DATASET_INFO, NO_DATASET, is_prepared
+from pvdm_jax.data.dataset_files import DATASET_INFO, FEATURES, METADATA, NO_DATASET, is_prepared
 from pvdm_jax.data.records import damage_named
 from pvdm_jax.data.tfds_dataset import TFDSDataset, find_tfds_dataset
 from pvdm_jax.storage import buckets
+from pvdm_jax.storage.json_files import Maybe, read_json
+
+# What metadata.json of a prepared dataset holds: the facts of the videos of each split.
+_FACTS = {"name": str, "label": int, "frames": int, "height": int, "width": int}
+VIDEOS = {str: [_FACTS | {"fps": float, "stored": str, "record": int, "times": Maybe([float])}]}
 
 
 class Dataset(Protocol):
@@ -31,13 +36,18 @@ class PreparedDataset:
 
     def __init__(self, path: str):
         import tensorflow_datasets as tfds
-        from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 
         try:
-            builder = tfds.builder_from_directory(path)
-            self.splits: dict[str, list[dict]] = builder.info.metadata["videos"]
-        except (OSError, DatasetInfoFileError, KeyError) as error:
+            for name in (DATASET_INFO, FEATURES):
+                read_json(os.path.join(path, name), dict)
+            self.splits: dict[str, list[dict]] = read_json(os.path.join(path, METADATA), {"videos": VIDEOS})["videos"]
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigError(f"data.path is {path!r}; {NO_DATASET.format(path=path)}") from error
+        try:
+            builder = tfds.builder_from_directory(path)
+        except Exception as error:  # of many kinds, by what is wrong in the files
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(f"data.path is {path!r}; TFDS can't open it: {reason}") from error
         self.class_names = tuple(builder.info.features["label"].names)
         self._records = {split: builder.as_data_source(split) for split in self.splits}
 

@@ -19,7 +19,8 @@ from pvdm_jax.data.sources import VideoSource, open_source
 from pvdm_jax.data.streams import BatchSpec
 from pvdm_jax.reporting.html import write_page
 from pvdm_jax.reporting.sections import Items, Section, Table, Text, Videos
-from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.json_files import Maybe, read_json
 from pvdm_jax.video.defaults import DEFAULT_FPS
 from pvdm_jax.video.grid import enlarge, video_grid
 from pvdm_jax.video.write import write_video
@@ -182,7 +183,7 @@ def _skipped(data: DataConfig) -> dict[str, str]:
     path = pathlib.Path(data.path) / SUMMARY
     if data.source == "synthetic" or not path.exists():
         return {}
-    return read_json(path).get("skipped", {})
+    return read_json(path, {"skipped": Maybe({str: str})}).get("skipped") or {}
 
 
 def _videos(count: int) -> str:

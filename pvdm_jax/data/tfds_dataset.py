@@ -23,7 +23,8 @@ from pvdm_jax.config import ConfigError
 from pvdm_jax.data.dataset_files import DATASET_INFO, FEATURES
 from pvdm_jax.data.records import PIECE_FRAMES, damage_named, pack_pictures
 from pvdm_jax.storage.cache import cache_folder
-from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.json_files import read_json, try_read_json
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.images import decode_image
 
@@ -142,8 +143,9 @@ class TFDSDataset:
         info = self._folder / DATASET_INFO
         key = f"{self._folder.resolve()} {info.stat().st_mtime_ns} {self._feature}"
         path = cache_folder("datasets") / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-        if path.exists():
-            return read_json(path)
+        known = try_read_json(path, {str: [dict]}, logging.warning, "it is made again")
+        if known is not None:
+            return known
         index = {}
         for split, records in self._sources.items():
             bar = tqdm.tqdm(range(len(records)), desc=f"indexing {self._folder.name} {split}", unit="video")
@@ -187,7 +189,8 @@ def _example(record: bytes) -> Any:
 
 
 def _features(folder: pathlib.Path) -> dict[str, dict]:
-    return read_json(folder / FEATURES).get("featuresDict", {}).get("features", {})
+    found = read_json(folder / FEATURES, {"featuresDict": {"features": {str: dict}}})
+    return found["featuresDict"]["features"]
 
 
 def _class(spec: dict) -> str:

@@ -85,11 +85,11 @@ def sample_video(
         return condition, kept
 
     if given:
-        condition, kept = jax.lax.scan(later, condition, number + jnp.arange(num_clips))
+        condition, kept = jax.lax.scan(later, condition, number + jnp.arange(num_clips, dtype=jnp.int32))
         return kept, condition
     kept, condition = finish(sample(clip_keys(number), condition, False), False)
     kept = jax.tree.map(lambda x: x[None], kept)
     if num_clips == 1:
         return kept, condition
-    condition, rest = jax.lax.scan(later, condition, number + jnp.arange(1, num_clips))
+    condition, rest = jax.lax.scan(later, condition, number + jnp.arange(1, num_clips, dtype=jnp.int32))
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), kept, rest), condition

@@ -15,7 +15,7 @@ Times = Callable[[jax.Array, int, int], jax.Array]  # (key, count, num_steps) to
 
 def uniform_times(key: jax.Array, count: int, num_steps: int) -> jax.Array:
     """`count` steps of the process, int32 (count,)."""
-    return jax.random.randint(key, (count,), 0, num_steps)
+    return jax.random.randint(key, (count,), 0, num_steps, jnp.int32)
 
 
 def logit_normal_times(

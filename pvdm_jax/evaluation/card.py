@@ -13,13 +13,22 @@ from typing import Any
 import jax
 from flax import traverse_util
 
-from pvdm_jax.config import ConfigError, config_to_dict
+from pvdm_jax.config import ConfigError, config_to_dict, require
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.reporting.sections import Section, Table, Text
-from pvdm_jax.storage.files import read_json, write_json, write_text
+from pvdm_jax.storage.files import write_json, write_text
+from pvdm_jax.storage.json_files import Maybe, read_json
 
 VERSION = 1
 CARD_FILE = "card.json"
+# What comparing two cards reads of them.
+_READ = {
+    "results": {str: {"value": float, "low": Maybe(float), "high": Maybe(float), "better": str}},
+    "protocol": dict,
+    "networks": {str: dict},
+    "real": {str: dict},
+    "generated": {str: dict},
+}
 TITLES = {
     "psnr": "PSNR of reconstructions, dB",
     "still_psnr": "PSNR of each clip's mean as a still, dB",
@@ -73,12 +82,12 @@ def write_card(folder: pathlib.Path, card: Mapping[str, Any]) -> None:
 def read_card(path: pathlib.Path) -> dict[str, Any]:
     """Reads a card.json, or the one in a folder. Raises FileNotFoundError, and ConfigError if the file is no card."""
     path = path / CARD_FILE if path.is_dir() else path
-    try:
-        card = read_json(path)
-    except ValueError as error:
-        raise ConfigError(f"{path} is no card: {error}") from error
-    if not isinstance(card, dict) or card.get("card") != VERSION:
+    if read_json(path, dict).get("card") != VERSION:
         raise ConfigError(f"{path} is no card of `pvdm evaluate` (version {VERSION})")
+    card = read_json(path, _READ)
+    for name, entry in card["results"].items():
+        low, high = entry.setdefault("low", None), entry.setdefault("high", None)
+        require((low is None) == (high is None), f"{path}: results.{name}", entry, "it needs both bounds, or neither")
     return card
 
 

@@ -17,6 +17,7 @@ from pvdm_jax.evaluation.weight_sources import find_weights
 from pvdm_jax.models import functional
 from pvdm_jax.models.pixels import to_float
 from pvdm_jax.runtime import sharding
+from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.weights.official.lpips import lpips_from_torch
 
 
@@ -91,7 +92,7 @@ def open_features(
         )
     facts = {"network": name, "input": network_resize}
     if name == "i3d_random":
-        network = i3d.I3D(rngs=nnx.Rngs(0))
+        network = i3d.I3D(rngs=nnx.Rngs(make_key(0)))
         facts["weights"] = "random, of key 0: for comparisons of kinds of damage, not for FVD"
     else:
         try:

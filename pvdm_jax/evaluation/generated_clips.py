@@ -4,13 +4,13 @@ import dataclasses
 import hashlib
 from typing import Any
 
-import jax
 import numpy as np
 
 from pvdm_jax.config import Config, config_to_dict
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.inference.pipeline import PVDM
+from pvdm_jax.runtime.keys import make_key
 
 SAMPLING_FIELDS = ("sampler", "steps", "later_steps", "eta", "guidance")  # of a protocol: how the model samples
 
@@ -55,7 +55,7 @@ class GeneratedClips:
         self._size = size
         self._sampled = sampled
         self._resize = protocol.resize
-        self._key = jax.random.key(protocol.seed)
+        self._key = make_key(protocol.seed)
         self._options = {name: getattr(protocol, name) for name in SAMPLING_FIELDS}
         self._largest_batch = 0
         self.facts = {

@@ -1,19 +1,16 @@
 """Reads a trained model: from a run's folder (the EMA weights of its stages) or from a model folder."""
 
-import dataclasses
 import logging
 import pathlib
 
 from jax.sharding import Mesh
 
-from pvdm_jax.config import Config, config_from_dict
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.models import functional
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.checkpoint import read_part
-from pvdm_jax.storage.files import read_json
-from pvdm_jax.storage.run_folder import ENCODED_BY, RunFolder
+from pvdm_jax.storage.run_folder import RunFolder, read_settings
 from pvdm_jax.weights import model_folder, run_autoencoder
 
 
@@ -42,11 +39,10 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> PVDM:
     if model_folder.is_model_folder(run.autoencoder.path) and not run.diffusion.has_begun:
         return load(run.autoencoder.path, mesh)  # trained elsewhere, and stage 2 has not begun
     newest = run.diffusion if run.diffusion.has_begun else run.autoencoder
-    settings = read_json(newest.config)
-    fields = {field.name for field in dataclasses.fields(Config)}
-    config = config_from_dict(Config, {name: value for name, value in settings.items() if name in fields})
+    settings = read_settings(newest.config)
+    config = settings.config
     _, weights = run_autoencoder.load_autoencoder(config.autoencoder, directory)
-    if settings.get(ENCODED_BY, "") not in ("", functional.fingerprint(weights)):
+    if settings.encoded_by not in ("", functional.fingerprint(weights)):
         logging.warning(
             "the denoiser in %s was trained on latents of another autoencoder than the one that %s has now; stage 1 "
             "was continued since. Encode and train stage 2 again in another folder (--autoencoder)",
@@ -58,4 +54,4 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> PVDM:
         denoiser = read_part(run.diffusion.path, "ema", abstract)
     except FileNotFoundError:
         denoiser = None
-    return PVDM(config, weights, denoiser, tuple(settings.get("class_names", ())), mesh)
+    return PVDM(config, weights, denoiser, settings.class_names, mesh)

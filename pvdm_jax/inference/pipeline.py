@@ -16,10 +16,19 @@ from jax.sharding import Mesh
 from pvdm_jax.config import Config, ConfigError, MeshConfig, SampleConfig
 from pvdm_jax.diffusion.samplers import count_calls
 from pvdm_jax.inference.latent_model import LatentModel
-from pvdm_jax.inference.sampler import SampleBatch, SamplingProgram, clips_of, settings_of, split_settings
+from pvdm_jax.inference.sampler import (
+    SampleBatch,
+    SamplingProgram,
+    check_continues,
+    check_interpolates,
+    clips_of,
+    settings_of,
+    split_settings,
+)
 from pvdm_jax.models import functional
 from pvdm_jax.models.condition import Neighbour
 from pvdm_jax.runtime import sharding
+from pvdm_jax.runtime.keys import as_threefry
 
 
 class PVDM:
@@ -166,10 +175,7 @@ class PVDM:
         and the first clip of the other is made. Raises ConfigError on a model that wasn't trained for it
         (denoiser.next_clip).
         """
-        if not self.config.denoiser.next_clip:
-            raise ConfigError(
-                "this model's denoiser takes no next clip: interpolation needs one trained with denoiser.next_clip=True"
-            )
+        check_interpolates(self.config)
         frames = self.config.autoencoder.frames
         for name, video in (("first", first), ("second", second)):
             self._check_length(video, name)
@@ -229,10 +235,7 @@ class PVDM:
     def _previous(self, video: np.ndarray) -> dict[str, np.ndarray]:
         """The last clip of videos as a neighbour, {"previous": normalised latents (b, positions, channels)}."""
         self._check_length(video, "video")
-        if not self.config.denoiser.previous_clip:
-            raise ConfigError(
-                "this model's denoiser takes no previous clip (denoiser.previous_clip=False): it can't extend"
-            )
+        check_continues(self.config, None, given=True)
         return {"previous": self._neighbour(video[:, -self.config.autoencoder.frames :])}
 
     def _neighbour(self, clips: np.ndarray) -> np.ndarray:
@@ -253,17 +256,13 @@ class PVDM:
         """Checks what is asked for, and lays it out over the devices. neighbours: by name, {} for none."""
         if "denoiser" not in self.weights:
             raise ConfigError("this model has no denoiser: stage 2 has not been trained")
-        if count < 1 or (num_frames is not None and num_frames < 1):
-            raise ValueError(f"{count} videos of {num_frames} frames were asked for; both must be positive")
+        for name, number in (("num_videos", count), ("num_frames", num_frames)):
+            if not (number is None or (isinstance(number, int | np.integer) and 0 < number < 2**31)):
+                raise ValueError(f"{name} is {number!r}; it must be positive, and an integer")
         clips = clips_of(self.config, num_frames)
-        if clips > 1 and not self.config.denoiser.previous_clip:
-            raise ConfigError(
-                f"{num_frames} frames take {clips} clips, but this model's denoiser takes no previous clip"
-            )
+        check_continues(self.config, num_frames, given=bool(neighbours))
         labels = self._labels(labels, count)
-        indices = np.arange(count) if indices is None else np.asarray(indices)
-        if indices.shape != (count,) or indices.min() < 0 or indices.max() >= 2**32:
-            raise ValueError(f"indices are {indices.tolist()}; {count} numbers from 0 to 2^32 - 1 are needed")
+        indices = np.arange(count) if indices is None else _integers("indices", indices, count, 0, 2**32 - 1)
         settings, numbers = split_settings(self.model, settings_of(self.config, options))
 
         # Every device gets as many videos; those that fill up are dropped.
@@ -274,7 +273,7 @@ class PVDM:
         label = None if condition.label is None else labels[row]
         batch = SampleBatch(indices[row].astype(np.uint32), dataclasses.replace(condition, **given, label=label))
         return _Request(
-            key=key,
+            key=as_threefry(key),
             batch=jax.device_put(batch, sharding.batch_sharding(self.mesh)),
             settings=settings,
             numbers=numbers,
@@ -290,10 +289,7 @@ class PVDM:
             return np.full(count, -1, np.int32)
         if not classes:
             raise ValueError("labels were given, but this model was trained without classes")
-        labels = np.asarray(labels, np.int32)
-        if labels.shape != (count,) or labels.min() < -1 or labels.max() >= classes:
-            raise ValueError(f"labels are {labels.tolist()}; {count} numbers from -1 to {classes - 1} are needed")
-        return labels
+        return _integers("labels", labels, count, -1, classes - 1).astype(np.int32)
 
     def _run_at_once(self, request: "_Request") -> np.ndarray:
         video, _ = self._call(request, request.batch, number=0, clips=request.clips, given=request.given)
@@ -352,6 +348,15 @@ class PVDM:
         )
         if not fits:
             raise ValueError(f"{name} has shape {video.shape}; this model takes ({', '.join(map(str, expected))})")
+
+
+def _integers(name: str, values: Sequence[int] | np.ndarray, count: int, lowest: int, highest: int) -> np.ndarray:
+    """`count` integers as an array. Raises ValueError for anything else, and for numbers beyond the bounds."""
+    numbers = np.asarray(values)
+    if numbers.shape != (count,) or numbers.dtype.kind not in "iu" or numbers.min() < lowest or numbers.max() > highest:
+        shown = str(numbers.tolist())[:200] if numbers.ndim else repr(values)[:200]
+        raise ValueError(f"{name} are {shown}; {count} numbers from {lowest} to {highest} are needed")
+    return numbers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pvdm_jax.config import Config, SampleConfig
+from pvdm_jax.config import Config, SampleConfig, config_from_dict, config_to_dict, require
 from pvdm_jax.diffusion.guidance import guide
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.sampling import sample_clip, sample_video
@@ -41,10 +41,41 @@ class SampleBatch:
 def settings_of(config: Config, options: Mapping[str, Any] | None) -> SampleConfig:
     """A model's own settings of sampling with `options`, fields of SampleConfig, in place of those that aren't None.
 
-    Raises ConfigError where the whole configuration refuses them.
+    Raises ConfigError for an unknown field, a value of another type, and where the model can't sample that way: every
+    way to sample, from Python or from a command, comes through here.
     """
-    chosen = {name: value for name, value in (options or {}).items() if value is not None}
-    return dataclasses.replace(config, sample=dataclasses.replace(config.sample, **chosen)).sample
+    chosen = {name: _plain(value) for name, value in (options or {}).items() if value is not None}
+    settings = config_from_dict(SampleConfig, config_to_dict(config.sample) | chosen, "sample.")
+    dataclasses.replace(config, sample=settings)  # checks the two together
+    clip, denoiser = config.autoencoder, config.denoiser
+    allowed = "the model was trained without classes (denoiser.num_classes=0)"
+    require(settings.class_guidance == 0 or denoiser.num_classes, "class_guidance", settings.class_guidance, allowed)
+    allowed = "this model's denoiser takes no previous clip (denoiser.previous_clip=False)"
+    require(settings.guidance == 0 or denoiser.previous_clip, "guidance", settings.guidance, allowed)
+    allowed = "the motion planes of frames that aren't square differ in size: there is one order only"
+    require(settings.plane_order != "confirm" or clip.height == clip.width, "plane_order", "confirm", allowed)
+    return settings
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or JAX as one of Python, which the checks of settings know; anything else unchanged."""
+    return value.item() if isinstance(value, np.generic | np.ndarray | jax.Array) and value.size == 1 else value
+
+
+def check_continues(config: Config, num_frames: int | None, given: bool = False) -> None:
+    """Raises ConfigError if the model can't make videos of `num_frames` frames (None: one clip).
+
+    given: whether they continue other videos, so that even the first clip has a previous one.
+    """
+    if given or clips_of(config, num_frames) > 1:
+        allowed = "going on from a clip takes a denoiser that is given the previous one (denoiser.previous_clip=True)"
+        require(config.denoiser.previous_clip, "num_frames", num_frames, allowed)
+
+
+def check_interpolates(config: Config) -> None:
+    """Raises ConfigError if the model can't make the clip between two others."""
+    allowed = "interpolation needs a model that was trained with the clips on both sides (denoiser.next_clip=True)"
+    require(config.denoiser.next_clip, "denoiser.next_clip", config.denoiser.next_clip, allowed)
 
 
 def clips_of(config: Config, num_frames: int | None) -> int:

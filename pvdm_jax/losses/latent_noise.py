@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def add_noise(latents: Any, scale: float, key: jax.Array) -> Any:
@@ -11,5 +12,6 @@ def add_noise(latents: Any, scale: float, key: jax.Array) -> Any:
         return latents
     leaves, structure = jax.tree.flatten(latents)
     keys = jax.random.split(key, len(leaves))
-    noisy = [leaf + scale * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
+    noise = [jax.random.normal(k, leaf.shape, jnp.float32) for leaf, k in zip(leaves, keys, strict=True)]
+    noisy = [leaf + scale * x for leaf, x in zip(leaves, noise, strict=True)]
     return jax.tree.unflatten(structure, noisy)

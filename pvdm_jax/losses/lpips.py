@@ -64,7 +64,7 @@ class LPIPS(nnx.Module):
                 features_in = features
             stages.append(nnx.List(layers))
         self.stages = nnx.List(stages)
-        self.weights = nnx.List(nnx.Param(jnp.full((stage[-1],), RANDOM_WEIGHT)) for stage in STAGES)
+        self.weights = nnx.List(nnx.Param(jnp.full((stage[-1],), RANDOM_WEIGHT, jnp.float32)) for stage in STAGES)
 
     def __call__(self, first: jax.Array, second: jax.Array) -> jax.Array:
         """(b, h, w, 3) twice, in [-1, 1], to distances (b,), float32.
@@ -75,7 +75,7 @@ class LPIPS(nnx.Module):
             raise ValueError(f"images of shapes {first.shape} and {second.shape}; both must be (b, h, w, 3), and equal")
         if min(first.shape[1:3]) < SMALLEST:
             raise ValueError(f"images of shape {first.shape}; both sides must be {SMALLEST} pixels or more")
-        distance = jnp.zeros(first.shape[0])
+        distance = jnp.zeros(first.shape[0], jnp.float32)
         for weight, ours, theirs in zip(self.weights, self._features(first), self._features(second), strict=True):
             difference = jnp.square(_unit(ours) - _unit(theirs))
             distance += jnp.mean(jnp.matmul(difference, weight[...], precision=PRECISION), axis=(1, 2))

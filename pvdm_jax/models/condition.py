@@ -71,6 +71,6 @@ class Condition:
     @staticmethod
     def absent(config: DenoiserConfig, spec: LatentSpec, count: int) -> "Condition":
         """The condition of `count` samples that have none of the parts that a denoiser takes."""
-        nothing = Neighbour(jnp.zeros((count, *spec.shape)), jnp.zeros(count, bool))
+        nothing = Neighbour(jnp.zeros((count, *spec.shape), jnp.float32), jnp.zeros(count, bool))
         label = jnp.full(count, -1, jnp.int32) if config.num_classes else None
         return Condition(**dict.fromkeys(config.neighbours, nothing), label=label)

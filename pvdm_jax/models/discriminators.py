@@ -39,8 +39,8 @@ class BatchNorm(nnx.Module):
     """Normalises features by their mean and variance over all other axes of the batch; computed in float32."""
 
     def __init__(self, features: int, *, rngs: nnx.Rngs):
-        self.scale = nnx.Param(1 + 0.02 * jax.random.normal(rngs.params(), (features,)))
-        self.bias = nnx.Param(jnp.zeros(features))
+        self.scale = nnx.Param(1 + 0.02 * jax.random.normal(rngs.params(), (features,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         axes, ones = tuple(range(x.ndim - 1)), (1,) * (x.ndim - 1)

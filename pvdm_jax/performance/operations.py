@@ -27,6 +27,7 @@ from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.inference.sampler import SampleBatch, SamplingProgram, split_settings
 from pvdm_jax.models.condition import Condition
 from pvdm_jax.performance.choices import SIZES
+from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.training.autoencoder import AutoencoderStage
 from pvdm_jax.training.diffusion import DiffusionStage
 
@@ -85,7 +86,7 @@ class Operations:
         return np.random.default_rng(0).integers(0, 256, (self.batch, *self.video_shape), dtype=np.uint8)
 
     def _latents(self) -> jax.Array:
-        return 0.5 * jax.random.normal(jax.random.key(0), (self.batch, *self.model.spec.shape))
+        return 0.5 * jax.random.normal(make_key(0), (self.batch, *self.model.spec.shape), jnp.float32)
 
     def _condition(self) -> Condition:
         return self.model.absent(self.batch)
@@ -98,8 +99,8 @@ class Operations:
 
     def _train(self, stage: Any, batch: Any) -> Operation:
         (step,) = stage.steps.values()
-        state = jax.eval_shape(stage.init, jax.random.key(0))
-        program = jax.jit(lambda state, batch: step(state, batch, jax.random.key(0), stage.constants), donate_argnums=0)
+        state = jax.eval_shape(stage.init, make_key(0))
+        program = jax.jit(lambda state, batch: step(state, batch, make_key(0), stage.constants), donate_argnums=0)
         return Operation(program, (state, batch), carries_state=True)
 
     def _autoencoder_train(self) -> Operation:
@@ -128,4 +129,4 @@ class Operations:
 
         weights = {"autoencoder": self.model.autoencoder_shapes, "denoiser": self.model.denoiser_shapes}
         batch = SampleBatch(jnp.arange(self.batch, dtype=jnp.uint32), self._condition())
-        return Operation(jax.jit(run), (weights, jax.random.key(0), batch))
+        return Operation(jax.jit(run), (weights, make_key(0), batch))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pvdm_jax.config import Config, ConfigError, LatentsConfig, require
+from pvdm_jax.runtime.keys import make_key
 
 STAGES = {1: "train_autoencoder", 2: "train_diffusion"}
 TPUS = ("v5e", "v5p", "v6e")
@@ -193,7 +194,7 @@ def trace_step(config: Config, stage: int, mesh: Any) -> Any:
     from pvdm_jax.training import step
 
     made, name, batch = {1: _autoencoder_stage, 2: _diffusion_stage}[stage](config, mesh)
-    state = sharding.place(mesh, jax.eval_shape(made.init, jax.random.key(0)))
+    state = sharding.place(mesh, jax.eval_shape(made.init, make_key(0)))
     return step.trace_step(made, name, state=state, batch=batch, placed=state, mesh=mesh, seed=config.seed)
 
 

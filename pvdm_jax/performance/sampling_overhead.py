@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pvdm_jax.inference.pipeline import PVDM
+from pvdm_jax.runtime.keys import make_key
 
 
 def measure_sampling(model: PVDM, num_videos: int = 4, repeats: int = 3, **options: Any) -> dict[str, float]:
@@ -24,7 +25,7 @@ def measure_sampling(model: PVDM, num_videos: int = 4, repeats: int = 3, **optio
     options = {"guidance": 0.0, "class_guidance": 0.0, "plane_order": "keep"} | options
     networks, calls = model.model, model.calls(**options)
     condition = networks.absent(num_videos)
-    noise = jax.random.normal(jax.random.key(0), (num_videos, *networks.spec.shape))
+    noise = jax.random.normal(make_key(0), (num_videos, *networks.spec.shape), jnp.float32)
 
     @jax.jit
     def denoise(params, x, times):
@@ -36,9 +37,9 @@ def measure_sampling(model: PVDM, num_videos: int = 4, repeats: int = 3, **optio
 
     times = jnp.linspace(model.config.process.num_steps - 1, 0, calls).astype(jnp.int32)
     decode = jax.jit(networks.decode)
-    first = _seconds(lambda: model.sample(jax.random.key(0), num_videos, **options))
+    first = _seconds(lambda: model.sample(make_key(0), num_videos, **options))
     parts = {
-        "call": lambda: model.sample(jax.random.key(1), num_videos, **options),
+        "call": lambda: model.sample(make_key(1), num_videos, **options),
         "denoiser": lambda: denoise(model.weights["denoiser"], noise, times),
         "decoder": lambda: decode(model.weights["autoencoder"], jnp.tanh(noise)),
     }

@@ -38,6 +38,11 @@ def in_bucket(path: str | os.PathLike) -> bool:
     return str(path).startswith(PREFIX)
 
 
+def shown(path: str | os.PathLike) -> str:
+    """A path as a user writes it: of an address, pathlib drops a slash."""
+    return SCHEME + str(path).removeprefix(PREFIX).lstrip("/") if in_bucket(path) else str(path)
+
+
 def local(path: str | os.PathLike) -> pathlib.Path:
     """The local copy of gs://BUCKET/PATH; any other path unchanged.
 
@@ -48,11 +53,11 @@ def local(path: str | os.PathLike) -> pathlib.Path:
     bucket, _, name = str(path).removeprefix(PREFIX).strip("/").partition("/")
     parts = [part for part in name.split("/") if part]
     if not bucket or not parts or ".." in parts:
-        raise ConfigError(f"{path} names no folder in a bucket; write gs://BUCKET/PATH")
+        raise ConfigError(f"{shown(path)} names no folder in a bucket; write gs://BUCKET/PATH")
     try:
         import gcsfs  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f'{path} needs gcsfs: pip install "pvdm_jax[gcs]"') from error
+        raise ConfigError(f'{shown(path)} needs gcsfs: pip install "pvdm_jax[gcs]"') from error
     return copies_folder().joinpath(bucket, *parts)
 
 

@@ -36,7 +36,8 @@ from orbax.checkpoint import checkpoint_managers as policy
 from pvdm_jax.config import ConfigError
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.array_fingerprint import fingerprint_arrays
-from pvdm_jax.storage.files import CheckpointError, read_json
+from pvdm_jax.storage.files import CheckpointError
+from pvdm_jax.storage.json_files import Maybe, check_json, read_json
 from pvdm_jax.storage.run_folder import BEST, CHECKPOINTS, DATASET, StageFolder, check_folder_name
 
 # Reading a damaged checkpoint may raise anything else: Orbax trusts the types in its files.
@@ -44,6 +45,8 @@ NOT_DAMAGE = (MemoryError, jax.errors.JaxRuntimeError)
 # Fields that `Checkpoints.save` adds to a record: the steps that it needs, a fingerprint of each of the state's parts,
 # the types of arrays other than float32, and a fingerprint of the rest of the record.
 NEEDED, FINGERPRINTS, TYPES, RECORD_FINGERPRINT = "needed", "fingerprints", "types", "record_fingerprint"
+ADDED = {NEEDED: Maybe([int]), FINGERPRINTS: Maybe({str: str}), TYPES: Maybe({str: str})}
+ADDED |= {RECORD_FINGERPRINT: Maybe(str)}
 USUAL_TYPE = "float32"
 DATA_PATH = "data.path"  # the field of settings that DATASET takes the place of in comparisons
 
@@ -221,7 +224,7 @@ def _place(directory: str | pathlib.Path) -> str:
 def best_step(directory: str | pathlib.Path) -> int | None:
     """The step of the best checkpoint of the stage in `directory`, by its best.json; None if it names none."""
     path = StageFolder(directory).best
-    step = read_json(path)["best_step"] if path.exists() else -1
+    step = read_json(path, {"best_step": int})["best_step"] if path.exists() else -1
     return None if step < 0 else step
 
 
@@ -297,6 +300,7 @@ def _restore_info(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
 
 def _restore_record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
     record = manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
+    check_json(record, "its record", ADDED)
     known = RECORD_FINGERPRINT in record or FINGERPRINTS in record
     if known and record.get(RECORD_FINGERPRINT) != _record_fingerprint(record):
         raise ValueError("its record is not what was saved")

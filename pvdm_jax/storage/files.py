@@ -4,11 +4,25 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import Any
+import re
+import shutil
+import socket
+import stat
+import time
+from typing import IO, Any
+
+MAX_NAME = 255  # bytes of a file's name, on all common file systems
+STALE_AFTER = 3600.0  # seconds without a write, after which another machine's unfinished file is taken for abandoned
+_STARTED = time.time()  # of this process, nearly
+_UNFINISHED = re.compile(r"\..+\.unfinished-(?P<host>[^.]*)-(?P<process>\d+)", re.DOTALL)
 
 
 class CheckpointError(OSError):
     """A checkpoint could not be written."""
+
+
+class NotRegularFileError(OSError):
+    """Something other than a regular file, such as a device or a pipe, stands where a file is to be read."""
 
 
 def write_bytes(path: str | pathlib.Path, data: bytes) -> None:
@@ -33,17 +47,80 @@ def write_json(path: str | pathlib.Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def read_json(path: str | pathlib.Path) -> Any:
-    """The content of a JSON file. Raises FileNotFoundError, and ValueError if it is not JSON."""
-    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+def open_regular(path: str | pathlib.Path) -> IO[bytes]:
+    """Opens a file to read its bytes. Raises OSError at once for what is no regular file, such as a FIFO."""
+    path = pathlib.Path(path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder; a file is needed here")
+    raise NotRegularFileError(f"{path} is no regular file (a device, a pipe or a socket), so it is not read")
 
 
 def temporary_path(path: pathlib.Path) -> pathlib.Path:
-    """A hidden name next to `path`, to write to before renaming; different for each process."""
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    """A hidden name next to `path`, to write to before renaming; different for each process and machine.
+
+    What a killed process leaves under such a name, `remove_leftovers` removes.
+    """
+    suffix = f".unfinished-{_host()}-{os.getpid()}"
+    name = os.fsencode(path.name)
+    if len(name) > MAX_NAME - 1 - len(suffix):
+        name = name[: MAX_NAME - 42 - len(suffix)] + hashlib.sha1(name).hexdigest().encode()
+    return path.with_name(f".{os.fsdecode(name)}{suffix}")
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes the unfinished files and folders that killed processes left in `folder`.
+
+    Files of processes that still run are kept; so are those of other machines, until nothing has been written to them
+    for STALE_AFTER seconds.
+    """
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        found = _UNFINISHED.fullmatch(entry.name)
+        if not found:
+            continue
+        written = entry.stat(follow_symlinks=False).st_mtime
+        if found["host"] != _host():
+            stale = time.time() - written > STALE_AFTER
+        elif int(found["process"]) == os.getpid():
+            stale = written < _STARTED - 1  # an earlier process had the same number
+        else:
+            stale = not _runs(int(found["process"]))
+        if stale:
+            remove(pathlib.Path(entry.path))
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a file, or a folder with all that is in it, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:40]
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine has this number."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def file_hash(path: str | pathlib.Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    with pathlib.Path(path).open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,11 +16,14 @@
 A run's folder may be in a bucket (`storage.buckets`); the paths here are local.
 """
 
-import json
+import dataclasses
+import logging
 import pathlib
 from typing import Any
 
-from pvdm_jax.config import require
+from pvdm_jax.config import Config, ConfigError, config_from_dict, require
+from pvdm_jax.storage.files import open_regular
+from pvdm_jax.storage.json_files import JsonError, Maybe, parse_json, read_json
 
 # Folders of a run.
 AUTOENCODER, LATENTS, DIFFUSION = "autoencoder", "latents", "diffusion"
@@ -76,21 +79,52 @@ class StageFolder:
         return self.path / EVALUATION / f"step_{step:07d}"
 
 
+@dataclasses.dataclass(frozen=True)
+class StageSettings:
+    """What a stage's config.json holds."""
+
+    config: Config
+    class_names: tuple[str, ...]  # that stage 2 knows
+    encoded_by: str  # ENCODED_BY; "" in stage 1 and where an older version stored none
+
+
+def read_settings(path: str | pathlib.Path) -> StageSettings:
+    """The content of a stage's config.json.
+
+    Raises FileNotFoundError if there is no file, and ConfigError, with the file, if it holds no configuration.
+    """
+    names = [field.name for field in dataclasses.fields(Config)]
+    shape = {name: dict for name in ("autoencoder", "denoiser")} | {"class_names": Maybe([str]), ENCODED_BY: Maybe(str)}
+    settings = read_json(path, shape)
+    try:
+        config = config_from_dict(Config, {name: settings[name] for name in names if name in settings})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return StageSettings(config, tuple(settings.get("class_names") or ()), settings.get(ENCODED_BY) or "")
+
+
 def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
     """The reports of a metrics file, {"step": n, name: value, ...} each; none where there is no file.
 
-    A last line that a running or killed program left incomplete is skipped. Raises ValueError, with the file and the
-    line, for any other line that is not such an object.
+    A last line that a running or killed program left incomplete is skipped. So is any other line that is not an object
+    of a step and of numbers, with a warning that names the file and the line: the other lines are still good.
     """
-    path = pathlib.Path(path)
-    if not path.exists():
+    try:
+        with open_regular(path) as file:
+            lines = file.read().rpartition(b"\n")[0].split(b"\n")
+    except FileNotFoundError:
         return []
-    reports = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines(), 1):
+    reports, problems = [], []
+    for number, line in enumerate(lines, 1):
         try:
-            report = json.loads(line)
-            report["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: {line[:80]!r} is not a JSON object with a step") from error
-        reports.append(report)
+            report = parse_json(line, f"{path}, line {number},", {str: float})
+        except JsonError as error:
+            problems.append(str(error))
+            continue
+        if isinstance(report.get("step"), int):
+            reports.append(report)
+        else:
+            problems.append(f"{path}, line {number}, has no step")
+    if problems:
+        logging.warning("%s; %d of %d lines are skipped", problems[0], len(problems), len(lines))
     return reports

@@ -28,7 +28,8 @@ from jax.experimental import multihost_utils
 
 from pvdm_jax.config import ConfigError
 from pvdm_jax.storage import buckets
-from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.files import open_regular, write_json
+from pvdm_jax.storage.json_files import JsonError, Maybe, parse_json
 from pvdm_jax.storage.run_folder import LOCK, check_folder_name
 
 HEARTBEAT = 15.0  # seconds between two renewals
@@ -36,6 +37,9 @@ STALE = 120.0  # seconds without one, after which a lock of another host is take
 FORGOTTEN = 3600.0  # age at which clocks don't matter
 POLL = 2.0  # seconds between two looks at another host's lock
 
+# What a lock holds; another version's may lack some of it.
+_TEXTS = ("host", "boot", "namespace", "process_start", "started", "id")
+CONTENT = {name: Maybe(str) for name in _TEXTS} | {"process": Maybe(int), "renewed": Maybe(float)}
 HELD, WAITING, REFUSED = 0, 1, 2
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -108,16 +112,18 @@ class _Place:
 
     def read(self) -> dict[str, Any] | None:
         """What the lock holds; None if there is none, {} if it can't be understood."""
-        remote = self.remote
         try:
-            data = remote.cat_file(self.path) if remote else pathlib.Path(self.path).read_bytes()
+            if remote := self.remote:
+                data = remote.cat_file(self.path)
+            else:
+                with open_regular(self.path) as file:
+                    data = file.read()
         except FileNotFoundError:
             return None
         try:
-            content = json.loads(data)
-        except (ValueError, RecursionError):
+            return parse_json(data, self.path, CONTENT)
+        except JsonError:
             return {}
-        return content if isinstance(content, dict) else {}
 
     def create(self, content: dict[str, Any]) -> bool:
         """Writes a lock that does not exist yet; False if another process is faster."""
@@ -194,7 +200,7 @@ class _Writer:
         if same_host:
             return REFUSED if _is_running(found.get("process"), found.get("process_start")) else HELD
         beat = found.get("renewed")
-        if not isinstance(beat, int | float):
+        if beat is None:
             return HELD
         age = time.time() - beat
         if self._seen is None or self._seen[0] != found.get("id"):
@@ -268,9 +274,9 @@ def _describe(found: dict[str, Any]) -> str:
     return f"process {process} on {host}, started {started}"
 
 
-def _is_running(process: Any, start: Any) -> bool:
+def _is_running(process: int | None, start: str | None) -> bool:
     """Whether a process of this host exists; another one of the same number, started at another time, isn't it."""
-    if not isinstance(process, int) or process <= 0:
+    if process is None or process <= 0:
         return False
     if os.path.isdir("/proc/self"):
         now = _start_of(process)

@@ -35,7 +35,7 @@ def with_discriminators(state: TrainState, discriminators: NetworkState) -> Adve
         ema=state.ema,
         discriminators=discriminators,
         warmup_start=jnp.full((), -1, jnp.int32),
-        scale=jnp.ones(()),
+        scale=jnp.ones((), jnp.float32),
     )
 
 

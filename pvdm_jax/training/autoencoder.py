@@ -20,6 +20,7 @@ from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.models.pixels import to_uint8
 from pvdm_jax.runtime import sharding
+from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.storage.run_folder import DATASET, RunFolder
 from pvdm_jax.storage.run_lock import single_writer
 from pvdm_jax.training.adversarial import AdversarialState, make_discriminator_optimizer, with_discriminators
@@ -186,13 +187,13 @@ class AutoencoderStage:
 
     def _measure(self, params: functional.Params, batch: Batch, constants: Constants) -> dict[str, jax.Array]:
         """Reconstructions in uint8, and the loss of each clip (b,)."""
-        batch = self.losses.prepare(batch, jax.random.key(0))
+        batch = self.losses.prepare(batch, make_key(0))
         found = self.losses.reconstruct(params, batch["video"])
         return {"video": to_uint8(found), "error": self.losses.reconstruction(found, batch, constants, (1, 2, 3, 4))[0]}
 
     def _measure_hinge(self, state: AdversarialState, batch: Batch) -> jax.Array:
         """The discriminators' loss on a batch and its reconstructions, repeated for each clip (b,)."""
-        batch = self.losses.prepare(batch, jax.random.key(0))
+        batch = self.losses.prepare(batch, make_key(0))
         found = self.losses.reconstruct(state.params, batch["video"])
         return jnp.full(len(found), self.losses.discriminator(state.discriminators.params, found, batch)[0])
 

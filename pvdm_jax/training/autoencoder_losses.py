@@ -50,7 +50,7 @@ class AutoencoderLosses:
         if "frame" in batch:
             frame = batch["frame"]
         else:
-            frame = jax.random.randint(jax.random.fold_in(key, 1), video.shape[:1], 0, video.shape[1])
+            frame = jax.random.randint(jax.random.fold_in(key, 1), video.shape[:1], 0, video.shape[1], jnp.int32)
         return {"video": to_float(video) if video.dtype == jnp.uint8 else video, "frame": frame}
 
     def reconstruct(self, params: functional.Params, video: jax.Array, key: jax.Array | None = None) -> jax.Array:

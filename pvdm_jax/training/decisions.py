@@ -19,9 +19,10 @@ from pvdm_jax.config import StageConfig
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.checkpoint import Checkpoints
 from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.json_files import try_read_json
 from pvdm_jax.storage.run_folder import StageFolder
 from pvdm_jax.training.metrics import MetricWriter
-from pvdm_jax.training.policy import BEGIN, PhaseRecord, Policy
+from pvdm_jax.training.policy import BEGIN, RECORD_SHAPE, PhaseRecord, Policy
 from pvdm_jax.training.progress import Progress, duration
 from pvdm_jax.training.step import Stage
 
@@ -113,12 +114,13 @@ class Decisions:
             write_json(self.folder.best, self.policy.record.to_json())
 
     def _read_record(self) -> PhaseRecord:
-        """The record in process 0's best.json, on every process; an empty one if there is no file."""
-        text = ""
-        if jax.process_index() == 0 and self.folder.best.exists():
-            text = self.folder.best.read_text(encoding="utf-8")
-        text = _broadcast(text)
-        return PhaseRecord.from_json(json.loads(text)) if text else PhaseRecord()
+        """The record in process 0's best.json, on every process; an empty one if there is no file, or a damaged one."""
+        known = None
+        if jax.process_index() == 0:
+            again = "the record of the checkpoint is used"
+            known = try_read_json(self.folder.best, RECORD_SHAPE, logging.warning, again)
+        known = json.loads(_broadcast(json.dumps(known)))
+        return PhaseRecord.from_json(known) if known else PhaseRecord()
 
 
 def _broadcast(text: str) -> str:

@@ -31,6 +31,7 @@ from pvdm_jax.models.condition import Condition, Neighbour
 from pvdm_jax.models.denoiser import denoiser_class
 from pvdm_jax.models.latent import LatentScale, Tokens
 from pvdm_jax.runtime import sharding
+from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.storage.run_folder import DATASET, ENCODED_BY, RunFolder
 from pvdm_jax.storage.run_lock import single_writer
 from pvdm_jax.training.latent_files import LatentCache
@@ -88,7 +89,7 @@ class DiffusionStage:
         """One update."""
         coin = None
         if self.config.recipe == "official":
-            coin = jax.random.bernoulli(jax.random.fold_in(key, 1), self.config.context_prob)
+            coin = jax.random.bernoulli(jax.random.fold_in(key, 1), np.float32(self.config.context_prob))
         batch = batch.map_latents(self.scale.normalize)
         loss = functools.partial(self.loss, coin=coin)
         grads, metrics = accumulate_gradients(loss, state.params, batch, key, self.config.accumulate)
@@ -102,7 +103,7 @@ class DiffusionStage:
         context_key, which_key, label_key, noise_key = jax.random.split(key, 4)
         condition = self.condition(batch).keep(
             **self.shown_neighbours(batch, context_key, coin),
-            label=jax.random.bernoulli(label_key, self.config.label_prob, batch.label.shape),
+            label=jax.random.bernoulli(label_key, np.float32(self.config.label_prob), batch.label.shape),
         )
         clip = self.unconditional_clip(batch, condition, which_key)
         times = functools.partial(self.times, shown=self.shows_neighbour(batch, condition))
@@ -125,11 +126,11 @@ class DiffusionStage:
         if config.times == "uniform":
             times = uniform_times(key, count, num_steps)
         else:
-            shift = jnp.where(shown, config.context_times_shift, config.times_shift)
+            shift = jnp.where(shown, np.float32(config.context_times_shift), np.float32(config.times_shift))
             times = logit_normal_times(key, count, num_steps, shift=shift, spread=config.times_spread)
         if config.context_last_time == 0:
             return times
-        last = jax.random.bernoulli(jax.random.fold_in(key, 1), config.context_last_time, (count,))
+        last = jax.random.bernoulli(jax.random.fold_in(key, 1), np.float32(config.context_last_time), (count,))
         return jnp.where(shown & last, num_steps - 1, times)
 
     def condition(self, batch: LatentBatch) -> Condition:
@@ -150,11 +151,11 @@ class DiffusionStage:
         coin_key, which_key = jax.random.split(key)
         count = batch.label.shape
         if coin is None:
-            coin = jax.random.bernoulli(coin_key, self.config.context_prob, count)
+            coin = jax.random.bernoulli(coin_key, np.float32(self.config.context_prob), count)
         coin = jnp.broadcast_to(coin, count) & self.denoiser.previous_clip
         if not self.denoiser.next_clip:
             return {"previous": coin & batch.has_previous}
-        quarter = jax.random.randint(which_key, count, 0, 4)
+        quarter = jax.random.randint(which_key, count, 0, 4, jnp.int32)
         shown = {"previous": quarter != 0, "next": quarter != 1}
         return {name: coin & chosen & getattr(batch, f"has_{name}") for name, chosen in shown.items()}
 
@@ -172,7 +173,7 @@ class DiffusionStage:
         if batch.unconditional is not None:
             return jnp.where(unconditional[:, None, None], batch.unconditional, clip)
         names = ["previous"] if batch.next is None else ["previous", "next"]
-        which = jax.random.randint(key, unconditional.shape, 0, 1 + len(names))
+        which = jax.random.randint(key, unconditional.shape, 0, 1 + len(names), jnp.int32)
         for number, name in enumerate(names, 1):
             chosen = unconditional & getattr(batch, f"has_{name}") & (which == number)
             clip = jnp.where(chosen[:, None, None], getattr(batch, name), clip)
@@ -181,7 +182,7 @@ class DiffusionStage:
     def _held_out_errors(self, params: functional.Params, batch: LatentBatch) -> dict[str, jax.Array]:
         """Squared errors (b,) at uniform times, by what the denoiser is shown."""
         batch = batch.map_latents(self.scale.normalize)
-        key = jax.random.key(0)  # the same noise at every evaluation
+        key = make_key(0)  # the same noise at every evaluation
         everything = self.condition(batch)
         conditions = {"unconditional": everything.without("previous", "next")}
         if self.denoiser.previous_clip:
@@ -199,7 +200,7 @@ class DiffusionStage:
             condition = dataclasses.replace(condition, label=batch["label"])
         weights = {"autoencoder": self.decoder, "denoiser": params}
         index = SampleBatch(batch["index"], condition)
-        return self.sample(weights, jax.random.key(0), np.int32(0), index, self.numbers)
+        return self.sample(weights, make_key(0), np.int32(0), index, self.numbers)
 
     def evaluate(self, state: TrainState, folder: pathlib.Path) -> dict[str, float]:
         """The EMA's loss on held-out clips, without and (for those that have them) with the clips beside them.

@@ -12,6 +12,7 @@ Windows of consecutive clips are stored as array_record files in the run's folde
         column) of data/clips.py
 """
 
+import logging
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,11 +22,29 @@ import numpy as np
 
 from pvdm_jax.config import Config
 from pvdm_jax.data.latent_batch import LatentBatch
-from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.storage import buckets
+from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.json_files import Maybe, read_json, try_read_json
 from pvdm_jax.storage.run_folder import DATASET
 
 INDEX = "index.json"
 INCOMPLETE_INDEX = "encoding.json"
+# What the two hold, and the statistics of a shard.
+MADE_BY = {"made_by": {"autoencoder": str, "settings": dict, DATASET: Maybe(str)}}
+CONTENT = MADE_BY | {
+    "clips": [str],
+    "positions": int,
+    "channels": int,
+    "counts": {"train": int, "holdout": int},
+    "shards": {"train": int, "holdout": int},
+    "names": {"train": [str], "holdout": [str]},
+    "class_names": [str],
+    "mean": float,
+    "std": float,
+    "segments": {str: {"mean": [float], "std": [float]}},
+    "bytes_per_window": int,
+}
+STATISTICS = {"count": int, "bytes": int, "positions": {str: int}, "sums": {str: [[float]]}}
 HEADER = np.dtype(
     [
         ("has_previous", "<i4"),
@@ -204,4 +223,20 @@ def statistics_path(shard: pathlib.Path) -> pathlib.Path:
 
 def read_statistics(shard: pathlib.Path) -> dict[str, Any]:
     """What `ShardWriter.close` returned for a complete shard."""
-    return read_json(statistics_path(shard))
+    return read_json(statistics_path(shard), STATISTICS)
+
+
+def is_complete(shard: pathlib.Path) -> bool:
+    """Whether a shard and its statistics can be used. If not, it is encoded again.
+
+    A shard in a bucket need not be on this machine; it was uploaded before its statistics.
+    """
+    again = "its shard is encoded again"
+    exists = shard.is_file() or buckets.in_bucket(buckets.url(shard))
+    return exists and try_read_json(statistics_path(shard), STATISTICS, logging.warning, again) is not None
+
+
+def missing_shards(folder: pathlib.Path, index: Mapping[str, Any]) -> list[pathlib.Path]:
+    """The shards that an index counts and that are not in its folder."""
+    paths = [shard_path(folder, split, i, count) for split, count in index["shards"].items() for i in range(count)]
+    return [path for path in paths if not path.is_file()]

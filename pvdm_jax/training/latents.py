@@ -28,18 +28,23 @@ from pvdm_jax.models.autoencoder import latent_spec
 from pvdm_jax.runtime import sharding
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.checkpoint import check_settings
-from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.json_files import read_json
 from pvdm_jax.storage.run_folder import DATASET, RunFolder
 from pvdm_jax.storage.run_lock import single_writer
 from pvdm_jax.training.encoder import Encoder, local_rows
 from pvdm_jax.training.latent_files import (
+    CONTENT,
     HEADER,
     INCOMPLETE_INDEX,
     INDEX,
+    MADE_BY,
     LatentCache,
     ShardWriter,
+    is_complete,
     make_fields,
     merge_statistics,
+    missing_shards,
     read_statistics,
     shard_path,
     statistics_path,
@@ -137,11 +142,18 @@ def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathl
     encoder = Encoder(config.autoencoder, workdir, mesh)
     _share_shards(folder)
     if (folder / INDEX).exists():
-        open_latents(config, workdir, "train", lambda: encoder.identity)
-        return _summary(folder, read_json(folder / INDEX))
+        buckets.fetch(folder)
+        index = read_json(folder / INDEX, CONTENT)
+        lost = missing_shards(folder, index)
+        if not lost:
+            open_latents(config, workdir, "train", lambda: encoder.identity)
+            return _summary(folder, index)
+        for shard in lost:
+            statistics_path(shard).unlink(missing_ok=True)  # so that the shard is encoded again
     made_by = {"autoencoder": encoder.identity, DATASET: dataset_identity(config.data)} | _cached_settings(config)
-    if (folder / INCOMPLETE_INDEX).exists():
-        _check_same(read_json(folder / INCOMPLETE_INDEX)["made_by"], made_by, folder)
+    for name, shape in ((INDEX, CONTENT), (INCOMPLETE_INDEX, MADE_BY)):
+        if (folder / name).exists():
+            _check_same(read_json(folder / name, shape)["made_by"], made_by, folder)
     if jax.process_index() == 0:
         write_json(folder / INCOMPLETE_INDEX, {"made_by": made_by})
 
@@ -199,7 +211,10 @@ def open_latents(
         raise ConfigError(
             f"there are no latents in {folder}{begun}; `pvdm encode` makes them from a trained autoencoder"
         )
-    index = read_json(folder / INDEX)
+    index = read_json(folder / INDEX, CONTENT)
+    lost = missing_shards(folder, index)
+    if lost:
+        raise ConfigError(f"{lost[0]} is missing; `pvdm encode` makes it again")
     if autoencoder is None:
         identity = functional.fingerprint(load_autoencoder(config.autoencoder, workdir)[1])
     else:
@@ -308,7 +323,7 @@ def _encode_split(
 
     paths = [shard_path(folder, split, number, len(shards)) for number in range(len(shards))]
     # Every process must use the same list, whatever the first one has written by the time they look.
-    done = multihost_utils.broadcast_one_to_all(np.array([statistics_path(path).exists() for path in paths]))
+    done = multihost_utils.broadcast_one_to_all(np.array([is_complete(path) for path in paths]))
     outcomes = {number: read_statistics(path) for number, path in enumerate(paths) if done[number]}
     missing = [number for number in range(len(shards)) if not done[number]]
     batches = _encoded(encoder, pairs, [shards[number] for number in missing], config)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from pvdm_jax.config import require
+from pvdm_jax.storage.json_files import Maybe
 
 BEGIN, ROLL_BACK, END = "begin", "roll back", "end"  # actions of a record, beside "": nothing to do
 
@@ -42,7 +43,16 @@ class PhaseRecord:
 
     @classmethod
     def from_json(cls, values: Mapping) -> "PhaseRecord":
-        return cls(**{name: math.inf if value is None else value for name, value in values.items()})
+        """The record of what `to_json` returned."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: math.inf if value is None else value for name, value in values.items() if name in known})
+
+
+# What `PhaseRecord.to_json` returns, as `read_json` checks it.
+RECORD_SHAPE = {
+    field.name: Maybe(float) if field.default == math.inf else type(field.default)
+    for field in dataclasses.fields(PhaseRecord)
+}
 
 
 class Policy(Protocol):

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from pvdm_jax.runtime import sharding
+from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.training.optimizer import TrainState, global_norm
 
 Batch = Any  # nested dicts of arrays (batch, ...)
@@ -36,7 +37,7 @@ class Stage(Protocol):
 
 def keys(seed: int) -> tuple[jax.Array, jax.Array]:
     """The key of the initialisation, and the key that each step folds its number into."""
-    init, step = jax.random.split(jax.random.key(seed))
+    init, step = jax.random.split(make_key(seed))
     return init, step
 
 

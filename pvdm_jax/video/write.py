@@ -9,17 +9,13 @@ A file appears under its name only when all of its frames are written.
 
 import io
 import pathlib
-import shutil
 
 import numpy as np
 
-from pvdm_jax.storage.files import temporary_path
-from pvdm_jax.video.defaults import DEFAULT_FPS
+from pvdm_jax.storage.files import remove, temporary_path
+from pvdm_jax.video.defaults import DEFAULT_FPS, FORMATS, MAX_FPS, MIN_FPS
 from pvdm_jax.video.encoders import ENCODERS
 from pvdm_jax.video.errors import VideoError
-
-MAX_FPS = 1000  # frames per second
-FORMATS = tuple(ENCODERS)  # png: a folder of pictures
 
 
 def video_path(path: pathlib.Path, format: str) -> pathlib.Path:
@@ -35,7 +31,7 @@ def write_video(path: str | pathlib.Path, frames: np.ndarray, fps: float = DEFAU
         frames: uint8 (t, h, w, 3).
         fps: Frames per second.
 
-    Raises VideoError for another suffix, another kind of array, or a frame rate that is not in (0, 1000].
+    Raises VideoError for another suffix, another kind of array, or a frame rate beyond MIN_FPS .. MAX_FPS.
     """
     path = pathlib.Path(path)
     suffix = path.suffix.lower()
@@ -50,7 +46,7 @@ def write_video(path: str | pathlib.Path, frames: np.ndarray, fps: float = DEFAU
 def encode_mp4(frames: np.ndarray, fps: float = DEFAULT_FPS) -> bytes:
     """The bytes of an mp4 file of uint8 (t, h, w, 3), for embedding. Raises VideoError as `write_video` does."""
     _check_frames(frames)
-    check_fps(fps)
+    _check_fps(fps)
     count, height, width, _ = frames.shape
     buffer = io.BytesIO()
     encoder = ENCODERS["mp4"](buffer, frames=count, height=height, width=width, fps=fps)
@@ -71,20 +67,24 @@ class VideoWriter:
         width: Of the frames, in pixels.
         fps: Frames per second, for the formats that know a frame rate.
 
-    Raises VideoError for an unknown format or a frame rate that is not in (0, 1000]; on leaving, if fewer frames were
+    Raises VideoError for an unknown format or a frame rate beyond MIN_FPS .. MAX_FPS; on leaving, if fewer frames were
     written than announced.
     """
 
     def __init__(self, path: pathlib.Path, format: str, *, frames: int, height: int, width: int, fps: float):
         if format not in ENCODERS:
             raise VideoError(f"{path}: can't write {format}; choose from {', '.join(FORMATS)}")
-        check_fps(fps)
+        _check_fps(fps)
         self._path = path
         self._missing = frames
         self._shape = (height, width, 3)
         self._unfinished = temporary_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._encoder = ENCODERS[format](self._unfinished, frames=frames, height=height, width=width, fps=fps)
+        try:
+            self._encoder = ENCODERS[format](self._unfinished, frames=frames, height=height, width=width, fps=fps)
+        except BaseException:
+            remove(self._unfinished)
+            raise
 
     def write(self, frames: np.ndarray) -> None:
         """Appends uint8 (t, height, width, 3). Raises VideoError for another size, or more frames than announced."""
@@ -106,9 +106,7 @@ class VideoWriter:
             if kind is None:
                 self._unfinished.replace(self._path)
         finally:
-            if self._unfinished.is_dir():
-                shutil.rmtree(self._unfinished)
-            self._unfinished.unlink(missing_ok=True)
+            remove(self._unfinished)
 
 
 def _check_frames(frames: np.ndarray) -> None:
@@ -116,7 +114,6 @@ def _check_frames(frames: np.ndarray) -> None:
         raise VideoError(f"frames are {frames.dtype} {frames.shape}; uint8 (frames, height, width, 3) is needed")
 
 
-def check_fps(fps: float) -> None:
-    """Raises VideoError for a frame rate that no file can have."""
-    if not 0 < fps <= MAX_FPS:
-        raise VideoError(f"fps is {fps}; it must be positive and at most {MAX_FPS}")
+def _check_fps(fps: float) -> None:
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise VideoError(f"fps is {fps}; it must lie between {MIN_FPS:g} and {MAX_FPS:g}")

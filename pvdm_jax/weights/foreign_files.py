@@ -1,29 +1,24 @@
 """Weights from files that other programs wrote: npz, safetensors, PyTorch's .pt and .pth, and TorchScript.
 
-Nothing in a file is executed, and PyTorch is not needed: see `torch_files` and `pickle_reader`.
+Nothing in a file is executed, and PyTorch is not needed: see `torch_files` and `pickle_reader`. A file may be damaged
+or hostile. So only regular files are opened, every size that a file states is compared with the file's own size before
+anything of that size is allocated (`size_limits`), and whatever is wrong ends in one kind of error.
 """
 
 import dataclasses
+import os
 import pathlib
-import struct
-import zipfile
+from typing import IO
 
 import numpy as np
 
-from pvdm_jax.storage.files import file_hash
+from pvdm_jax.storage.files import file_hash, open_regular
+from pvdm_jax.storage.json_files import parse_json
 from pvdm_jax.weights import torch_files
+from pvdm_jax.weights.size_limits import Archive, Budget, array_of_npy
 
-# What reading truncated or nonsensical bytes raises.
-_DAMAGE = (
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    struct.error,
-    zipfile.BadZipFile,
-)
+MAX_HEADER = 100_000_000  # bytes of a safetensors file's header, as in its library
+MAX_REASON = 300  # characters of an error's reason
 
 
 class WeightFileError(ValueError):
@@ -44,46 +39,54 @@ def read_weights(path: str | pathlib.Path, plain: bool = False) -> WeightFile:
     """Reads a file of weights, whose format is recognised by its first bytes.
 
     plain: refuse a pickle that would call anything but the functions that build tensors and dicts; otherwise such
-    calls are ignored. Raises FileNotFoundError if there is no file, and WeightFileError if it has another format, is
-    damaged, or holds no array.
+    calls are ignored. Raises FileNotFoundError if there is no file, another OSError if it can't be read or is no
+    regular file, and WeightFileError if it has another format, is damaged, states sizes beyond its own, or holds no
+    array.
     """
     path = pathlib.Path(path)
-    digest = file_hash(path)
-    try:
-        weights, code = _read(path, plain)
-        if not weights:
-            raise ValueError("there is no array in it")
-    except _DAMAGE as error:
-        raise WeightFileError(f"{path} can't be read as weights: {error}") from error
-    return WeightFile(path, digest, weights, code)
+    with open_regular(path) as file:
+        try:
+            weights, code = _read(file, path, plain)
+            if not weights:
+                raise ValueError("there is no array in it")
+        except OSError:
+            raise
+        except Exception as error:  # damage of any kind: the libraries below raise many types
+            text = error.args[0] if isinstance(error, KeyError) and error.args else error
+            reason = " ".join(str(text).split())[:MAX_REASON] or type(error).__name__
+            raise WeightFileError(f"{path} can't be read as weights: {reason}") from error
+    return WeightFile(path, file_hash(path), weights, code)
 
 
-def _read(path: pathlib.Path, plain: bool) -> tuple[dict[str, np.ndarray], str]:
+def _read(file: IO[bytes], path: pathlib.Path, plain: bool) -> tuple[dict[str, np.ndarray], str]:
     """The weights of a file, and its code."""
-    with path.open("rb") as file:
-        start = file.read(16)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+    budget = Budget(os.fstat(file.fileno()).st_size)
+    start = file.read(16)
+    if Archive.is_one(file):
+        with Archive(file, budget) as archive:
             if torch_files.is_torch_archive(archive):
-                return torch_files.read_archive(archive, plain)
-        return _read_npz(path), ""
+                return torch_files.read_archive(archive, budget, plain)
+            return _read_npz(archive), ""
     if start[8:9] == b"{":
-        return _read_safetensors(path), ""
+        return _read_safetensors(file, path, budget), ""
     if start[:1] == b"\x80":
-        return torch_files.read_legacy(path, plain), ""
+        file.seek(0)
+        return torch_files.read_legacy(file, budget, plain), ""
     raise ValueError("it is no npz, safetensors, PyTorch or TorchScript file")
 
 
-def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+def _read_npz(archive: Archive) -> dict[str, np.ndarray]:
+    names = [name for name in archive.names if name.endswith(".npy")]
+    return {name.removesuffix(".npy"): array_of_npy(archive.read(name), name) for name in names}
 
 
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
+def _read_safetensors(file: IO[bytes], path: pathlib.Path, budget: Budget) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+    # The library checks offsets and shapes. Of a name that occurs twice it would take the last.
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(MAX_HEADER, budget.size - 8):
+        raise ValueError(f"its header would have {length} bytes")
+    parse_json(file.read(length), "its header", dict)
+    return load_file(path)

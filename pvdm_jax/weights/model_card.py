@@ -12,7 +12,8 @@ import jax
 
 from pvdm_jax.config import Config
 from pvdm_jax.models.autoencoder import latent_spec
-from pvdm_jax.storage.files import read_json, write_json, write_text
+from pvdm_jax.storage.files import write_json, write_text
+from pvdm_jax.storage.json_files import Maybe, read_json
 
 CARD_FILE = "card.json"
 PAGE_FILE = "README.md"
@@ -44,12 +45,16 @@ def write_card(
 def read_card(directory: pathlib.Path) -> dict[str, Any]:
     """The card of a model folder; empty if it has none."""
     path = directory / CARD_FILE
-    return read_json(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    card = read_json(path, {"notes": Maybe([str])})
+    return {name: value for name, value in card.items() if value is not None}
 
 
 def network_facts(card: Mapping[str, Any], network: str) -> dict[str, dict[str, Any]]:
     """The facts of SECTIONS that a card has about one network: {"source": {network: ...}, ...}."""
-    return {section: {network: card[section][network]} for section in SECTIONS if network in card.get(section, {})}
+    known = {section: card[section] for section in SECTIONS if isinstance(card.get(section), Mapping)}
+    return {section: {network: facts[network]} for section, facts in known.items() if network in facts}
 
 
 def _make_card(facts: Mapping[str, Any], config: Config, parameters: Mapping[str, int]) -> dict[str, Any]:

@@ -10,12 +10,9 @@ The export of a run and converted official weights have the same layout. `docs/m
 
 import dataclasses
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from pvdm_jax.config import (
@@ -34,12 +31,24 @@ from pvdm_jax.config import (
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder, latent_spec
 from pvdm_jax.models.denoiser import make_denoiser
-from pvdm_jax.storage.files import file_hash, read_json, write_json
+from pvdm_jax.storage.files import file_hash, remove, remove_leftovers, temporary_path, write_bytes, write_json
+from pvdm_jax.storage.json_files import JsonError, Maybe, read_json
+from pvdm_jax.storage.run_folder import StageFolder
 from pvdm_jax.weights.model_card import AUTOENCODER, DENOISER, read_card, write_card
+from pvdm_jax.weights.weight_files import DTYPES, read_weights, write_weights
 
 FORMAT = 2
 CONFIG_FILE = "config.json"
-DTYPES = ("float32", "bfloat16", "float16")  # of weight files
+_SETTINGS = {
+    "model_folder": int,
+    "autoencoder": Maybe(dict),
+    "denoiser": Maybe(dict),
+    "latents": dict,
+    "process": dict,
+    "sample": dict,
+    "class_names": [str],
+    "files": {str: {"sha256": str}},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +67,20 @@ class Model:
 
 
 def is_model_folder(directory: str | pathlib.Path) -> bool:
-    """Whether a folder's config.json says that it is a model folder; its other files may be damaged."""
+    """Whether a folder's config.json says that it is a model folder; its other files may be damaged.
+
+    Raises JsonError if config.json is damaged, unless the folder has checkpoints: then it is that of a run's stage,
+    which writes a new config.json when it resumes.
+    """
+    folder = StageFolder(directory)
     try:
-        return "model_folder" in read_json(pathlib.Path(directory) / CONFIG_FILE)
-    except (OSError, ValueError):
+        return "model_folder" in read_json(folder.config, dict)
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except JsonError:
+        if folder.checkpoints.exists():
+            return False
+        raise
 
 
 def write_model(
@@ -73,14 +91,16 @@ def write_model(
     card: Mapping[str, Any],
     class_names: tuple[str, ...] = (),
     dtype: str = "float32",
+    other_files: Mapping[str, bytes] | None = None,
 ) -> pathlib.Path:
     """Writes a model folder and returns its path.
 
     Of `config`, the fields autoencoder, denoiser, latents, process and sample are stored. card: facts by name
     ("source", "training", "numbers", "notes"; see docs/model_folder.md), to which sizes are added. dtype: of the files;
-    weights are converted back to float32 when they are read. Raises FileExistsError if the folder exists and is not
-    empty, and ConfigError if there are no weights or if dtype is not one of DTYPES. An interrupted call leaves no
-    folder of that name.
+    weights are converted back to float32 when they are read. other_files: further files of the folder, by name. Raises
+    FileExistsError if the folder exists and is not empty, and ConfigError if there are no weights, if one of them is
+    not finite in `dtype`, or if dtype is not one of DTYPES. An interrupted call leaves no folder of that name; what a
+    killed one left beside it is removed.
     """
     directory = pathlib.Path(directory)
     check_new(directory)
@@ -88,10 +108,35 @@ def write_model(
     networks = {name: params for name, params in ((AUTOENCODER, autoencoder), (DENOISER, denoiser)) if params}
     if not networks:
         raise ConfigError("a model folder needs an autoencoder, a denoiser or both")
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_leftovers(directory.parent)
+    partial = temporary_path(directory)
     partial.mkdir(parents=True)
-    files = {name: _write_weights(partial / f"{name}.safetensors", params, dtype) for name, params in networks.items()}
+    try:
+        _write_content(partial, config, networks, card, class_names, dtype, name=directory.name)
+        for name, data in (other_files or {}).items():
+            write_bytes(partial / name, data)
+        if directory.exists():
+            directory.rmdir()  # it is empty
+        partial.rename(directory)
+    finally:
+        remove(partial)  # what an error left
+    return directory
+
+
+def _write_content(
+    folder: pathlib.Path,
+    config: Config,
+    networks: Mapping[str, functional.Params],
+    card: Mapping[str, Any],
+    class_names: tuple[str, ...],
+    dtype: str,
+    *,
+    name: str,
+) -> None:
+    """Writes the files of a model folder into `folder`; its page calls the model `name`."""
+    files = {
+        network: write_weights(folder / f"{network}.safetensors", params, dtype) for network, params in networks.items()
+    }
     settings = {
         "model_folder": FORMAT,
         "autoencoder": config_to_dict(config.autoencoder) if AUTOENCODER in networks else None,
@@ -102,13 +147,9 @@ def write_model(
         "class_names": list(class_names),
         "files": files,
     }
-    write_json(partial / CONFIG_FILE, settings)
-    parameters = {name: file["parameters"] for name, file in files.items()}
-    write_card(partial, card, name=directory.name, config=config, parameters=parameters)
-    if directory.exists():
-        directory.rmdir()  # it is empty
-    partial.rename(directory)
-    return directory
+    write_json(folder / CONFIG_FILE, settings)
+    parameters = {network: file["parameters"] for network, file in files.items()}
+    write_card(folder, card, name=name, config=config, parameters=parameters)
 
 
 def check_new(directory: str | pathlib.Path) -> None:
@@ -137,7 +178,7 @@ def read_model(directory: str | pathlib.Path, networks: tuple[str, ...] = (AUTOE
         if name in settings["files"]:
             path = directory / f"{name}.safetensors"
             _check_hash(path, settings["files"][name]["sha256"])
-            weights[name] = _read_weights(path, functional.abstract(makers[name])[1])
+            weights[name] = read_weights(path, functional.abstract(makers[name])[1])
     return Model(
         config=config,
         autoencoder=weights[AUTOENCODER],
@@ -162,21 +203,15 @@ def _read_settings(directory: pathlib.Path) -> dict[str, Any]:
     path = directory / CONFIG_FILE
     if not path.exists():
         raise FileNotFoundError(f"{directory} is not a model folder: there is no {path}")
-    try:
-        settings = read_json(path)
-    except ValueError as error:
-        raise ConfigError(f"{path} can't be read: {error}") from error
-    version = settings.get("model_folder") if isinstance(settings, dict) else None
+    version = read_json(path, dict).get("model_folder")
     if version is None:
         raise ConfigError(f"{path} does not belong to a model folder: it has no field model_folder")
     require(version == FORMAT, f"{path}: model_folder", version, f"this version of pvdm_jax reads {FORMAT}")
-    missing = [
-        name
-        for name in ("autoencoder", "denoiser", "latents", "process", "sample", "class_names", "files")
-        if name not in settings
-    ]
-    if missing:
-        raise ConfigError(f"{path} lacks {', '.join(missing)}")
+    settings = read_json(path, _SETTINGS)
+    for name in settings["files"]:
+        allowed = f"{path} must name the files of {AUTOENCODER} and {DENOISER}, with their settings"
+        require(name in (AUTOENCODER, DENOISER) and settings.get(name) is not None, "files", name, allowed)
+    require(len(settings["files"]) > 0, f"{path}: files", {}, "name at least one network")
     return settings
 
 
@@ -210,52 +245,19 @@ def _config(settings: Mapping[str, Any], directory: pathlib.Path) -> Config:
         "sample": SampleConfig,
     }
     try:
-        return complete_config(
+        given = {name: settings.get(name) for name in sections}
+        config = complete_config(
             **{
-                name: settings[name] and config_from_dict(cls, settings[name], f"{name}.")
+                name: None if given[name] is None else config_from_dict(cls, given[name], f"{name}.")
                 for name, cls in sections.items()
             }
         )
+        names, classes = settings["class_names"], config.denoiser.num_classes
+        allowed = f"denoiser.num_classes is {classes}: name as many, or none"
+        require(not names or not classes or len(names) == classes, "class_names", names, allowed)
+        return config
     except ConfigError as error:
         raise ConfigError(f"{directory / CONFIG_FILE}: {error}") from error
-
-
-def _write_weights(path: pathlib.Path, params: functional.Params, dtype: str) -> dict[str, Any]:
-    """Writes one network's weights. Returns what config.json says about the file."""
-    from safetensors.numpy import save_file
-
-    arrays = {
-        name: np.ascontiguousarray(np.asarray(array).astype(jnp.dtype(dtype), copy=False))
-        for name, array in functional.flatten(params).items()
-    }
-    save_file(arrays, path, {"format": "pvdm_jax"})
-    count = sum(array.size for array in arrays.values())
-    return {"sha256": file_hash(path), "parameters": count, "dtype": dtype, "bytes": path.stat().st_size}
-
-
-def _read_weights(path: pathlib.Path, expected: functional.Params) -> functional.Params:
-    """Reads one network's weights as float32. Raises ConfigError if names or shapes are not the expected ones."""
-    from safetensors import SafetensorError, safe_open
-
-    shapes = {name: leaf.shape for name, leaf in functional.flatten(expected).items()}
-    problems, arrays = [], {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = set(file.keys())
-            for name in sorted(names & shapes.keys()):
-                arrays[name] = file.get_tensor(name).astype(np.float32, copy=False)
-    except SafetensorError as error:
-        raise ConfigError(f"{path} can't be read: {error}") from error
-    problems += [f"{name} is missing, shape {shapes[name]}" for name in sorted(shapes.keys() - names)]
-    problems += [f"{name} is not a weight of this model" for name in sorted(names - shapes.keys())]
-    problems += [
-        f"{name} has shape {array.shape}; {shapes[name]} is needed"
-        for name, array in arrays.items()
-        if array.shape != shapes[name]
-    ]
-    if problems:
-        raise ConfigError(f"{path} doesn't fit {path.parent / CONFIG_FILE}:\n  " + "\n  ".join(problems))
-    return functional.unflatten(arrays)
 
 
 def _check_hash(path: pathlib.Path, expected: str) -> None:

@@ -2,12 +2,18 @@
 
 A pickle is a program for a small stack machine that can call any function. Here its instructions are read one by one
 (pickletools), and only those that build plain data are followed. What a call returns is up to the caller's function.
+
+A pickle can also build structures that are cheap to write and expensive to use: tuples within tuples, a million deep,
+or dicts that share their values, with more paths than atoms. So what is built is never compared, hashed or shown: keys
+of dicts are plain values only, and texts of errors name instructions, not contents.
 """
 
 import dataclasses
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import IO, Any
+
+MAX_INSTRUCTIONS = 3_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,51 +24,82 @@ class Global:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+        return f"{self.module}.{self.name}"[:80]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False, repr=False)
 class Unknown:
     """The result of a call that is not followed; the attributes that the pickle would have set on it."""
 
     state: Any = None
 
 
-_MARK = object()
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _NUMBERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
 _STRINGS = {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 _BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
 _LITERALS = _NUMBERS | _STRINGS | _BYTES
+_KEYS = (str, int, float, bytes, type(None))
 
 
-def read_pickle(file: IO[bytes], resolve_reference: Callable[[Any], Any], make: Callable[[Any, tuple], Any]) -> Any:
+class BoundedFile:
+    """The reading end of a file of `size` bytes, which refuses lengths beyond its end before memory is taken."""
+
+    def __init__(self, file: IO[bytes], size: int):
+        self._file = file
+        self._size = size
+
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes. Raises ValueError if there are fewer."""
+        left = self._size - self._file.tell()
+        if not 0 <= count <= left:
+            raise ValueError(f"it is cut short: {count} more bytes are announced, and {left} are there")
+        return self._file.read(count)
+
+    def readline(self) -> bytes:
+        return self._file.readline()
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def make_dict(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A dict of those pairs whose keys are texts, numbers, bytes or None; hashing others could take for ever."""
+    return {key: value for key, value in pairs if isinstance(key, _KEYS)}
+
+
+def read_pickle(file: BoundedFile, resolve_reference: Callable[[Any], Any], make: Callable[[Any, Any], Any]) -> Any:
     """The value of one pickle, read up to its end.
 
     resolve_reference: the object that a persistent id of the pickle stands for. make: (function, arguments) -> what
-    the call returns, or an `Unknown`; function is usually a `Global`. Raises ValueError for an instruction that plain
-    data does not need.
+    the call returns, or an `Unknown`; function is usually a `Global`, and arguments a tuple. Raises ValueError for an
+    instruction that plain data does not need, IndexError or KeyError for one that uses what isn't there.
     """
     stack: list[Any] = []
+    marks: list[int] = []  # heights of the stack
     memo: dict[int, Any] = {}
 
     def pop_to_mark() -> list[Any]:
-        start = max(i for i, item in enumerate(stack) if item is _MARK)
-        items = stack[start + 1 :]
+        start = marks.pop()
+        items = stack[start:]
         del stack[start:]
         return items
 
     def pop(count: int) -> list[Any]:
+        if len(stack) - count < (marks[-1] if marks else 0):
+            raise IndexError("an instruction of its pickle needs values that are not there")
         items = stack[len(stack) - count :]
         del stack[len(stack) - count :]
         return items
 
-    for opcode, argument, _ in pickletools.genops(file):
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         name = opcode.name
+        if number > MAX_INSTRUCTIONS:
+            raise ValueError(f"its pickle has more than {MAX_INSTRUCTIONS:,} instructions")
         if name in ("PROTO", "FRAME"):
             continue
         elif name == "STOP":
-            return stack.pop()
+            return pop(1)[0]
         # Plain values.
         elif name in _LITERALS:
             stack.append(argument)
@@ -74,14 +111,14 @@ def read_pickle(file: IO[bytes], resolve_reference: Callable[[Any], Any], make: 
             stack.append([])
         # Containers of what lies on the stack.
         elif name == "MARK":
-            stack.append(_MARK)
+            marks.append(len(stack))
         elif name == "TUPLE":
             stack.append(tuple(pop_to_mark()))
         elif name == "LIST":
             stack.append(pop_to_mark())
         elif name == "DICT":
             items = pop_to_mark()
-            stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+            stack.append(make_dict(zip(items[::2], items[1::2], strict=True)))
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             stack.append(tuple(pop(int(name[-1]))))
         elif name in ("APPEND", "APPENDS"):
@@ -91,21 +128,26 @@ def read_pickle(file: IO[bytes], resolve_reference: Callable[[Any], Any], make: 
         elif name in ("SETITEM", "SETITEMS"):
             items = pop_to_mark() if name == "SETITEMS" else pop(2)
             if isinstance(stack[-1], dict):
-                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+                stack[-1].update(make_dict(zip(items[::2], items[1::2], strict=True)))
         # Objects that occur several times.
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1]
         elif name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
+            if argument not in memo:
+                raise KeyError("its pickle refers to an object that is not there")
             stack.append(memo[argument])
         # References, names and calls.
         elif name == "BINPERSID":
-            stack.append(resolve_reference(stack.pop()))
+            stack.append(resolve_reference(pop(1)[0]))
         elif name == "GLOBAL":
             stack.append(Global(*argument.split(" ", 1)))
         elif name == "STACK_GLOBAL":
-            stack.append(Global(*pop(2)))
+            module, attribute = pop(2)
+            if not (isinstance(module, str) and isinstance(attribute, str)):
+                raise ValueError("its pickle names a function by something that is no text")
+            stack.append(Global(module, attribute))
         elif name in ("REDUCE", "NEWOBJ"):
             function, arguments = pop(2)
             stack.append(make(function, arguments))

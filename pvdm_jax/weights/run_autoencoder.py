@@ -15,14 +15,13 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_from_dict
+from pvdm_jax.config import AutoencoderConfig, Config, ConfigError
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.runtime import sharding
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.checkpoint import read_part
-from pvdm_jax.storage.files import read_json
-from pvdm_jax.storage.run_folder import RunFolder, StageFolder
+from pvdm_jax.storage.run_folder import RunFolder, StageFolder, read_settings
 from pvdm_jax.weights import model_folder
 from pvdm_jax.weights.model_card import AUTOENCODER, network_facts, read_card
 from pvdm_jax.weights.run_card import run_card
@@ -105,8 +104,7 @@ def _read(source: pathlib.Path) -> tuple[AutoencoderConfig, functional.Params, d
         model, params = model_folder.read_autoencoder(folder)
         card = read_card(folder)
     elif StageFolder(folder).has_begun:
-        settings = read_json(StageFolder(folder).config)
-        model = config_from_dict(AutoencoderConfig, settings["autoencoder"], "autoencoder.")
+        model = read_settings(StageFolder(folder).config).config.autoencoder
         _, params = load_autoencoder(model, source)
         card = run_card(RunFolder(source))
     else:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pvdm_jax.storage.checkpoint import best_step
-from pvdm_jax.storage.files import read_json
+from pvdm_jax.storage.json_files import Maybe, read_json
 from pvdm_jax.storage.run_folder import RunFolder, StageFolder, read_metrics
 from pvdm_jax.weights.model_card import AUTOENCODER, DENOISER, SECTIONS, network_facts, read_card
 from pvdm_jax.weights.model_folder import is_model_folder
@@ -29,8 +29,8 @@ def run_card(run: RunFolder) -> dict[str, Any]:
 
 
 def _stage_facts(network: str, folder: StageFolder) -> dict[str, dict[str, Any]]:
-    settings = read_json(folder.config)
-    data = settings.get("data", {})
+    settings = read_json(folder.config, {"data": Maybe({"path": Maybe(str), "source": Maybe(str)})})
+    data = settings.get("data") or {}
     training = {"data": data.get("path") or data.get("source", "not known"), "seed": settings.get("seed")}
     facts = {"source": {network: "the EMA weights of a training run of pvdm_jax"}, "training": {network: training}}
     step, numbers = _evaluation(folder)

@@ -4,26 +4,26 @@ A file holds a pickle, whose tensors are views of storages, and the numbers of e
 `pickle_reader`, which executes nothing. A TorchScript file, too, is read as weights: its modules become the dotted
 names of a state dict, and its code is only text.
 
-Functions raise ValueError, and other errors for truncated bytes; `foreign_files.read_weights` turns all of them into
+Functions raise ValueError, and other errors for damaged bytes; `foreign_files.read_weights` turns all of them into
 one error that names the file.
 """
 
-import collections
 import dataclasses
-import math
+import io
 import pathlib
 import struct
-import zipfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
 
-from pvdm_jax.weights.pickle_reader import Global, Unknown, read_pickle
+from pvdm_jax.weights.pickle_reader import BoundedFile, Global, Unknown, make_dict, read_pickle
+from pvdm_jax.weights.size_limits import Archive, Budget, element_count
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_DEPTH = 64  # of nested dicts and modules
+MAX_NODES = 100_000  # dicts, modules and values that are visited, each as often as it is reached
 # By the names of PyTorch's storage classes, FloatStorage and so on, without the suffix.
 DTYPES = {
     "Double": "<f8",
@@ -42,7 +42,7 @@ DTYPES = {
 ReadStorage = Callable[[str, Any, int], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class _Tensor:
     """A view of a storage, read once all storages are there: in legacy files they come last."""
 
@@ -51,34 +51,44 @@ class _Tensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    def read(self) -> np.ndarray:
-        if min((*self.shape, *self.strides, self.offset), default=0) < 0:
-            raise ValueError("a tensor has a negative size, stride or offset")
-        if math.prod(self.shape) == 0:
+    def __post_init__(self):
+        numbers = (self.offset, *self.strides)
+        if not all(type(number) is int for number in numbers) or len(self.shape) != len(self.strides):
+            raise ValueError("a tensor has a shape, strides or an offset that are no such numbers")
+        if min(numbers) < 0:
+            raise ValueError("a tensor has a negative stride or offset")
+        element_count(self.shape)
+
+    def read(self, budget: Budget) -> np.ndarray:
+        count = element_count(self.shape)
+        budget.take(count * self.storage.itemsize, "a tensor")
+        if count == 0:
             return np.zeros(self.shape, self.storage.dtype)
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
         if last >= len(self.storage):
             raise ValueError(f"a tensor reaches to number {last} of a storage of {len(self.storage)}")
-        steps = [step * self.storage.itemsize for step in self.strides]
+        # The stride of a side of length 1 is never used, and may be any number.
+        steps = [step * self.storage.itemsize * (n > 1) for n, step in zip(self.shape, self.strides, strict=True)]
         return np.lib.stride_tricks.as_strided(self.storage[self.offset :], self.shape, steps).copy()
 
 
-def is_torch_archive(archive: zipfile.ZipFile) -> bool:
+def is_torch_archive(archive: Archive) -> bool:
     """Whether torch.save or torch.jit.save wrote a zip file."""
-    return any(name.endswith("data.pkl") for name in archive.namelist())
+    return any(pathlib.PurePosixPath(name).name == "data.pkl" for name in archive.names)
 
 
-def read_archive(archive: zipfile.ZipFile, plain: bool) -> tuple[dict[str, np.ndarray], str]:
+def read_archive(archive: Archive, budget: Budget, plain: bool) -> tuple[dict[str, np.ndarray], str]:
     """The tensors of a zip file by their dotted names, and its code.
 
     The file has one pickle of weights and one entry of raw numbers for each storage. plain: see `read_weights`.
     """
-    names = archive.namelist()
-    pickled = min((name for name in names if name.endswith("data.pkl")), key=len)
-    root = pickled.removesuffix("data.pkl")
-    order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
+    pickles = [name for name in archive.names if pathlib.PurePosixPath(name).name == "data.pkl"]
+    if len(pickles) > 1:
+        raise ValueError(f"it holds {len(pickles)} pickles of weights; one is needed")
+    root = pickles[0].removesuffix("data.pkl")
+    order = archive.read(f"{root}byteorder") if f"{root}byteorder" in archive.names else b"little"
     if order != b"little":
-        raise ValueError(f"its numbers are {order.decode(errors='replace')}-endian; little-endian is needed")
+        raise ValueError("its numbers are not little-endian")
     storages: dict[str, np.ndarray] = {}
 
     def read_storage(key: str, dtype: Any, count: int) -> np.ndarray:
@@ -86,76 +96,112 @@ def read_archive(archive: zipfile.ZipFile, plain: bool) -> tuple[dict[str, np.nd
             storages[key] = np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
         return storages[key]
 
-    with archive.open(pickled) as file:
-        tree = read_pickle(file, _resolver(read_storage), _maker(plain))
-    code = "\n".join(archive.read(name).decode() for name in sorted(names) if name.endswith(".py"))
-    return dict(_arrays(tree)), code
+    pickled = archive.read(pickles[0])
+    tree = read_pickle(BoundedFile(io.BytesIO(pickled), len(pickled)), _resolver(read_storage), _maker(plain))
+    code = "\n".join(archive.read(name).decode() for name in sorted(archive.names) if name.endswith(".py"))
+    return _arrays(tree, budget), code
 
 
-def read_legacy(path: pathlib.Path, plain: bool) -> dict[str, np.ndarray]:
+def read_legacy(file: IO[bytes], budget: Budget, plain: bool) -> dict[str, np.ndarray]:
     """The tensors of a file that torch.save wrote before PyTorch 1.6, by their dotted names.
 
     It holds five pickles in a row (a magic number, a version, facts about the system, the weights, the storages'
     keys), then the storages' numbers. plain: see `read_weights`.
     """
     storages: dict[str, np.ndarray] = {}
+    bounded = BoundedFile(file, budget.size)
 
     def read_storage(key: str, dtype: Any, count: int) -> np.ndarray:
-        return storages.setdefault(key, np.zeros(count, dtype))  # filled below
+        if key not in storages:
+            # Their numbers follow in the file.
+            known = sum(storage.nbytes for storage in storages.values())
+            if known + count * np.dtype(dtype).itemsize > budget.size:
+                raise ValueError(f"a storage of {count:,} numbers is announced, more than the file holds")
+            storages[key] = np.zeros(count, dtype)  # filled below
+        return storages[key]
 
-    with path.open("rb") as file:
-        magic, _, system, tree, keys = (read_pickle(file, _resolver(read_storage), _maker(plain)) for _ in range(5))
-        if magic != LEGACY_MAGIC or not system.get("little_endian", True):
-            raise ValueError("it is a pickle, but none of PyTorch's, or not little-endian")
-        for key in keys:
-            (count,) = struct.unpack("<q", file.read(8))
-            storage = storages[key]
-            if count != len(storage):
-                raise ValueError(f"storage {key} has {count} numbers; its tensors need {len(storage)}")
-            storage[:] = np.frombuffer(file.read(storage.nbytes), storage.dtype)
-    return dict(_arrays(tree))
+    magic, _, system, tree, keys = (read_pickle(bounded, _resolver(read_storage), _maker(plain)) for _ in range(5))
+    if not isinstance(magic, int) or magic != LEGACY_MAGIC:
+        raise ValueError("it is a pickle, but none of PyTorch's")
+    if not isinstance(system, dict) or system.get("little_endian", True) is not True:
+        raise ValueError("its numbers are not little-endian")
+    listed = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not listed or sorted(keys) != sorted(storages):
+        raise ValueError("its list of storages is not that of its tensors")
+    for key in keys:
+        (count,) = struct.unpack("<q", bounded.read(8))
+        storage = storages[key]
+        if count != len(storage):
+            raise ValueError(f"storage {key[:80]} has {count} numbers; its tensors need {len(storage)}")
+        storage[:] = np.frombuffer(bounded.read(storage.nbytes), storage.dtype)
+    return _arrays(tree, budget)
 
 
 def _resolver(read_storage: ReadStorage) -> Callable[[Any], np.ndarray]:
     """How to resolve a pickle's references to storages."""
 
     def resolve(reference: Any) -> np.ndarray:
-        kind, storage_class, key, _, count, *_ = reference
-        name = getattr(storage_class, "name", str(storage_class))
-        dtype = DTYPES.get(name.removesuffix("Storage"))
-        if kind != "storage" or dtype is None:
-            raise ValueError(f"it has numbers of an unknown kind, {name}")
-        return read_storage(str(key), dtype, count)
+        if not isinstance(reference, tuple) or len(reference) < 5:
+            raise ValueError("it refers to a storage in a way that is not known")
+        kind, storage_class, key, _, count = reference[:5]
+        if not (isinstance(storage_class, Global) and isinstance(key, str) and type(count) is int and count >= 0):
+            raise ValueError("it refers to a storage in a way that is not known")
+        dtype = DTYPES.get(storage_class.name.removesuffix("Storage"))
+        if not isinstance(kind, str) or kind != "storage" or dtype is None:
+            raise ValueError(f"it has numbers of an unknown kind, {storage_class}")
+        storage = read_storage(key, dtype, count)
+        if storage.dtype != dtype:
+            raise ValueError(f"its storage {key[:80]!r} is used as two kinds of numbers")
+        return storage
 
     return resolve
 
 
-def _maker(plain: bool) -> Callable[[Any, tuple], Any]:
+def _maker(plain: bool) -> Callable[[Any, Any], Any]:
     """How to follow a pickle's calls: those that make tensors and ordered dicts. Others give an `Unknown`."""
 
-    def make(function: Any, arguments: tuple) -> Any:
-        if function == Global("collections", "OrderedDict"):
-            return collections.OrderedDict(*arguments)
-        if function == Global("torch._utils", "_rebuild_tensor_v2"):
-            storage, offset, shape, strides, *_ = arguments
+    def make(function: Any, arguments: Any) -> Any:
+        name = str(function) if isinstance(function, Global) else ""
+        if not isinstance(arguments, tuple):
+            raise ValueError("its pickle calls something without a list of arguments")
+        if name == "collections.OrderedDict":
+            pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
+            return make_dict(tuple(pair) for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2)
+        if name == "torch._utils._rebuild_tensor_v2":
+            storage, offset, shape, strides = arguments[:4]
+            if not (isinstance(storage, np.ndarray) and isinstance(shape, tuple) and isinstance(strides, tuple)):
+                raise ValueError("it has a tensor that is no view of a storage")
             return _Tensor(storage, offset, shape, strides)
-        if function == Global("torch._utils", "_rebuild_parameter"):
+        if name == "torch._utils._rebuild_parameter":
             return arguments[0]
         if plain:
-            raise ValueError(f"its pickle would call {function}, which weights don't need; nothing of it was run")
+            called = name or "something that is no function"
+            raise ValueError(f"its pickle would call {called}, which weights don't need; nothing of it was run")
         return Unknown()
 
     return make
 
 
-def _arrays(tree: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(tree: Any, budget: Budget) -> dict[str, np.ndarray]:
     """All tensors of a tree of dicts and modules, by their dotted names."""
-    if isinstance(tree, _Tensor):
-        yield prefix.rstrip("."), tree.read()
-    elif depth < MAX_DEPTH:
-        tree = tree.state if isinstance(tree, Unknown) else tree
-        for name, child in tree.items() if isinstance(tree, dict) else ():
+    visits = 0
+
+    def walk(node: Any, prefix: str, path: frozenset[int]) -> Iterator[tuple[str, np.ndarray]]:
+        nonlocal visits
+        visits += 1
+        budget.take(len(prefix), "the names of its tensors")
+        if visits > MAX_NODES:
+            raise ValueError(f"its dicts have more than {MAX_NODES:,} values, counting shared ones again")
+        if isinstance(node, _Tensor):
+            yield prefix.rstrip("."), node.read(budget)
+            return
+        children = node.state if isinstance(node, Unknown) else node
+        if not isinstance(children, dict) or id(children) in path or len(path) >= MAX_DEPTH:
+            return
+        for name, child in children.items():
             if name in ("_parameters", "_buffers", "_modules"):  # of a pickled module
-                yield from _arrays(child, prefix, depth + 1)
+                yield from walk(child, prefix, path | {id(children)})
             elif isinstance(name, str):
-                yield from _arrays(child, f"{prefix}{name}.", depth + 1)
+                yield from walk(child, f"{prefix}{name}.", path | {id(children)})
+
+    return dict(walk(tree, "", frozenset()))

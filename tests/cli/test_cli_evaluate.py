@@ -66,7 +66,7 @@ def test_missing_weights_name_the_file(folders, capsys):
         ([], "name one of --model, --real and --fake, --compare; none of them is given"),
         (["--model=a", "--real=b"], "--model and --real and --fake is given"),
         (["--real=b", "--output=c"], "--real and --fake go together"),
-        (["--model=a"], "--output is None"),
+        (["--model=a"], "--output is not given"),
         (["--real=a", "--fake=b", "--output=c", "--config=demo"], "--config is 'demo'"),
         (["--model=a", "--output=c", "--config.data.path=x"], "name --config, too"),
         (["--model=a", "--output=c", "--protocol=best"], "--protocol is 'best'; choose quick"),

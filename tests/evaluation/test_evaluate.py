@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, MeshConfig, UNetConfig
-from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig, load_protocol
+from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig
 from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.evaluation import clip_sets, evaluate
@@ -17,6 +17,7 @@ from pvdm_jax.evaluation.card import compare, differences, read_card, to_markdow
 from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model, evaluate_sets
 from pvdm_jax.evaluation.frechet import frechet_distance
 from pvdm_jax.evaluation.generated_clips import GeneratedClips
+from pvdm_jax.evaluation.protocols import load_protocol
 from pvdm_jax.evaluation.reconstruction import psnr
 from pvdm_jax.evaluation.scattering import video_features
 from pvdm_jax.runtime import sharding
@@ -269,7 +270,7 @@ def test_protocol_files(tmp_path):
     with pytest.raises(ConfigError, match="protocol.sample is 10; there is no such field"):
         load_protocol(str(path))
     path.write_text("[1")
-    with pytest.raises(ConfigError, match="it is no JSON"):
+    with pytest.raises(ConfigError, match="mine.json is not JSON"):
         load_protocol(str(path))
 
 

@@ -188,10 +188,10 @@ def test_read_metrics(tmp_path):
     assert [column.tolist() for column in metrics["psnr"]] == [[20], [20.0]]
 
 
-@pytest.mark.parametrize("line", ["not json", "[1, 2]", '{"loss": 1.0}', "3"])
-def test_read_metrics_names_the_line_it_refuses(tmp_path, line):
+@pytest.mark.parametrize("line", ["not json", "[1, 2]", '{"loss": 1.0}', "3", '{"step": 1, "x": null}', "\udcff\0"])
+def test_read_metrics_names_the_line_that_it_skips(tmp_path, line, caplog):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(f'{{"step": 1}}\n{line}\n')
-    with pytest.raises(ValueError, match="line 2"):
-        read_metrics(path)
+    path.write_bytes(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n'.encode(errors="surrogateescape"))
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+    assert "metrics.jsonl, line 2" in caplog.text and "1 of 3 lines are skipped" in caplog.text
     assert read_metrics(tmp_path / "missing.jsonl") == []

@@ -39,7 +39,7 @@ def test_what_cannot_be_in_a_bucket_is_refused(here, capsys):
     ):
         assert main(argv) == 2
         error = capsys.readouterr().err
-        assert "'gs:/bucket" in error and "--workdir, --model and --config.data.path can be in a bucket" in error
+        assert "'gs://bucket" in error and "--workdir, --model and --config.data.path can be in a bucket" in error
 
 
 def test_gcsfs_is_asked_for(here, monkeypatch, capsys):

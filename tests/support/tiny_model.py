@@ -59,7 +59,7 @@ class FormulaModel(LatentModel):
         return jnp.round((video + 1) * 127.5).astype(jnp.uint8)
 
     def denoise(self, params, x, time, condition):
-        mean = 0.2 * condition.label[:, None, None] * params["class"][None, None]
+        mean = 0.2 * condition.label.astype(jnp.float32)[:, None, None] * params["class"][None, None]
         for neighbour, weight in ((condition.previous, 0.6), (condition.next, -0.4)):
             if neighbour is not None:
                 mean = mean + weight * neighbour.visible()

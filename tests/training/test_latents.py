@@ -109,6 +109,34 @@ def test_stage_two_normalises_by_the_statistics_of_its_segments(cached):
     assert diffusion._with_statistics(completed, cache) is completed
 
 
+@pytest.mark.parametrize("damage", ["shard missing", "statistics damaged"])
+def test_what_is_missing_or_damaged_is_encoded_again(cached, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(latents, "SHARD_WINDOWS", 4)
+    run = tmp_path / "run"
+    shutil.copytree(cached, run)
+    shard = run / "latents" / "train-00001-of-00003.array_record"
+    if damage == "statistics damaged":
+        shard.with_suffix(".json").write_text("[")
+        (run / "latents" / "index.json").unlink()
+    else:
+        shard.unlink()
+        with pytest.raises(ConfigError, match="train-00001-of-00003.array_record is missing; `pvdm encode`"):
+            latents.open_latents(CONFIG, run, "train")
+    latents.encode(CONFIG, run)
+    assert files(run) == files(cached)
+
+
+def test_a_damaged_index_is_named(cached, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(cached, run)
+    for content in ("", "5", "[]", "{}", '{"made_by": {"autoencoder": 3}}'):
+        (run / "latents" / "index.json").write_text(content)
+        with pytest.raises(ConfigError, match="index.json"):
+            latents.open_latents(CONFIG, run, "train")
+    with pytest.raises(ConfigError, match="index.json"):
+        latents.encode(CONFIG, run)
+
+
 def test_a_killed_encoding_goes_on_with_the_same_bytes(cached, workdir, monkeypatch):
     """Killed while the third of three shards is written: the first two are kept, and all end up the same."""
     monkeypatch.setattr(latents, "SHARD_WINDOWS", 4)

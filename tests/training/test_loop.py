@@ -94,6 +94,22 @@ def test_run_leaves_what_it_promises(undisturbed):
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_damaged_files_of_a_run_do_not_block_it(undisturbed, tmp_path, caplog):
+    """What can be made again is: config.json, and best.json from the checkpoint. Bad metrics are skipped."""
+    expected_directory, expected = undisturbed
+    with pytest.raises(Crash):
+        run(tmp_path, toy_config(), before=at(34, crash))
+    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "best.json").write_text("[]")
+    good = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(b"null\n\xff\xfe\n" + good)
+    assert digest(run(tmp_path, toy_config())) == expected
+    assert untimed(tmp_path) == untimed(expected_directory)
+    for name in ("config.json", "best.json"):
+        assert (tmp_path / name).read_bytes() == (expected_directory / name).read_bytes()
+    assert "best.json holds a list" in caplog.text and "metrics.jsonl, line 1, holds null" in caplog.text
+
+
 def test_killed_at_random_moments_ends_with_the_same_bits(undisturbed, tmp_path):
     expected_directory, expected = undisturbed
     for _ in range(2):

@@ -191,7 +191,7 @@ def test_settings_that_do_not_work(folder, tmp_path):
     with pytest.raises(ConfigError, match="model_folder is 2; this version of pvdm_jax reads 1"):
         model_folder.read_model(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(ConfigError, match="can't be read"):
+    with pytest.raises(ConfigError, match="config.json is not JSON"):
         model_folder.read_model(folder)
 
 

@@ -21,10 +21,11 @@ from typing import Any
 from pvdm_jax.data.layouts import Listing, list_videos
 from pvdm_jax.data.prepare.finish import VERSION, finish_dataset
 from pvdm_jax.data.prepare.options import PrepareOptions
-from pvdm_jax.data.prepare.shards import outcome_path
+from pvdm_jax.data.prepare.shards import OUTCOME, outcome_path
 from pvdm_jax.data.prepare.summary import Summary, skipped_lines, summarize
 from pvdm_jax.data.prepare.workers import plan_shards, write_shards
-from pvdm_jax.storage.files import read_json, write_json
+from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.json_files import read_json, try_read_json
 from pvdm_jax.video.errors import VideoError
 
 DEFAULT_OPTIONS = PrepareOptions()
@@ -62,7 +63,7 @@ def prepare(
     with _lock(unfinished, output):
         _start_or_resume(unfinished, _plan(source_dir, listing, options))
         write_shards(shards, classes, options, workers)
-        outcomes = [read_json(outcome_path(shard.path)) for shard in shards]
+        outcomes = [read_json(outcome_path(shard.path), OUTCOME) for shard in shards]
         summary = summarize(listing, options.storage, [shard.split for shard in shards], outcomes, classes)
         if not summary.count:
             reasons = "".join(f"\n{line}" for line in skipped_lines(summary.skipped))
@@ -106,9 +107,8 @@ def _start_or_resume(unfinished: pathlib.Path, plan: dict[str, Any]) -> None:
     """Creates the folder of shards, or keeps it if its shards were written for the same plan."""
     path = unfinished / PLAN
     if unfinished.exists():
-        with contextlib.suppress(OSError, ValueError):
-            if read_json(path) == plan:
-                return
+        if try_read_json(path, dict, print, "starting over") == plan:
+            return
         print(f"{unfinished}: it was begun for other videos or options; starting over")
         shutil.rmtree(unfinished)
     write_json(path, plan)

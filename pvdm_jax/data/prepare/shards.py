@@ -30,6 +30,15 @@ from pvdm_jax.video.read import probe_video, video_frames
 
 RECORD_BYTES = 2**31 - 2**16  # of a record's video: protocol buffers hold at most 2 GiB
 
+# The file of a shard's outcome, see `write_shard`.
+_FACTS = {"name": str, "label": int, "fps": float, "frames": int, "height": int, "width": int}
+OUTCOME = {
+    "videos": [_FACTS | {"stored": str, "records": int}],
+    "skipped": {str: str},
+    "records": int,
+    "bytes": int,
+}
+
 
 def features(classes: Sequence[str]) -> tfds.features.FeaturesDict:
     """What a record holds. If a video has several records (see data/records.py), each repeats its name, label, ..."""

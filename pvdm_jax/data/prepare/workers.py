@@ -14,7 +14,8 @@ import tqdm
 
 from pvdm_jax.data.folders import FOLDER_SPLITS, VideoEntry
 from pvdm_jax.data.prepare.options import PrepareOptions
-from pvdm_jax.data.prepare.shards import outcome_path, write_shard
+from pvdm_jax.data.prepare.shards import OUTCOME, outcome_path, write_shard
+from pvdm_jax.storage.json_files import try_read_json
 
 # A shard is full at the first of these.
 SHARD_VIDEOS = 64
@@ -51,7 +52,8 @@ def plan_shards(folder: pathlib.Path, videos: Sequence[VideoEntry]) -> Iterator[
 
 def write_shards(shards: Sequence[Shard], classes: Sequence[str], options: PrepareOptions, workers: int) -> None:
     """Writes the shards that are missing, with a progress bar. workers: processes, 0 for one for each core."""
-    missing = [shard for shard in shards if not outcome_path(shard.path).exists()]
+    again = "its shard is written again"
+    missing = [shard for shard in shards if try_read_json(outcome_path(shard.path), OUTCOME, print, again) is None]
     workers = min(workers or os.cpu_count() or 1, len(missing))
     total = sum(len(shard.videos) for shard in shards)
     done = total - sum(len(shard.videos) for shard in missing)

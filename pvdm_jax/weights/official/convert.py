@@ -9,7 +9,7 @@ from pvdm_jax.config import AutoencoderConfig, ConfigError, ProcessConfig, Sampl
 from pvdm_jax.models import functional
 from pvdm_jax.weights import model_folder
 from pvdm_jax.weights.foreign_files import read_weights
-from pvdm_jax.weights.model_card import AUTOENCODER, DENOISER
+from pvdm_jax.weights.model_card import AUTOENCODER, DENOISER, network_facts
 from pvdm_jax.weights.official.autoencoder import autoencoder_from_torch
 from pvdm_jax.weights.official.unet import unet_from_torch
 
@@ -81,8 +81,9 @@ def _read(name: str, path: pathlib.Path, overrides: dict[str, Any]) -> _Network:
     try:
         file = read_weights(path, plain=True)
         model = CONVERTERS[name](file.weights, **overrides)
-    except ValueError as error:
-        text = str(error)
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+        # Shapes that no such network has may break any step of the conversion.
+        text = str(error) or type(error).__name__
         raise ConfigError(text if str(path) in text else f"{path}, as the {name}: {text}") from error
     return _Network(
         config=model.config,
@@ -100,11 +101,12 @@ def _from_folder(name: str, path: pathlib.Path, overrides: dict[str, Any]) -> _N
     if params is None:
         raise ConfigError(f"the model folder {path} holds no {name}")
     network = {AUTOENCODER: model.config.autoencoder, DENOISER: model.config.denoiser}[name]
+    facts = network_facts(model.card, name)
     return _Network(
         config=network,
         params=params,
-        source=model.card.get("source", {}).get(name, "not known"),
-        training=model.card.get("training", {}).get(name, "not known"),
+        source=facts.get("source", {}).get(name, "not known"),
+        training=facts.get("training", {}).get(name, "not known"),
         process=model.config.process,
         sample=model.config.sample,
         class_names=model.class_names,

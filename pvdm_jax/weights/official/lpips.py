@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pvdm_jax.losses.lpips import LPIPS, LPIPS_NAME, RANDOM_NAME, SCALE, SHIFT, STAGES
+from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.weights.foreign_files import read_weights
 from pvdm_jax.weights.official.layouts import (
     Weight,
@@ -68,7 +69,7 @@ def random_lpips(dtype: str = "float32") -> LPIPS:
     """The stand-in that `load_lpips` warns about: a VGG16 with the same random weights every time."""
     from flax import nnx
 
-    return LPIPS(dtype, rngs=nnx.Rngs(SEED))
+    return LPIPS(dtype, rngs=nnx.Rngs(make_key(SEED)))
 
 
 def lpips_to_torch(model: LPIPS) -> dict[str, np.ndarray]:

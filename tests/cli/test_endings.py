@@ -1,0 +1,179 @@
+"""How commands end: one line and an exit code for what a user can fix, for signals and for closed pipes."""
+
+import errno
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from pvdm_jax import cli
+from pvdm_jax.cli import endings
+from pvdm_jax.config import ConfigError
+from pvdm_jax.config.checks import LARGEST
+from pvdm_jax.config.loading import load_settings
+from pvdm_jax.storage.files import CheckpointError, NotRegularFileError
+
+
+class XlaRuntimeError(RuntimeError):
+    """Has the name of XLA's own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.mp4"), 1, "error: a.mp4: No space left on device"),
+        (PermissionError(errno.EROFS, "Read-only file system", b"a\xff"), 2, "Read-only file system"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a", None, "b"), 2, "error: a -> b: No such file"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device"),
+        (MemoryError(), 1, "error: there is too little memory; ask for less"),
+        (XlaRuntimeError("RESOURCE_EXHAUSTED: Out of\nmemory"), 1, "(RESOURCE_EXHAUSTED: Out of memory)"),
+        (CheckpointError("full"), 1, "error: full"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a"), 2, "error: a: File name too long"),
+        (NotRegularFileError("a is no regular file"), 2, "error: a is no regular file"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset"), 1, "error: Connection reset"),
+        (KeyboardInterrupt(), 130, "pvdm: interrupted"),
+        (ConfigError("seed is -1"), 2, "error: seed is -1"),
+    ],
+)
+def test_lines_and_codes(capsys, error, code, line):
+    def command():
+        raise error
+
+    assert endings.run_to_end(command) == code
+    text = capsys.readouterr().err
+    assert line in text and text.count("\n") == 1 and "Traceback" not in text
+
+
+def test_defects_keep_their_traceback():
+    with pytest.raises(XlaRuntimeError):
+        endings.run_to_end(lambda: (_ for _ in ()).throw(XlaRuntimeError("INTERNAL")))
+
+
+def test_an_interrupt_that_becomes_another_error(capsys):
+    def command():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise XlaRuntimeError("INTERNAL: CpuCallback error") from error
+
+    assert endings.run_to_end(command) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, SystemExit)])
+def test_a_signal_within_the_garbage_collector_is_not_lost(number, expected):
+    """As in JAX's callback: what is raised there is swallowed."""
+
+    def command():
+        def callback(phase, info):
+            gc.callbacks.remove(callback)
+            signal.raise_signal(number)
+            time.sleep(0)
+
+        gc.callbacks.append(callback)
+        gc.collect()
+        threading.Event().wait(20)
+        raise AssertionError("the signal was lost")
+
+    if expected is SystemExit:
+        with pytest.raises(SystemExit) as exit:
+            endings.run_to_end(command)
+        assert exit.value.code == 143
+    else:
+        assert endings.run_to_end(command) == expected
+
+
+def test_handlers_are_restored():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], sys.unraisablehook
+    assert endings.run_to_end(lambda: None) == 0
+    assert before == ([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], sys.unraisablehook)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_nobody_takes():
+    program = [sys.executable, "-m", "pvdm_jax.cli", "--help"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "pvdm: error: No space left on device\n")
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m pvdm_jax.cli --help >&-"], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(program, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+SAMPLE = ["sample", "--model=m", "--output=o"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([*SAMPLE, "--seed=4294967296"], "--seed: '4294967296' is no integer from 0 to 4294967295"),
+        ([*SAMPLE, "--seed=-4294967296"], "--seed: '-4294967296' is no integer"),
+        ([*SAMPLE, f"--seed={2**63}"], "--seed"),
+        ([*SAMPLE, "--seed=" + "9" * 5000], "--seed: '99999"),
+        ([*SAMPLE, "--first-video=4294967296"], "--first-video"),
+        ([*SAMPLE, f"--num-frames={LARGEST + 1}"], "--num-frames"),
+        ([*SAMPLE, "--num-videos=0"], "--num-videos: 0 is not positive"),
+        ([*SAMPLE, "--videos=3,3"], "--videos: video 3 is named twice"),
+        ([*SAMPLE, "--videos=1-3,2"], "video 2 is named twice"),
+        ([*SAMPLE, "--videos=0-4000000000"], "more than 1,000,000"),
+        ([*SAMPLE, "--videos=5-3"], "--videos: '5-3' names no video"),
+        ([*SAMPLE, "--videos=a"], "--videos: 'a' is no integer"),
+        ([*SAMPLE, "--videos="], "--videos: '' is no integer"),
+        ([*SAMPLE, "--fps=inf"], "--fps: 'inf' is no finite number"),
+        ([*SAMPLE, "--fps=nan"], "--fps"),
+        ([*SAMPLE, "--fps=2000"], "--fps: 2000 is not between 0.01 and 1000"),
+        ([*SAMPLE, "--fps=1e-9"], "--fps: 1e-9 is not between 0.01 and 1000"),
+        ([*SAMPLE, "--guidance=inf"], "--guidance: 'inf' is no finite number"),
+        ([*SAMPLE, "--eta=x"], "--eta: 'x' is no finite number"),
+        ([*SAMPLE, "--formats", "npz", "npz"], "--formats: npz is named twice"),
+        ([*SAMPLE, "--formats", "avi"], "--formats: 'avi' is none of mp4, gif, png, npz"),
+        ([*SAMPLE, "--steps=4/"], "--steps"),
+        (["sample", "--model=m", "--output=gs://x/y"], "--output is 'gs://x/y'"),
+        (["demo", "--config.seed=-1"], "seed is -1"),
+        (["demo", f"--config.seed={2**32}"], "seed is 4294967296"),
+        (["demo", "--config.autoencoder.channels=1000000000"], "autoencoder.channels is 1000000000"),
+        (["demo", "--config.autoencoder.depth=1000000"], "autoencoder.depth"),
+        (["demo", "--config.train_autoencoder.batch_size=1000000000"], "train_autoencoder.batch_size"),
+        (["demo", "--config.data.workers=1000000"], "data.workers"),
+        (["demo", "--config.sample.guidance=inf"], "sample.guidance"),
+        (["demo", "--config.autoencoder.frames=100000", "--config.autoencoder.height=4096"], "autoencoder.frames"),
+        (["prepare", "--source=.", "--output=o", "--fps=inf"], "--fps"),
+        (["evaluate", "--model=m"], "--output is not given"),
+    ],
+)
+def test_arguments_are_refused_before_anything_is_loaded(capsys, argv, message):
+    try:
+        code = cli.main(argv)
+    except SystemExit as exit:
+        code = exit.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config():\n    return None\n", "it returns a NoneType"),
+        ("def get_config(variant):\n    return None\n", "mine.py needs a variant"),
+        ("def get_config():\n    return {}\n", "it returns a dict"),
+        ("from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()\n", "it lacks seed, data"),
+        ("def get_config(:\n", "it is not Python"),
+        ("\0", "it is not Python"),
+    ],
+)
+def test_configuration_files_that_give_no_configuration(tmp_path, text, message):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_settings(str(path))

@@ -13,7 +13,7 @@ from typing import Any
 from pvdm_jax.config.checks import ConfigError, at_least_zero, one_of, positive, require
 from pvdm_jax.config.mapping import config_from_dict
 
-MEASURES = ("fvd", "is", "reconstruction", "seams")
+MEASURES = ("fvd", "is", "reconstruction", "seams", "shapes")
 FEATURES = ("i3d_official", "i3d_torchscript", "i3d_tfhub", "i3d_random", "scattering")
 
 
@@ -22,7 +22,7 @@ class ProtocolConfig:
     """One protocol. The defaults are those of `quick`."""
 
     name: str = "quick"
-    measures: tuple[str, ...] = ("fvd", "reconstruction", "seams")  # fvd, is, reconstruction, seams
+    measures: tuple[str, ...] = ("fvd", "reconstruction", "seams")  # fvd, is, reconstruction, seams, shapes
     # The clips to compare.
     samples: int = 256  # generated videos
     real_samples: int = 256  # real clips
@@ -47,6 +47,8 @@ class ProtocolConfig:
     # The seams of long videos: of those sampled for FVD if they have at least two clips, otherwise of these.
     seam_samples: int = 16
     seam_clips: int = 4
+    # Shapes: continuations whose truth is known, of models of the synthetic source.
+    continuations: int = 64  # real clips whose next clip is sampled
     # How the model samples; "" and -1: as in its configuration.
     sampler: str = ""
     steps: int = -1
@@ -61,7 +63,7 @@ class ProtocolConfig:
     def __post_init__(self):
         section = "protocol"
         positive(section, self, "samples", "real_samples", "stride", "inception_samples", "inception_splits")
-        positive(section, self, "reconstruction_samples", "seam_samples")
+        positive(section, self, "reconstruction_samples", "seam_samples", "continuations")
         require(self.seam_clips >= 2, f"{section}.seam_clips", self.seam_clips, "a seam lies between two clips")
         at_least_zero(section, self, "height", "width", "seed", "bootstrap")
         for name in self.measures:
@@ -116,6 +118,17 @@ _PAPER = ProtocolConfig(
 
 PROTOCOLS: Mapping[str, ProtocolConfig] = {
     "quick": ProtocolConfig(),
+    # The yardstick of the demo: everything, and what needs the truth of the synthetic source. seam_clips=64 takes the
+    # long videos further.
+    "shapes": ProtocolConfig(
+        name="shapes",
+        measures=("fvd", "reconstruction", "seams", "shapes"),
+        samples=128,
+        real_samples=128,
+        reconstruction_samples=128,
+        seam_samples=16,
+        seam_clips=8,
+    ),
     "paper_ucf101": dataclasses.replace(
         _PAPER, name="paper_ucf101", measures=("fvd", "is", "reconstruction", "seams"), inception_samples=10_000
     ),

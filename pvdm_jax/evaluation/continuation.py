@@ -93,8 +93,8 @@ class Continuations:
 
         For next (sampled), repeat (the last frame), stranger (the next video's clip), reconstructed and real:
         `NAME_position_error` (n, 3), in the first, the middle and the last frame, and the rates of `bodies.kept`.
-        Beside them `next_psnr`, `repeat_psnr` and `next_ceiling`; `shapes_next`; the changes of the seams between the
-        previous and the next clip, `NAME_across` and `NAME_inside`; and the rows of `HeldOutLoss`.
+        Beside them `next_psnr`, `repeat_psnr` and `next_ceiling`; `shapes_next` and `shapes_repeat`; the changes of the
+        seams between the previous and the next clip, `NAME_across` and `NAME_inside`; and the rows of `HeldOutLoss`.
         """
         # All batches have one size, so that the sampler is compiled once.
         padded = numbers[0] + np.arange(max(self._batch_size, len(numbers)))
@@ -118,7 +118,8 @@ class Continuations:
             rows |= {f"{name}_across": across, f"{name}_inside": inside}
         count = len(numbers)
         rows = {name: values[:count] for name, values in rows.items()}
-        rows["shapes_next"] = np.array([float(shows_shapes(clip)) for clip in sampled[:count]])
+        for name, shown in (("shapes_next", sampled), ("shapes_repeat", repeated)):
+            rows[name] = np.array([float(shows_shapes(clip)) for clip in shown[:count]])
         clips = {"next": sampled, "stranger": strangers, "reconstructed": reconstructed, "real": truth}
         bodies = [self._judge(i, number, clips, previous[i, -1:]) for i, number in enumerate(numbers)]
         return rows | {name: np.stack([body[name] for body in bodies]) for name in bodies[0]}

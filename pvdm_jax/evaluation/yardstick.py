@@ -133,6 +133,7 @@ class Yardstick:
             for what in RATES:
                 results.add_mean(f"{who}_{what}_kept", rows[f"{who}_{what}"], better="higher" if who == "next" else "")
         results.add_mean("shapes_next", rows["shapes_next"], better="higher")
+        results.add_mean("shapes_repeat", rows["shapes_repeat"], better="")
         for who, name in (("next", "seam_next"), ("real", "seam_real_next"), ("stranger", "seam_stranger")):
             results.add_seams({"across": rows[f"{who}_across"], "inside": rows[f"{who}_inside"]}, name)
         for name in ("loss_given_previous", "loss_unconditional", "loss_of_zero"):

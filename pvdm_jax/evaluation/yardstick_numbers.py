@@ -24,6 +24,7 @@ TITLES = {
     "shapes_reconstructed": "detector's rate: reconstructed clips",
     "shapes_generated": "detector's rate: unconditional clips",
     "shapes_next": "detector's rate: sampled next clips",
+    "shapes_repeat": "detector's rate: the last frame repeated",
     "seam_next": "seam from the real to the sampled next clip (1: none)",
     "seam_real": "seam of real long videos",
     "seam_real_next": "seam from the real to the real next clip",
@@ -41,7 +42,7 @@ class Bound(NamedTuple):
     called: str
 
 
-_EVERY_SHAPE = (None, Bound("shapes_real", "real clips"))
+_EVERY_SHAPE = (Bound("shapes_repeat", "a frozen frame"), Bound("shapes_real", "real clips"))
 # (a pattern of names, the bad bound, the good bound), the first that fits counts.
 _BOUNDS: tuple[tuple[str, Bound | None, Bound | None], ...] = (
     ("psnr", Bound("still_psnr", "each clip's mean as a still"), None),

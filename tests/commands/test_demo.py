@@ -82,7 +82,10 @@ def test_a_whole_demo(tmp_path, monkeypatch):
     assert page.count("<video") == 4 + 2 + 6 + 8  # generated, long, real, reconstructions
     assert "Frechet distance to 6 real clips" in page
     assert "Frechet distance between samples and held-out clips, during training" in page
-    assert json.loads((tmp_path / "run" / "numbers.json").read_text())["still_psnr"] > 0
+    numbers = json.loads((tmp_path / "run" / "numbers.json").read_text())
+    assert numbers["still_psnr"] > 0 and len(numbers["shapes_long"]) == 2
+    assert {"next_psnr", "repeat_psnr", "next_ceiling", "position_error_16", "frechet_generated"} <= numbers.keys()
+    assert "Do videos hold together?" in page and "repeating the last frame" in page
     assert (tmp_path / "run" / "samples" / "long.gif").stat().st_size > 0
     # The card says what `pvdm evaluate` finds by the same protocol.
     card = read_card(tmp_path / "run" / "evaluation")

@@ -177,7 +177,10 @@ def evaluate_model(
         rows = results.measure(videos, measure_videos, facts, "generated")
         results.generated["videos"] = videos.facts
         for frames, clips in real.items():
-            results.add_frechet(frames, results.features(clips, space, f"real {frames}"), rows[f"features_{frames}"])
+            real_features = results.features(clips, space, f"real {frames}")
+            results.add_frechet(frames, real_features, rows[f"features_{frames}"])
+            if yardstick and frames == clip.frames:
+                yardstick.measure_distances(real_features)
             results.real[f"frames_{frames}"] = clips.facts
         if yardstick:
             yardstick.add_generated(rows)
@@ -220,8 +223,6 @@ def evaluate_model(
         if yardstick:
             yardstick.add_reconstruction(rows)
     if yardstick:
-        if clip.frames in real:
-            yardstick.measure_distances(real[clip.frames])
         yardstick.measure_real()
         yardstick.measure_continuations()
     return results.card({"model": name, "weights": fingerprint})

@@ -11,7 +11,6 @@ from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.clips import clip_span
 from pvdm_jax.data.synthetic import SyntheticVideos
 from pvdm_jax.evaluation.clip_measurements import Rows
-from pvdm_jax.evaluation.clip_sets import VideoWindows
 from pvdm_jax.evaluation.continuation import Continuations, NumberedVideos, long_videos
 from pvdm_jax.evaluation.continuity import seam_changes
 from pvdm_jax.evaluation.feature_spaces import FeatureSpace
@@ -84,8 +83,11 @@ class Yardstick:
         rows = self._results.measure(NumberedVideos(count, facts), measure, {"seams": True}, "real long videos")
         self._results.add_seams(rows, "seam_real")
 
-    def measure_distances(self, real: VideoWindows) -> None:
-        """The Frechet distances of other real clips and of noise from the real ones, the good and the bad bound."""
+    def measure_distances(self, features: np.ndarray) -> None:
+        """The Frechet distances of other real clips and of noise from the real ones, the good and the bad bound.
+
+        features: of the real clips (n, dimension), which have the model's number of frames.
+        """
         protocol, clip = self._protocol, self._model.config.autoencoder
         frames = clip.frames
         span = clip_span(frames, protocol.stride)
@@ -93,7 +95,6 @@ class Yardstick:
         held_out = long_videos(self._model.config, self._data, protocol, 1)
         first = held_out.first_index + len(held_out)
         others = SyntheticVideos(protocol.real_samples, span, clip.height, clip.width, held_out.seed, first_index=first)
-        features = self._results.features(real, self._space, f"real {frames}")
 
         def measure(numbers: np.ndarray) -> Rows:
             clips = np.stack([others[int(n)].read(0, frames, protocol.stride) for n in numbers])

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
-from pvdm_jax.commands.demo_clips import Clips, judge
+from pvdm_jax.commands.demo_clips import Clips, all_numbers
 from pvdm_jax.commands.demo_report import report_sections, write_videos
 from pvdm_jax.config import Config, ConfigError
 from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig
@@ -35,7 +36,9 @@ EVALUATION_FOLDER = "evaluation"
 
 JUDGED = 128  # generated clips, and clips of each set they are compared with
 LONG_CLIPS = 8  # clips of a long video
-LONG_VIDEOS = 4
+LONG_VIDEOS = 16
+CONTINUATIONS = 64  # held-out clips whose next clip is sampled
+BATCH = 16  # videos sampled at once, here and by the evaluation: the sampler is compiled once
 SEED = 1  # of the samples
 
 
@@ -56,8 +59,8 @@ def run(config: Config, workdir: str | pathlib.Path) -> pathlib.Path:
     clock.measure("denoiser training", lambda: diffusion.train(config, workdir))
     model = load(workdir)
     clips = clock.measure("sampling", lambda: _collect(model, config))
-    numbers = clock.measure("judging", lambda: judge(clips))
     card = clock.measure("evaluation", lambda: _evaluate(model, clips, workdir))
+    numbers = clock.measure("judging", lambda: all_numbers(clips, card))
     if jax.process_index() == 0:
         write_videos(workdir / SAMPLES_FOLDER, clips)
         write_json(workdir / NUMBERS_FILE, numbers)
@@ -73,7 +76,8 @@ def run(config: Config, workdir: str | pathlib.Path) -> pathlib.Path:
         )
         write_page(report, "pvdm demo: moving shapes", sections)
         buckets.push(workdir)
-    print("\n".join(f"{name}: {value:.3f}" for name, value in numbers.items()))
+    values = {name: value for name, value in numbers.items() if isinstance(value, float)}
+    print("\n".join(f"{name}: {value:.3f}" for name, value in values.items()))
     print(f"report: {report}")
     return report
 
@@ -81,7 +85,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> pathlib.Path:
 def demo_protocol(config: Config) -> ProtocolConfig:
     """The protocol of `pvdm evaluate` for what `_collect` samples, against as many held-out clips."""
     return dataclasses.replace(
-        PROTOCOLS["quick"],
+        PROTOCOLS["shapes"],
         name="demo",
         samples=JUDGED,
         real_samples=JUDGED,
@@ -90,6 +94,7 @@ def demo_protocol(config: Config) -> ProtocolConfig:
         stride=config.data.stride,
         seam_samples=LONG_VIDEOS,
         seam_clips=LONG_CLIPS,
+        continuations=CONTINUATIONS,
         classes="turn",
         seed=SEED,
     )
@@ -101,7 +106,6 @@ def _collect(model: PVDM, config: Config) -> Clips:
     # Fixed clips are spread over all held-out videos, so that every second one makes two sets of different videos.
     real = fixed_clips(held_out, config.autoencoder, config.data, 2 * JUDGED)["video"]
     stored = fixed_clips(training, config.autoencoder, config.data, 2 * len(training))["video"]
-    key = make_key(SEED)
     labels = _labels(held_out, config)
     frames = LONG_CLIPS * config.autoencoder.frames
     return Clips(
@@ -109,23 +113,42 @@ def _collect(model: PVDM, config: Config) -> Clips:
         others=real[1::2],
         training=stored,
         reconstructed=model.reconstruct(real[::2]),
-        generated=model.sample(key, JUDGED, labels=labels),
+        generated=_sample(model, JUDGED, config.autoencoder.frames, labels),
         # These begin with the first of the generated clips.
-        long=model.sample(key, LONG_VIDEOS, frames, labels=labels and labels[:LONG_VIDEOS]),
+        long=_sample(model, LONG_VIDEOS, frames, labels),
     )
+
+
+def _sample(model: PVDM, count: int, frames: int, labels: list[int] | None) -> np.ndarray:
+    """The first `count` videos of the demo's key, clip by clip and a batch at a time."""
+    batches = []
+    for start in range(0, count, BATCH):
+        indices = range(start, min(start + BATCH, count))
+        shown = labels and [labels[i] for i in indices]
+        clips = model.stream(make_key(SEED), len(indices), frames, labels=shown, indices=indices)
+        batches.append(np.concatenate(list(clips), axis=1))
+    return np.concatenate(batches)
 
 
 def _evaluate(model: PVDM, clips: Clips, workdir: pathlib.Path) -> dict[str, Any]:
     paths = EvaluationPaths(workdir / EVALUATION_FOLDER / "measured")
     protocol = demo_protocol(model.config)
-    return evaluate_model(model, protocol, paths, name=workdir.name, sampled=clips.generated, sampled_long=clips.long)
+    return evaluate_model(
+        model,
+        protocol,
+        paths,
+        batch_size=BATCH,
+        name=workdir.name,
+        sampled=clips.generated,
+        sampled_long=clips.long,
+    )
 
 
 def _labels(source: VideoSource, config: Config) -> list[int] | None:
     """Each class in turn, for a model that knows classes."""
     if config.denoiser.num_classes == 0:
         return None
-    return [index % len(source.class_names) for index in range(JUDGED)]
+    return [index % len(source.class_names) for index in range(max(JUDGED, LONG_VIDEOS))]
 
 
 class _Clock:

@@ -1,19 +1,28 @@
 """The clips that `pvdm demo` judges, and the numbers that tell whether they are any good.
 
 Each number has companions: what it would be for something good and for something worthless, so that a failure shows.
+Nearly all of them are those of the evaluation card.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from pvdm_jax.evaluation.frechet import frechet_distance
 from pvdm_jax.evaluation.neighbours import nearest_distance
-from pvdm_jax.evaluation.reconstruction import psnr, still_psnr
 from pvdm_jax.evaluation.scattering import video_features
-from pvdm_jax.evaluation.shapes import shows_shapes
 
-NOISE_SEED = 1  # of the clips of noise that generated ones are compared with
+# The numbers that have another name on the card; {} stands for the frames of a clip.
+CARD_NAMES = {
+    "frechet_generated": "frechet_scattering_{}",
+    "frechet_reconstructed": "reconstruction_frechet_scattering_{}",
+    "frechet_real": "real_frechet_scattering_{}",
+    "frechet_noise": "noise_frechet_scattering_{}",
+    "seam_long": "seam_score",
+}
+LONG_RATES = "shapes_long"  # the rates of the clips of long videos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,32 +38,41 @@ class Clips:
 
 
 def judge(clips: Clips) -> dict[str, float]:
-    """The report's numbers by name.
+    """The numbers by name that the card lacks.
 
-    PSNR is in dB, Frechet distances are in the scattering space, distances to neighbours are RMS on 0..255, and the
-    others are rates from 0 to 1.
+    frechet_mean: the Frechet distance of the training set's mean clip in the scattering space. nearest_generated,
+    nearest_held_out: RMS distances to the nearest training clip, on 0..255.
     """
-    real = video_features(clips.held_out)
-    noise = np.random.default_rng(NOISE_SEED).integers(0, 256, clips.held_out.shape, np.uint8)
     mean = np.rint(clips.training.mean(axis=0)).astype(np.uint8)
     # A set without any variety has a covariance of zero, which the distance allows.
     means = np.broadcast_to(mean, clips.held_out.shape)
     return {
-        "psnr": float(np.mean(psnr(clips.held_out, clips.reconstructed))),
-        "still_psnr": float(np.mean(still_psnr(clips.held_out))),
-        "frechet_generated": frechet_distance(video_features(clips.generated), real),
-        "frechet_reconstructed": frechet_distance(video_features(clips.reconstructed), real),
-        "frechet_real": frechet_distance(video_features(clips.others), real),
-        "frechet_noise": frechet_distance(video_features(noise), real),
-        "frechet_mean": frechet_distance(video_features(means), real),
-        "shapes_real": _shape_rate(clips.held_out),
-        "shapes_reconstructed": _shape_rate(clips.reconstructed),
-        "shapes_generated": _shape_rate(clips.generated),
+        "frechet_mean": frechet_distance(video_features(means), video_features(clips.held_out)),
         "nearest_generated": float(np.mean(nearest_distance(clips.generated, clips.training))),
         "nearest_held_out": float(np.mean(nearest_distance(clips.held_out, clips.training))),
     }
 
 
-def _shape_rate(clips: np.ndarray) -> float:
-    """The fraction of clips that show two or three shapes."""
-    return float(np.mean([shows_shapes(clip) for clip in clips]))
+def card_numbers(card: Mapping[str, Any], frames: int) -> dict[str, Any]:
+    """The values of a card by their names in the report; `shapes_long` is the list of the rates of clips 1, 2, 4, ...
+
+    frames: of a clip.
+    """
+    values = {name: entry["value"] for name, entry in card["results"].items()}
+    numbers: dict[str, Any] = {}
+    for name, of_card in CARD_NAMES.items():
+        if (of_card := of_card.format(frames)) in values:
+            numbers[name] = values.pop(of_card)
+    rates = [name for name in values if name.startswith(f"{LONG_RATES}_")]
+    if rates:
+        numbers[LONG_RATES] = [values.pop(name) for name in rates]
+    return numbers | values
+
+
+def all_numbers(clips: Clips, card: Mapping[str, Any]) -> dict[str, Any]:
+    """The report's numbers by name: those of the card and those of `judge`.
+
+    PSNR is in dB, Frechet distances are in the scattering space, position errors are in pixels, and the others are
+    rates from 0 to 1 or ratios.
+    """
+    return card_numbers(card, clips.generated.shape[1]) | judge(clips)

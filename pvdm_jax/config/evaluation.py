@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from pvdm_jax.config.checks import at_least_zero, at_most, check_seed, one_of, positive, require
 
-MEASURES = ("fvd", "is", "reconstruction", "seams")
+MEASURES = ("fvd", "is", "reconstruction", "seams", "shapes")
 FEATURES = ("i3d_official", "i3d_torchscript", "i3d_tfhub", "i3d_random", "scattering")
 
 
@@ -18,7 +18,7 @@ class ProtocolConfig:
     """One protocol. The defaults are those of `quick`."""
 
     name: str = "quick"
-    measures: tuple[str, ...] = ("fvd", "reconstruction", "seams")  # fvd, is, reconstruction, seams
+    measures: tuple[str, ...] = ("fvd", "reconstruction", "seams")  # fvd, is, reconstruction, seams, shapes
     # The clips to compare.
     samples: int = 256  # generated videos
     real_samples: int = 256  # real clips
@@ -43,6 +43,8 @@ class ProtocolConfig:
     # The seams of long videos: of those sampled for FVD if they have at least two clips, otherwise of these.
     seam_samples: int = 16
     seam_clips: int = 4
+    # Shapes: continuations whose truth is known, of models of the synthetic source.
+    continuations: int = 64  # real clips whose next clip is sampled
     # How the model samples; "" and -1: as in its configuration.
     sampler: str = ""
     steps: int = -1
@@ -57,7 +59,7 @@ class ProtocolConfig:
     def __post_init__(self):
         section = "protocol"
         positive(section, self, "samples", "real_samples", "stride", "inception_samples", "inception_splits")
-        positive(section, self, "reconstruction_samples", "seam_samples")
+        positive(section, self, "reconstruction_samples", "seam_samples", "continuations")
         require(self.seam_clips >= 2, f"{section}.seam_clips", self.seam_clips, "a seam lies between two clips")
         at_least_zero(section, self, "height", "width", "bootstrap")
         check_seed(f"{section}.seed", self.seed)
@@ -139,5 +141,16 @@ PROTOCOLS: Mapping[str, ProtocolConfig] = {
         later_steps=-1,
         eta=-1.0,
         guidance=-1.0,
+    ),
+    # The yardstick of the demo: everything, and what needs the truth of the synthetic source. seam_clips=64 takes the
+    # long videos further.
+    "shapes": ProtocolConfig(
+        name="shapes",
+        measures=("fvd", "reconstruction", "seams", "shapes"),
+        samples=128,
+        real_samples=128,
+        reconstruction_samples=128,
+        seam_samples=16,
+        seam_clips=8,
     ),
 }

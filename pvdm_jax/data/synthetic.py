@@ -162,12 +162,12 @@ def _draw(video: np.ndarray, shape: Shape) -> None:
         bottom, right = min(rows, int(row) + reach + 2), min(columns, int(column) + reach + 2)
         y = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(row)
         x = np.arange(left, right, dtype=np.float32)[None, :] - np.float32(column)
-        cover = np.clip(np.float32(0.5) - _signed_distance(shape.kind, shape.radius, y, x, angle), 0, 1)[..., None]
+        cover = np.clip(np.float32(0.5) - signed_distance(shape.kind, shape.radius, y, x, angle), 0, 1)[..., None]
         patch = frame[top:bottom, left:right]
         patch += cover * (np.array(shape.colour, np.float32) - patch)
 
 
-def _signed_distance(kind: str, radius: float, y: np.ndarray, x: np.ndarray, angle: float) -> np.ndarray:
+def signed_distance(kind: str, radius: float, y: np.ndarray, x: np.ndarray, angle: float) -> np.ndarray:
     """Distance in pixels to the shape's edge, negative inside; of polygons, to the nearest side's line."""
     if kind == "circle":
         return np.sqrt(y * y + x * x) - np.float32(radius)

@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from pvdm_jax.config import ConfigError, config_to_dict, require
 from pvdm_jax.config.evaluation import ProtocolConfig
+from pvdm_jax.evaluation import yardstick_numbers
 from pvdm_jax.reporting.sections import Section, Table, Text
 from pvdm_jax.storage.files import write_json, write_text
 from pvdm_jax.storage.json_files import Maybe, read_json
@@ -135,23 +136,32 @@ def title(name: str) -> str:
     """The name of a result, for people."""
     if name in TITLES:
         return TITLES[name]
-    prefix = "reconstruction " if name.startswith("reconstruction_") else ""
-    kind, _, frames = name.removeprefix("reconstruction_").rpartition("_")
+    if known := yardstick_numbers.title(name):
+        return known
+    of = next((of for of in ("reconstruction", "real", "noise") if name.startswith(f"{of}_")), "")
+    prefix = {"real": "other real clips: ", "": ""}.get(of, f"{of} ")
+    kind, _, frames = name.removeprefix(f"{of}_").rpartition("_")
     if kind == "fvd":
         return f"{prefix}FVD, {frames} frames"
     network = kind.removeprefix("frechet_")
     return f"{prefix}Frechet distance in {network} features, {frames} frames (no FVD)"
 
 
-def result_rows(card: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+def result_rows(card: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
     """A row of RESULT_HEADER for each result."""
     rows = []
     for name, entry in card["results"].items():
         interval = "" if entry["low"] is None else f"{entry['low']:.4g} to {entry['high']:.4g}"
         fewer = ", ".join(f"{count}: {value:.4g}" for count, value in entry["by_count"][:-1])
         unlimited = "" if entry["unlimited"] is None else f"{entry['unlimited']:.4g}"
-        rows.append((title(name), f"{entry['value']:.4g}", interval, fewer, unlimited))
+        beside = _beside(name, card)
+        rows.append((title(name), f"{entry['value']:.4g}", interval, beside, fewer, unlimited))
     return rows
+
+
+def _beside(name: str, card: Mapping[str, Any]) -> str:
+    """The bad and the good bound of a number, where the card has them."""
+    return "; ".join(f"{called} {value:.4g}" for called, value in yardstick_numbers.bounds(name, card["results"]))
 
 
 def protocol_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -169,15 +179,19 @@ def pass_rows(card: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-RESULT_HEADER = ("measure", "value", "95 % interval", "with fewer samples", "unlimited samples (fit)")
+RESULT_HEADER = ("measure", "value", "95 % interval", "beside it", "with fewer samples", "unlimited samples (fit)")
 PASS_HEADER = ("pass", "clips", "seconds", "of these in networks", "clips found in the cache")
 
 
 def to_text(card: Mapping[str, Any]) -> str:
-    """The numbers, one per line."""
+    """The numbers, one per line, each with its interval and what stands beside it."""
     rows = result_rows(card)
     width = max((len(row[0]) for row in rows), default=0)
-    return "\n".join(f"{row[0]:{width}}  {row[1]}{f'  ({row[2]})' if row[2] else ''}" for row in rows)
+    lines = (
+        f"{row[0]:{width}}  {row[1]}{f'  ({row[2]})' if row[2] else ''}{f'; {row[3]}' if row[3] else ''}"
+        for row in rows
+    )
+    return "\n".join(lines)
 
 
 def to_markdown(card: Mapping[str, Any]) -> str:

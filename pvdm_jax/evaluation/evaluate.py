@@ -20,11 +20,14 @@ from pvdm_jax.data.dataset_identity import dataset_identity
 from pvdm_jax.evaluation.c3d import FRAMES as INCEPTION_FRAMES
 from pvdm_jax.evaluation.clip_measurements import Rows
 from pvdm_jax.evaluation.clip_sets import VideoFolder, VideoWindows, source_clips
+from pvdm_jax.evaluation.continuation import check_truth
 from pvdm_jax.evaluation.continuity import seam_changes
 from pvdm_jax.evaluation.feature_spaces import FeatureSpace, PerceptualDistance, open_classifier, open_features
 from pvdm_jax.evaluation.generated_clips import SAMPLING_FIELDS, GeneratedClips, settings_beside_weights
 from pvdm_jax.evaluation.reconstruction import SSIM_SIDE, gradient_energy_ratio, psnr, ssim, still_psnr
 from pvdm_jax.evaluation.results import EvaluationResults
+from pvdm_jax.evaluation.yardstick import FACTS as SHAPE_FACTS
+from pvdm_jax.evaluation.yardstick import Yardstick, clip_rows, reconstruction_rows
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.inference.sampler import settings_of
 from pvdm_jax.runtime import sharding
@@ -32,7 +35,7 @@ from pvdm_jax.runtime import sharding
 # A protocol's fields that say how videos were generated, for videos of which that is not known.
 UNKNOWN_SAMPLING = {"sampler": "", "steps": -1, "later_steps": -1, "eta": -1.0, "guidance": -1.0, "weights": ""}
 # Measures that need generated videos.
-OF_SAMPLES = {"fvd", "is", "seams"}
+OF_SAMPLES = {"fvd", "is", "seams", "shapes"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +88,7 @@ def evaluate_sets(
     if classifier is not None:
         results.add_inception_score(classifier, results.features(inception_clips, classifier, "classes"))
         results.generated["inception"] = inception_clips.facts
-    for name in ("reconstruction", "seams"):
+    for name in ("reconstruction", "seams", "shapes"):
         if name in protocol.measures:
             results.not_measured[name] = "it needs a model (--model)"
     return results.card({"real": real.name, "generated": fake.name})
@@ -115,6 +118,8 @@ def evaluate_model(
     protocol = _complete_protocol(protocol, config)
     size = (protocol.height, protocol.width)
     measures = set(protocol.measures)
+    if "shapes" in measures:
+        check_truth(data)
     space = _open_features(protocol, model.mesh, paths)
     for frames in protocol.frames:
         space.check(frames, size)
@@ -124,6 +129,12 @@ def evaluate_model(
     results = EvaluationResults(protocol, space, paths.cache, batch_size)
     fingerprint = model.fingerprint()
     identity = functools.cache(lambda: dataset_identity(data))
+    yardstick, shape_facts = None, {}
+    if "shapes" in measures:
+        yardstick = Yardstick(
+            results, model, data, protocol, space=space, batch_size=batch_size, fingerprint=fingerprint
+        )
+        shape_facts = SHAPE_FACTS
 
     def real_clips(frames: int, count: int, size: tuple[int, int]) -> VideoWindows:
         return source_clips(
@@ -169,22 +180,36 @@ def evaluate_model(
 
         def measure_videos(batch: np.ndarray) -> Rows:
             rows = {f"features_{frames}": space(batch[:, :frames], batch_size) for frames in protocol.frames}
+            rows |= clip_rows(batch, clip.frames) if yardstick else {}
             return rows | (_seam_rows(batch, clip.frames) if share_seams else {})
 
-        facts = {"space": space.facts, "frames": list(protocol.frames), "seams": share_seams}
+        facts = {"space": space.facts, "frames": list(protocol.frames), "seams": share_seams} | shape_facts
         rows = results.measure(videos, measure_videos, facts, "generated")
         results.generated["videos"] = videos.facts
         for frames, clips in real.items():
-            results.add_frechet(frames, results.features(clips, space, f"real {frames}"), rows[f"features_{frames}"])
+            real_features = results.features(clips, space, f"real {frames}")
+            results.add_frechet(frames, real_features, rows[f"features_{frames}"])
+            if yardstick and frames == clip.frames:
+                yardstick.measure_distances(real_features)
             results.real[f"frames_{frames}"] = clips.facts
+        if yardstick:
+            yardstick.add_generated(rows)
         if share_seams:
             results.add_seams(rows)
+            if yardstick:
+                yardstick.add_long(rows)
     if "seams" in measures and not share_seams:
         if config.denoiser.previous_clip:
             videos = generate(protocol.seam_clips * clip.frames, protocol.seam_samples, sampled_long)
-            rows = results.measure(videos, lambda batch: _seam_rows(batch, clip.frames), {"seams": True}, "long videos")
+
+            def measure_long(batch: np.ndarray) -> Rows:
+                return _seam_rows(batch, clip.frames) | (clip_rows(batch, clip.frames) if yardstick else {})
+
+            rows = results.measure(videos, measure_long, {"seams": True} | shape_facts, "long videos")
             results.generated["seams"] = videos.facts
             results.add_seams(rows)
+            if yardstick:
+                yardstick.add_long(rows)
         else:
             results.not_measured["seams"] = "this model's denoiser takes no previous clip"
     if classifier is not None:
@@ -194,17 +219,23 @@ def evaluate_model(
     if "reconstruction" in measures:
         clips = real_clips(clip.frames, protocol.reconstruction_samples, (clip.height, clip.width))
         results.real["reconstruction"] = clips.facts
-        facts = {"space": space.facts, "weights": fingerprint, "lpips": lpips and lpips.facts}
+        facts = {"space": space.facts, "weights": fingerprint, "lpips": lpips and lpips.facts} | shape_facts
         facts["model"] = settings_beside_weights(config)
-        rows = results.measure(
-            clips,
-            lambda batch: _reconstruction_rows(batch, model.reconstruct(batch), space, lpips, batch_size),
-            facts,
-            "reconstruction",
-        )
+
+        def measure_reconstruction(batch: np.ndarray) -> Rows:
+            found = model.reconstruct(batch)
+            rows = _reconstruction_rows(batch, found, space, lpips, batch_size)
+            return rows | (reconstruction_rows(batch, found) if yardstick else {})
+
+        rows = results.measure(clips, measure_reconstruction, facts, "reconstruction")
         if lpips is not None:
             results.networks["lpips"] = lpips.facts
         results.add_reconstruction(clip.frames, rows)
+        if yardstick:
+            yardstick.add_reconstruction(rows)
+    if yardstick:
+        yardstick.measure_real()
+        yardstick.measure_continuations()
     return results.card({"model": name, "weights": fingerprint})
 
 

@@ -87,7 +87,8 @@ class GeneratedClips:
         self._largest_batch = max(self._largest_batch, stop - start)
         indices = np.arange(start, start + self._largest_batch)
         labels = None if self._labels is None else self._labels[indices % len(self._labels)]
-        videos = self._model.sample(
+        # The programs of one clip serve all lengths, and the continuations of real clips too.
+        clips = self._model.stream(
             self._key, len(indices), self._frames, labels=labels, indices=indices, **self._options
         )
-        return np.asarray(videos)[: stop - start]
+        return np.concatenate([np.asarray(clip) for clip in clips], axis=1)[: stop - start]

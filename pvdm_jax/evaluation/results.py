@@ -102,19 +102,24 @@ class EvaluationResults:
                 estimate = statistics.mean_estimate(finite, self._protocol.bootstrap, self._protocol.seed)
                 self._add(name, estimate, better=better, samples=[len(finite)])
 
-    def add_seams(self, rows: Rows) -> None:
+    def add_mean(self, name: str, values: np.ndarray, *, better: str) -> None:
+        """The mean of a number (n,) over clips. better: "higher", "lower", "1" (the nearer to 1) or "" (neither)."""
+        estimate = statistics.mean_estimate(values, self._protocol.bootstrap, self._protocol.seed)
+        self._add(name, estimate, better=better, samples=[len(values)])
+
+    def add_seams(self, rows: Rows, name: str = "seam_score") -> None:
         """The seam score of long videos, from the rows "across" and "inside" (see `continuity.seam_changes`)."""
         changes = np.stack([rows["across"], rows["inside"]], axis=1)
         value = seam_ratio(*changes.T)
         if not np.isfinite(value):
-            self.not_measured["seams"] = "nothing moves within the clips"
+            self.not_measured["seams" if name == "seam_score" else name] = "nothing moves within the clips"
             return
         p = self._protocol
         low, high = statistics.interval(
             lambda sample: seam_ratio(*sample.T), (changes,), value, resamplings=p.bootstrap, seed=p.seed
         )
         estimate = statistics.Estimate(value, None if low is None else max(low, 0.0), high)
-        self._add("seam_score", estimate, better="1", samples=[len(changes)])
+        self._add(name, estimate, better="1", samples=[len(changes)])
 
     def card(self, what: dict[str, str]) -> dict[str, Any]:
         """The card; what: the names of what was evaluated."""

@@ -52,8 +52,8 @@ def find_shapes(clip: np.ndarray) -> list[list[Detection]]:
 
     Raises ValueError if clip has another type.
     """
-    coverage, colours, _ = _coverage(clip)
-    return _find(clip, coverage, colours)
+    coverage, colours, _ = coverage_of(clip)
+    return find_in(clip, coverage, colours)
 
 
 def shows_shapes(clip: np.ndarray) -> bool:
@@ -66,12 +66,12 @@ def shows_shapes(clip: np.ndarray) -> bool:
 
 def judge(clip: np.ndarray) -> str:
     """The reason why a clip does not show the shapes (see `shows_shapes`), or "" if it does."""
-    coverage, colours, ground = _coverage(clip)
+    coverage, colours, ground = coverage_of(clip)
     if np.mean(_even_ground(clip, coverage, ground)) < NEARLY_ALL:
         return "the ground is not dark and even"
     if np.mean(_sharpness(coverage) > MIN_SHARPNESS) < NEARLY_ALL:
         return "the shapes have no edges"
-    frames = _find(clip, coverage, colours)
+    frames = find_in(clip, coverage, colours)
     seen = np.bincount([d.colour for found in frames for d in found], minlength=len(PALETTE))
     shapes = np.flatnonzero(seen > (1 - NEARLY_ALL) * len(clip)).tolist()
     if len(shapes) not in COUNTS:
@@ -84,8 +84,11 @@ def judge(clip: np.ndarray) -> str:
     return _judge_motion(tracks, frames, side)
 
 
-def _coverage(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coverage (frames, height, width), the index of its colour in the palette, and the ground's colour (frames, 3)."""
+def coverage_of(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coverage (frames, height, width), the index of its colour in the palette, and the ground's colour (frames, 3).
+
+    Raises ValueError if clip is not uint8 (frames, height, width, 3).
+    """
     if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or not clip.size:
         raise ValueError(f"clip is {clip.dtype} {clip.shape}; uint8 (frames, height, width, 3) is needed")
     pixels = clip.reshape(len(clip), -1, 3).astype(np.float32)
@@ -120,8 +123,11 @@ def _sharpness(coverage: np.ndarray) -> np.ndarray:
     return sharpness
 
 
-def _find(clip: np.ndarray, coverage: np.ndarray, colours: np.ndarray) -> list[list[Detection]]:
-    """The largest piece of each colour in each frame, if it is larger than a crumb."""
+def find_in(clip: np.ndarray, coverage: np.ndarray, colours: np.ndarray) -> list[list[Detection]]:
+    """The largest piece of each colour in each frame, if it is larger than a crumb.
+
+    coverage, colours: of the clip, from `coverage_of`.
+    """
     found = [[] for _ in clip]
     crumb = max(4, 0.004 * clip.shape[1] * clip.shape[2])
     for colour in range(len(PALETTE)):
@@ -182,7 +188,7 @@ def _in_order(found: list[Detection], shapes: list[int], side: int) -> bool:
         if d.colour not in shapes or d.spread > MAX_SPREAD or d.area > np.pi * (RADII[1] * side) ** 2:
             return False
         small = d.area < np.pi * (RADII[0] * side) ** 2
-        if _is_apart(d, found) and (small or d.compactness < MIN_COMPACTNESS or not d.whole):
+        if is_apart(d, found) and (small or d.compactness < MIN_COMPACTNESS or not d.whole):
             return False
     return True
 
@@ -201,7 +207,7 @@ def _all_there(frame: int, tracks: dict[int, list[Detection | None]], side: int)
     return True
 
 
-def _is_apart(d: Detection, found: list[Detection]) -> bool:
+def is_apart(d: Detection, found: list[Detection]) -> bool:
     """Whether no other shape of the frame is near enough to cover part of this one."""
     return not any(_meet(d, other) for other in found if other is not d)
 
@@ -222,7 +228,7 @@ def _judge_motion(tracks: dict[int, list[Detection | None]], frames: list[list[D
     paths, paths_apart = [], []
     for track in tracks.values():
         path = np.array([d.centre if d else (np.nan, np.nan) for d in track]) / side
-        apart = np.array([bool(d) and _is_apart(d, found) for d, found in zip(track, frames, strict=True)])
+        apart = np.array([bool(d) and is_apart(d, found) for d, found in zip(track, frames, strict=True)])
         path_apart = np.where(apart[:, None], path, np.nan)
         seen = np.array([d.area if d else 0 for d in track]) / max(d.area for d in track if d)
         seen = np.where(apart, 1, seen)

@@ -137,6 +137,9 @@ class Model:
         assert len(indices) == num_videos
         return np.stack([source[int(i) % len(source)].read(0, num_frames) for i in indices])
 
+    def stream(self, *args, **options):
+        yield self.sample(*args, **options)
+
     def reconstruct(self, video):
         return np.minimum(video, 254) + np.uint8(1)
 

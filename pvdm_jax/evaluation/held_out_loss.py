@@ -1,0 +1,57 @@
+"""The denoiser's loss on held-out clips, with and without the previous clip, at fixed times and noise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pvdm_jax.diffusion.predictions import squared_error, target
+from pvdm_jax.diffusion.process import Process
+from pvdm_jax.evaluation.clip_measurements import Rows
+from pvdm_jax.inference.pipeline import PVDM
+from pvdm_jax.models.condition import Condition, Neighbour
+
+TIMES = 4  # of each clip, one in each quarter of the process
+
+
+class HeldOutLoss:
+    """Measures the squared error of a model's predictions for clips and their previous clips.
+
+    Times and noise depend on the seed and the number of the clip alone, so that models are compared on the same ones,
+    and so is the error with the previous clip with that without.
+    """
+
+    def __init__(self, model: PVDM, seed: int):
+        self._model, self._seed = model, seed
+        self._process = Process(model.config.process)
+        self._errors = jax.jit(self._compute)
+
+    def measure(self, previous: np.ndarray, clips: np.ndarray, labels: np.ndarray | None, numbers: np.ndarray) -> Rows:
+        """The mean loss of each clip over its times, (n,): `loss_given_previous`, `loss_unconditional`, and
+        `loss_of_zero`, that of a denoiser that answers 0.
+
+        previous, clips: uint8 (n, frames, height, width, 3). labels: (n,), None for a model without classes. numbers:
+        (n,) of the clips.
+        """
+        scale, shape = self._model.program.scale, self._model.latent_spec.shape
+        known, latents = (np.asarray(scale.normalize(self._model.encode(video))) for video in (previous, clips))
+        drawn = [np.random.default_rng([self._seed, 9, int(number)]) for number in numbers]
+        places = (np.stack([rng.random(TIMES) for rng in drawn]) + np.arange(TIMES)) / TIMES
+        noise = np.stack([rng.standard_normal((TIMES, *shape), np.float32) for rng in drawn])
+        steps = np.minimum((places * self._process.num_steps).astype(np.int32), self._process.num_steps - 1)
+        totals = []
+        for time in range(TIMES):
+            inputs = latents, known, labels, steps[:, time], noise[:, time]
+            totals.append(self._errors(self._model.weights["denoiser"], *inputs))
+        return {name: np.mean([np.asarray(part[name], np.float64) for part in totals], axis=0) for name in totals[0]}
+
+    def _compute(self, params, latents, known, labels, step, noise) -> dict[str, jax.Array]:
+        """The squared errors (n,) at one time of each clip."""
+        absent = self._model.model.absent(len(latents))
+        condition = Condition(previous=Neighbour(known, jnp.ones(len(latents), bool)), next=absent.next, label=labels)
+        x, expected = self._process.diffuse(latents, step, noise), target(self._process, latents, step, noise)
+        conditions = {"loss_given_previous": condition, "loss_unconditional": condition.without("previous")}
+        errors = {
+            name: squared_error(self._model.model.denoise(params, x, step, shown), expected)
+            for name, shown in conditions.items()
+        }
+        return errors | {"loss_of_zero": squared_error(jnp.zeros_like(expected), expected)}

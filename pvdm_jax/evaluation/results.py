@@ -103,8 +103,13 @@ class EvaluationResults:
                 self._add(name, estimate, better=better, samples=[len(finite)])
 
     def add_mean(self, name: str, values: np.ndarray, *, better: str) -> None:
-        """The mean of a number (n,) over clips. better: "higher", "lower", "1" (the nearer to 1) or "" (neither)."""
+        """The mean of a number (n,) over clips, none of which is negative.
+
+        better: "higher", "lower", "1" (the nearer to 1) or "" (neither).
+        """
         estimate = statistics.mean_estimate(values, self._protocol.bootstrap, self._protocol.seed)
+        if estimate.low is not None:
+            estimate = dataclasses.replace(estimate, low=max(estimate.low, 0.0))
         self._add(name, estimate, better=better, samples=[len(values)])
 
     def add_seams(self, rows: Rows, name: str = "seam_score") -> None:

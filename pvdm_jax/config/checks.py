@@ -1,8 +1,7 @@
 """Checks of settings. Each raises a ConfigError that names the field, its value and what is allowed."""
 
+import numbers
 from typing import Any
-
-import numpy as np
 
 MAX_SEED = 2**32 - 1
 LARGEST = 2**31 - 1  # of any number of steps, clips, pixels, ...: arrays are indexed with 32 bits
@@ -64,4 +63,4 @@ def one_of(section: str, config: Any, name: str, allowed: tuple[str, ...]) -> No
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

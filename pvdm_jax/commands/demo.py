@@ -105,7 +105,7 @@ def _collect(model: PVDM, config: Config) -> Clips:
     training = open_source(config.data, config.autoencoder, "train", config.seed)
     # Fixed clips are spread over all held-out videos, so that every second one makes two sets of different videos.
     real = fixed_clips(held_out, config.autoencoder, config.data, 2 * JUDGED)["video"]
-    stored = fixed_clips(training, config.autoencoder, config.data, 2 * len(training))["video"]
+    stored = fixed_clips(training, config.autoencoder, config.data, len(training))["video"]
     labels = _labels(held_out, config)
     frames = LONG_CLIPS * config.autoencoder.frames
     return Clips(

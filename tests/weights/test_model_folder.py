@@ -187,8 +187,8 @@ def test_settings_that_do_not_work(folder, tmp_path):
     edit(folder, lambda settings: settings["denoiser"].update(depth=3))
     with pytest.raises(ConfigError, match="config.json: denoiser.depth is 3; there is no such field"):
         model_folder.read_model(folder)
-    edit(folder, lambda settings: settings.update(model_folder=2))
-    with pytest.raises(ConfigError, match="model_folder is 2; this version of pvdm_jax reads 1"):
+    edit(folder, lambda settings: settings.update(model_folder=3))
+    with pytest.raises(ConfigError, match="model_folder is 3; this version of pvdm_jax reads 2"):
         model_folder.read_model(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="config.json is not JSON"):

@@ -48,7 +48,7 @@ def test_every_later_command_uses_it(run, converted, tmp_path):
     expected = model_folder.read_autoencoder(converted)[1]
     identity = functional.fingerprint(expected)
     assert latents.open_latents(CONFIG, run, "train").identity == identity
-    assert json.loads((run / "diffusion" / "config.json").read_text())["latents"] == identity
+    assert json.loads((run / "diffusion" / "config.json").read_text())["encoded_by"] == identity
     model = pvdm_jax.load(run)
     assert functional.fingerprint(model.weights["autoencoder"]) == identity and "denoiser" in model.weights
     assert model.sample(jax.random.key(0)).shape == (1, 4, 16, 24, 3)

@@ -44,7 +44,7 @@ def add_sampling(command: argparse.ArgumentParser) -> None:
     help = "use guidance from this fraction of the process on (0: the data) ..."
     group.add_argument("--guidance-from", type=number, metavar="TIME", help=help)
     group.add_argument("--guidance-to", type=number, metavar="TIME", help="... up to this one (1: the noise)")
-    help = "clip the predicted latents to [-1, 1]"
+    help = "clip the predicted latents to the range of the autoencoder's"
     group.add_argument("--clip-x0", action=argparse.BooleanOptionalAction, help=help)
     help = "condition each continuation on the latents of the decoded clip, not on the sampled latents"
     group.add_argument("--reencode", action=argparse.BooleanOptionalAction, help=help)

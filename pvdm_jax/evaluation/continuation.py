@@ -8,7 +8,6 @@ reconstruction of the true next clip (good: no continuation can be expected to d
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
 from pvdm_jax.config import Config, ConfigError, DataConfig
@@ -24,6 +23,7 @@ from pvdm_jax.evaluation.held_out_loss import HeldOutLoss
 from pvdm_jax.evaluation.reconstruction import psnr
 from pvdm_jax.evaluation.shapes import shows_shapes
 from pvdm_jax.inference.pipeline import PVDM
+from pvdm_jax.runtime.keys import make_key
 
 
 class NumberedVideos:
@@ -73,7 +73,7 @@ class Continuations:
         self._source = long_videos(model.config, data, protocol, 2)
         self._batch_size = min(batch_size, protocol.continuations)
         self._options = {name: getattr(protocol, name) for name in SAMPLING_FIELDS}
-        self._key = jax.random.key(protocol.seed)
+        self._key = make_key(protocol.seed)
         self._loss = HeldOutLoss(model, protocol.seed)
         sampling = dataclasses.replace(model.config.sample, **self._options)
         facts = {

@@ -88,13 +88,13 @@ class Yardstick:
 
         features: of the real clips (n, dimension), which have the model's number of frames.
         """
-        protocol, clip = self._protocol, self._model.config.autoencoder
-        frames = clip.frames
+        protocol, frames = self._protocol, self._frames
         span = clip_span(frames, protocol.stride)
         # The videos that follow those of the held-out part belong to neither part.
         held_out = long_videos(self._model.config, self._data, protocol, 1)
         first = held_out.first_index + len(held_out)
-        others = SyntheticVideos(protocol.real_samples, span, clip.height, clip.width, held_out.seed, first_index=first)
+        size = protocol.height, protocol.width
+        others = SyntheticVideos(protocol.real_samples, span, *size, held_out.seed, first_index=first)
 
         def measure(numbers: np.ndarray) -> Rows:
             clips = np.stack([others[int(n)].read(0, frames, protocol.stride) for n in numbers])

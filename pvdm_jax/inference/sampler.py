@@ -68,7 +68,7 @@ def check_continues(config: Config, num_frames: int | None, given: bool = False)
     given: whether they continue other videos, so that even the first clip has a previous one.
     """
     if given or clips_of(config, num_frames) > 1:
-        allowed = "going on from a clip takes a denoiser that is given the previous one (denoiser.previous_clip=True)"
+        allowed = "continuing a clip needs a denoiser that takes the previous clip (denoiser.previous_clip=True)"
         require(config.denoiser.previous_clip, "num_frames", num_frames, allowed)
 
 

@@ -42,7 +42,7 @@ from pvdm_jax.training.step import Batch, Constants, Metrics
 from pvdm_jax.weights.run_autoencoder import check_not_imported
 
 # Parts of the configuration that this stage's numbers don't depend on.
-UNRELATED = ("denoiser.*", "process.*", "train_diffusion.*", "encode.*")
+UNRELATED = ("denoiser.*", "latents.*", "process.*", "train_diffusion.*", "encode.*")
 PICTURED = 4  # clips in the evaluation's picture
 
 

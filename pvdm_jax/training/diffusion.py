@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from pvdm_jax.config import Config, config_to_dict, require
+from pvdm_jax.config import Config, ConfigError, config_to_dict, require
 from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.diffusion.predictions import draw_noisy_batch, squared_error
 from pvdm_jax.diffusion.process import Process
@@ -32,7 +32,8 @@ from pvdm_jax.models.denoiser import denoiser_class
 from pvdm_jax.models.latent import LatentScale, Tokens
 from pvdm_jax.runtime import sharding
 from pvdm_jax.runtime.keys import make_key
-from pvdm_jax.storage.run_folder import DATASET, ENCODED_BY, RunFolder
+from pvdm_jax.storage import buckets
+from pvdm_jax.storage.run_folder import CONFIG, DATASET, ENCODED_BY, RunFolder, StageFolder, read_settings
 from pvdm_jax.storage.run_lock import single_writer
 from pvdm_jax.training.latent_files import LatentCache
 from pvdm_jax.training.latents import PixelLatents, training_latents
@@ -250,7 +251,7 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     if autoencoder is not None:
         import_autoencoder(autoencoder, config, workdir)
     latents, held_out = training_latents(config, workdir, mesh)
-    config = _with_statistics(config, latents)
+    config = _with_statistics(config, latents, RunFolder(workdir).diffusion)
     classes, asked = len(latents.class_names), config.denoiser.num_classes
     allowed = f"the data has {classes} classes: set it to that, or to 0 to train without classes"
     require(asked in (0, classes), "denoiser.num_classes", asked, allowed)
@@ -279,11 +280,20 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     )
 
 
-def _with_statistics(config: Config, latents: LatentCache | PixelLatents) -> Config:
-    """The configuration with the statistics of the training latents, where it normalises them and doesn't name its
-    own."""
+def _with_statistics(config: Config, latents: LatentCache | PixelLatents, folder: StageFolder) -> Config:
+    """The configuration with the statistics of the training latents, where it normalises them and names none itself.
+
+    A run that has begun in `folder` keeps its own, which other devices might measure with other last digits.
+    """
     if not config.latents.normalize or config.latents.mean:
         return config
+    buckets.fetch(folder.path, CONFIG)
+    try:
+        begun = read_settings(folder.config) if folder.has_begun else None
+    except ConfigError:  # the loop rewrites a damaged one
+        begun = None
+    if begun and begun.config.latents.mean and begun.encoded_by == latents.identity:
+        return dataclasses.replace(config, latents=begun.config.latents)
     statistics = latents.statistics(config)
     segments = [statistics[part.name] for part in latent_spec(config.autoencoder).parts]
     mean = tuple(value for segment in segments for value in segment["mean"])

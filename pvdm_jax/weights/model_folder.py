@@ -220,7 +220,7 @@ def complete_config(
     denoiser: DenoiserConfig | None,
     process: ProcessConfig,
     sample: SampleConfig,
-    latents: LatentsConfig | None = None,
+    latents: LatentsConfig,
 ) -> Config:
     """The configuration of a model; a missing network (None) gets settings that fit those of the other one.
 
@@ -232,7 +232,7 @@ def complete_config(
         denoiser=denoiser or DiTConfig(latent_channels=channels),
         process=process,
         sample=sample,
-        latents=latents or LatentsConfig(),
+        latents=latents,
     )
 
 

@@ -26,7 +26,7 @@ def model():
     [
         ({"guidance": 1.5}, "guidance is 1.5; this model's denoiser takes no previous clip"),
         ({"class_guidance": np.float32(2)}, "class_guidance is 2.0; the model was trained without classes"),
-        ({"num_frames": FRAMES + 1}, "going on from a clip takes a denoiser that is given the previous one"),
+        ({"num_frames": FRAMES + 1}, "continuing a clip needs a denoiser that takes the previous clip"),
     ],
 )
 def test_what_this_model_can_not_sample(unconditional, options, message):
@@ -64,7 +64,7 @@ def test_interpolation_and_extension_say_what_they_need(unconditional):
     clip = np.zeros((1, FRAMES, 16, 16, 3), np.uint8)
     with pytest.raises(ConfigError, match="denoiser.next_clip is False"):
         unconditional.interpolate(clip, clip, KEY)
-    with pytest.raises(ConfigError, match="going on from a clip"):
+    with pytest.raises(ConfigError, match="continuing a clip"):
         unconditional.extend(clip, 2, KEY)
 
 

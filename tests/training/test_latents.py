@@ -14,6 +14,7 @@ from pvdm_jax.config import (
     EncodeConfig,
     LatentsConfig,
     MeshConfig,
+    config_to_dict,
 )
 from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.data.loader import clip_pairs
@@ -24,6 +25,8 @@ from pvdm_jax.models.autoencoder import latent_spec, plane_shape
 from pvdm_jax.models.latent import LatentScale
 from pvdm_jax.models.pixels import to_float
 from pvdm_jax.runtime.sharding import global_batch, make_mesh
+from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.run_folder import StageFolder
 from pvdm_jax.training import diffusion, latents
 from pvdm_jax.weights.run_autoencoder import load_autoencoder
 
@@ -95,18 +98,29 @@ def test_statistics_are_those_of_the_clips(cached):
     assert index["bytes_per_window"] == 2 * shape.positions * 4 * 4 + latents.HEADER.itemsize
 
 
-def test_stage_two_normalises_by_the_statistics_of_its_segments(cached):
+def test_stage_two_normalises_by_the_statistics_of_its_segments(cached, tmp_path):
     """In the order of the latent's segments, whatever the order in the index."""
     config = dataclasses.replace(CONFIG, latents=LatentsConfig(normalize=True))
     cache = latents.open_latents(config, cached, "train")
-    completed = diffusion._with_statistics(config, cache)
+    folder = StageFolder(tmp_path)
+    completed = diffusion._with_statistics(config, cache, folder)
     scale = LatentScale.of(latent_spec(config.autoencoder), completed.latents)
     clips = np.stack([scale.normalize(cache[i]["clip"]) for i in range(len(cache))]).astype(np.float64)
     for part in latent_spec(config.autoencoder).parts:
         np.testing.assert_allclose(clips[:, part.slice].mean(axis=(0, 1)), 0, atol=1e-4)
         np.testing.assert_allclose(clips[:, part.slice].std(axis=(0, 1)), 1, atol=1e-4)
-    assert diffusion._with_statistics(CONFIG, cache) is CONFIG
-    assert diffusion._with_statistics(completed, cache) is completed
+    assert diffusion._with_statistics(CONFIG, cache, folder) is CONFIG
+    assert diffusion._with_statistics(completed, cache, folder) is completed
+    # A run that has begun keeps its own; a damaged file of settings is no obstacle.
+    other = dataclasses.replace(completed.latents, mean=(0.25,) * len(completed.latents.mean))
+    settings = config_to_dict(dataclasses.replace(config, latents=other))
+    write_json(folder.config, settings | {"encoded_by": cache.identity})
+    assert diffusion._with_statistics(config, cache, folder).latents == other
+    # Not those of another autoencoder.
+    write_json(folder.config, settings | {"encoded_by": "0" * 64})
+    assert diffusion._with_statistics(config, cache, folder) == completed
+    folder.config.write_text("{")
+    assert diffusion._with_statistics(config, cache, folder) == completed
 
 
 @pytest.mark.parametrize("damage", ["shard missing", "statistics damaged"])

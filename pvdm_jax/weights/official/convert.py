@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from pvdm_jax.config import AutoencoderConfig, ConfigError, ProcessConfig, SampleConfig, UNetConfig
+from pvdm_jax.config import AutoencoderConfig, ConfigError, LatentsConfig, ProcessConfig, SampleConfig, UNetConfig
 from pvdm_jax.models import functional
 from pvdm_jax.weights import model_folder
 from pvdm_jax.weights.foreign_files import read_weights
@@ -27,6 +27,7 @@ class _Network:
     training: Any
     process: ProcessConfig = ProcessConfig()
     sample: SampleConfig = SampleConfig()
+    latents: LatentsConfig = LatentsConfig()
     class_names: tuple[str, ...] = ()
 
 
@@ -58,7 +59,11 @@ def convert_files(
     params = {name: network.params for name, network in networks.items()}
     settings = networks.get(DENOISER) or networks[AUTOENCODER]
     config = model_folder.complete_config(
-        configs.get(AUTOENCODER), configs.get(DENOISER), process=settings.process, sample=settings.sample
+        configs.get(AUTOENCODER),
+        configs.get(DENOISER),
+        process=settings.process,
+        sample=settings.sample,
+        latents=settings.latents,
     )
     card = {
         "source": {name: network.source for name, network in networks.items()},
@@ -109,5 +114,6 @@ def _from_folder(name: str, path: pathlib.Path, overrides: dict[str, Any]) -> _N
         training=facts.get("training", {}).get(name, "not known"),
         process=model.config.process,
         sample=model.config.sample,
+        latents=model.config.latents,
         class_names=model.class_names,
     )

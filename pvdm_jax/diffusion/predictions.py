@@ -84,7 +84,7 @@ def loss_weights(process: Process) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class NoisyBatch:
-    """What one training step asks of the denoiser: noisy latents, their times, and the answers."""
+    """What is asked of the denoiser: noisy latents, their times, and the answers."""
 
     x: jax.Array
     time: jax.Array
@@ -96,7 +96,11 @@ def draw_noisy_batch(process: Process, x0: jax.Array, key: jax.Array, times: Tim
     """Random times and normal noise for clean latents x0 (b, ...). times: how they are drawn (`diffusion.times`)."""
     step_key, noise_key = jax.random.split(key)
     step = times(step_key, x0.shape[0], process.num_steps)
-    noise = jax.random.normal(noise_key, x0.shape, jnp.float32)
+    return make_noisy_batch(process, x0, step, jax.random.normal(noise_key, x0.shape, jnp.float32))
+
+
+def make_noisy_batch(process: Process, x0: jax.Array, step: jax.Array, noise: jax.Array) -> NoisyBatch:
+    """Clean latents x0 (b, ...) under given normal noise (b, ...), at the times `step` (b,)."""
     weight = jnp.asarray(loss_weights(process))[step]
     return NoisyBatch(process.diffuse(x0, step, noise), step, target(process, x0, step, noise), weight)
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from pvdm_jax.data.synthetic import OUTER_RADIUS, PALETTE, Shape, signed_distance
-from pvdm_jax.evaluation.shapes import NEARLY_ALL, Detection, coverage_of, find_in, is_apart
+from pvdm_jax.evaluation.shapes import Detection, coverage_of, find_in, is_apart, tracks_of
 
 KINDS = tuple(OUTER_RADIUS)
 # A body's area over the square of its radius.
@@ -39,17 +39,15 @@ class Body:
 def find_bodies(clip: np.ndarray) -> dict[int, Body]:
     """The bodies of clip, uint8 (frames, height, width, 3), by their colour, an index into PALETTE.
 
-    A colour that is seen in few frames only is no body, as in `shapes.judge`. Raises ValueError for another clip.
+    Raises ValueError if clip has another type.
     """
     coverage, colours, _ = coverage_of(clip)
     frames = find_in(clip, coverage, colours)
     bodies = {}
-    for colour in range(len(PALETTE)):
-        track = [next((d for d in found if d.colour == colour), None) for found in frames]
-        if sum(d is not None for d in track) > (1 - NEARLY_ALL) * len(clip):
-            kind, radius = _classify(coverage, colours, frames, track)
-            centre = np.array([d.centre if d else (np.nan, np.nan) for d in track])
-            bodies[colour] = Body(centre, kind, radius)
+    for colour, track in tracks_of(frames).items():
+        kind, radius = _classify(coverage, colours, frames, track)
+        centre = np.array([d.centre if d else (np.nan, np.nan) for d in track])
+        bodies[colour] = Body(centre, kind, radius)
     return bodies
 
 

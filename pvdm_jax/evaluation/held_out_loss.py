@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pvdm_jax.diffusion.predictions import squared_error, target
+from pvdm_jax.diffusion.predictions import make_noisy_batch, squared_error
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.evaluation.clip_measurements import Rows
 from pvdm_jax.inference.pipeline import PVDM
@@ -48,10 +48,7 @@ class HeldOutLoss:
         """The squared errors (n,) at one time of each clip."""
         absent = self._model.model.absent(len(latents))
         condition = Condition(previous=Neighbour(known, jnp.ones(len(latents), bool)), next=absent.next, label=labels)
-        x, expected = self._process.diffuse(latents, step, noise), target(self._process, latents, step, noise)
+        noisy = make_noisy_batch(self._process, latents, step, noise)
         conditions = {"loss_given_previous": condition, "loss_unconditional": condition.without("previous")}
-        errors = {
-            name: squared_error(self._model.model.denoise(params, x, step, shown), expected)
-            for name, shown in conditions.items()
-        }
-        return errors | {"loss_of_zero": squared_error(jnp.zeros_like(expected), expected)}
+        errors = {name: self._model.model.errors(params, noisy, shown) for name, shown in conditions.items()}
+        return errors | {"loss_of_zero": squared_error(jnp.zeros_like(noisy.target), noisy.target)}

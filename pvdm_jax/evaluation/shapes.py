@@ -72,16 +72,28 @@ def judge(clip: np.ndarray) -> str:
     if np.mean(_sharpness(coverage) > MIN_SHARPNESS) < NEARLY_ALL:
         return "the shapes have no edges"
     frames = find_in(clip, coverage, colours)
-    seen = np.bincount([d.colour for found in frames for d in found], minlength=len(PALETTE))
-    shapes = np.flatnonzero(seen > (1 - NEARLY_ALL) * len(clip)).tolist()
+    tracks = tracks_of(frames)
+    shapes = list(tracks)
     if len(shapes) not in COUNTS:
         return f"it has {len(shapes)} shapes"
-    tracks = {shape: [next((d for d in found if d.colour == shape), None) for found in frames] for shape in shapes}
     side = min(clip.shape[1:3])
     in_order = [_in_order(found, shapes, side) and _all_there(i, tracks, side) for i, found in enumerate(frames)]
     if np.mean(in_order) < NEARLY_ALL:
         return "shapes come and go, or are not whole, even and compact"
     return _judge_motion(tracks, frames, side)
+
+
+def tracks_of(frames: list[list[Detection]]) -> dict[int, list[Detection | None]]:
+    """The detections of each shape frame by frame, by its colour; None where it isn't seen.
+
+    frames: of `find_in`. A colour that is seen in few frames only is no shape.
+    """
+    tracks = {
+        colour: [next((d for d in found if d.colour == colour), None) for found in frames]
+        for colour in range(len(PALETTE))
+    }
+    least = (1 - NEARLY_ALL) * len(frames)
+    return {colour: track for colour, track in tracks.items() if sum(d is not None for d in track) > least}
 
 
 def coverage_of(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pvdm_jax.config import AutoencoderConfig, DenoiserConfig
+from pvdm_jax.diffusion.predictions import NoisyBatch, squared_error
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder, latent_spec
 from pvdm_jax.models.condition import Condition
@@ -68,6 +69,10 @@ class LatentModel:
     def denoise(self, params: functional.Params, x: Tokens, time: jax.Array, condition: Condition) -> Tokens:
         """The denoiser's answer (b, positions, channels) to noisy latents x at the times (b,)."""
         return self._merge(self._abstract_denoiser[0], params)(x, time, condition)
+
+    def errors(self, params: functional.Params, noisy: NoisyBatch, condition: Condition) -> jax.Array:
+        """Squared errors (b,) of what the denoiser predicts for noisy latents, without the weights of their times."""
+        return squared_error(self.denoise(params, noisy.x, noisy.time, condition), noisy.target)
 
     def absent(self, count: int) -> Condition:
         """The condition of `count` samples that have no neighbouring clip and no class."""

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from pvdm_jax.config import Config, ConfigError, config_to_dict, require
 from pvdm_jax.data.latent_batch import LatentBatch
-from pvdm_jax.diffusion.predictions import draw_noisy_batch, squared_error
+from pvdm_jax.diffusion.predictions import draw_noisy_batch
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.times import Times, logit_normal_times, uniform_times
 from pvdm_jax.inference.latent_model import LatentModel
@@ -118,8 +118,7 @@ class DiffusionStage:
         """Squared errors (b,) of what is predicted for `clip` (b, positions, channels) at random times, and the weights
         (b,) of the times drawn."""
         noisy = draw_noisy_batch(self.process, clip, key, times)
-        predicted = self.model.denoise(params, noisy.x, noisy.time, condition)
-        return squared_error(predicted, noisy.target), noisy.weight
+        return self.model.errors(params, noisy, condition), noisy.weight
 
     def times(self, key: jax.Array, count: int, num_steps: int, shown: jax.Array) -> jax.Array:
         """The times (count,) to train at. shown: (count,), whether a sample sees a neighbouring clip."""

@@ -9,10 +9,8 @@ from pvdm_jax.storage.files import write_bytes
 from pvdm_jax.video.errors import VideoError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")  # of the pictures in folders of frames
-
-
 # What is decoded, whatever a file is called. Some others of Pillow's formats run programs, as EPS does.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def decode_image(data: bytes, name: str = "the picture") -> np.ndarray:
@@ -25,7 +23,7 @@ def decode_image(data: bytes, name: str = "the picture") -> np.ndarray:
     if not data:
         raise VideoError(f"{name}: it is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             image = ImageOps.exif_transpose(image)
             if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
                 image = Image.fromarray(np.rint(np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))

@@ -77,7 +77,7 @@ def test_naming_it_again_changes_nothing_and_another_one_is_refused(run, convert
         latents.encode(CONFIG, tmp_path / "copy", autoencoder=other)
     shutil.rmtree(tmp_path / "copy" / "latents")
     latents.encode(CONFIG, tmp_path / "copy")
-    with pytest.raises(ConfigError, match="latents is .*it was"):
+    with pytest.raises(ConfigError, match="encoded_by is .*it was"):
         diffusion.train(CONFIG, tmp_path / "copy")
 
 

@@ -23,6 +23,14 @@ class XlaRuntimeError(RuntimeError):
     """Has the name of XLA's own."""
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_not_ignored():
+    """As in a terminal: a job that a script starts in the background begins with Ctrl-C ignored, which it keeps."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [

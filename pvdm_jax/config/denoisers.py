@@ -73,6 +73,7 @@ class UNetConfig(DenoiserConfig):
     resblock_updown: bool = True  # residual blocks change the planes' size; otherwise single layers do:
     conv_resample: bool = True  # a convolution of stride 2 and one after the upsampling; False: pooling alone
     edge_features: bool = False  # shows the neighbouring clips' frames next to this one at all of its frames
+    shared_axes: bool = False  # shows each position what the other planes hold on the axes that it shares with them
     position_embedding: bool = False  # tells planes and positions apart; the official code has none
 
     def __post_init__(self):

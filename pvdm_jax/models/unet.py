@@ -9,7 +9,8 @@ as batches of images, those of one size together.
 Shared weights and attention cannot tell one motion plane from the other where they have the same size: exchanging
 them in the input exchanges them in the output. Without a previous clip, half of all samples therefore have them the
 wrong way round, which the autoencoder decodes to rubbish. Nor does attention across the planes know which of their
-positions belong together. `position_embedding` says both; the official code has none.
+positions belong together. `position_embedding` says both, and `shared_axes` adds up what belongs together; the
+official code has neither.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from pvdm_jax.models.ops.attention import attention
 from pvdm_jax.models.ops.layers import convolution, fusion_barrier, linear, silu, zeros
 from pvdm_jax.models.ops.norms import group_norm
 from pvdm_jax.models.ops.remat import remat
+from pvdm_jax.models.shared_axes import SharedAxes
 from pvdm_jax.models.triplane import Planes, PlaneShape, unpack
 
 Images = tuple[jax.Array, ...]  # (n, rows, columns, features) each
@@ -132,10 +134,14 @@ class Upsample(nnx.Module):
 
 
 class UNetBlock(nnx.Module):
-    """`layers` on each plane, then attention across the planes."""
+    """`layers` on each plane, then (with `shared_axes`) what the planes say of each other's rows, columns and frames,
+    then attention across the planes."""
 
     def __init__(self, config: UNetConfig, features: int, layers: list[nnx.Module], *, rngs: nnx.Rngs):
         self.layers = nnx.List(layers)
+        self.shared_axes = (
+            SharedAxes(features, dtype=jnp.dtype(config.dtype), rngs=rngs) if config.shared_axes else None
+        )
         self.across = AttentionBlock(config, features, rngs=rngs)
 
     def __call__(self, planes: Planes, embedding: jax.Array, skip: Planes | None = None) -> Planes:
@@ -151,6 +157,8 @@ class UNetBlock(nnx.Module):
                 case _:
                     images = layer(images)
         planes = fusion_barrier(_to_planes(images))
+        if self.shared_axes is not None:
+            planes = fusion_barrier(self.shared_axes(planes))
         return fusion_barrier(unpack(self.across(planes.pack()), planes.shape))
 
 

@@ -73,6 +73,7 @@ class UNetConfig(DenoiserConfig):
     resblock_updown: bool = True  # residual blocks change the planes' size; otherwise single layers do:
     conv_resample: bool = True  # a convolution of stride 2 and one after the upsampling; False: pooling alone
     edge_features: bool = False  # shows the neighbouring clips' frames next to this one at all of its frames
+    attention_across: bool = True  # attention over the positions of all planes, after every block
     shared_axes: bool = False  # shows each position what the other planes hold on the axes that it shares with them
     position_embedding: bool = False  # tells planes and positions apart; the official code has none
 
@@ -86,6 +87,12 @@ class UNetConfig(DenoiserConfig):
         require(len(self.channel_mult) <= 16, "denoiser.channel_mult", self.channel_mult, "at most 16 levels")
         widest = max(self.channel_mult) * self.model_channels
         require(widest <= MAX_WIDTH, "denoiser.model_channels", self.model_channels, f"levels of {MAX_WIDTH} at most")
+        require(
+            self.attention_across or self.shared_axes,
+            "denoiser.attention_across",
+            self.attention_across,
+            "the planes would know nothing of each other; leave it on, or set denoiser.shared_axes",
+        )
         divisor_name = "num_head_channels" if self.num_head_channels else "num_heads"
         divisor = getattr(self, divisor_name)
         for mult in self.channel_mult:

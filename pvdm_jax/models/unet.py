@@ -134,15 +134,14 @@ class Upsample(nnx.Module):
 
 
 class UNetBlock(nnx.Module):
-    """`layers` on each plane, then (with `shared_axes`) what the planes say of each other's rows, columns and frames,
-    then attention across the planes."""
+    """`layers` on each plane, then what the planes tell each other: on shared axes, by attention, or both."""
 
     def __init__(self, config: UNetConfig, features: int, layers: list[nnx.Module], *, rngs: nnx.Rngs):
         self.layers = nnx.List(layers)
         self.shared_axes = (
             SharedAxes(features, dtype=jnp.dtype(config.dtype), rngs=rngs) if config.shared_axes else None
         )
-        self.across = AttentionBlock(config, features, rngs=rngs)
+        self.across = AttentionBlock(config, features, rngs=rngs) if config.attention_across else None
 
     def __call__(self, planes: Planes, embedding: jax.Array, skip: Planes | None = None) -> Planes:
         """`skip`: further channels of the input."""
@@ -159,6 +158,8 @@ class UNetBlock(nnx.Module):
         planes = fusion_barrier(_to_planes(images))
         if self.shared_axes is not None:
             planes = fusion_barrier(self.shared_axes(planes))
+        if self.across is None:
+            return planes
         return fusion_barrier(unpack(self.across(planes.pack()), planes.shape))
 
 

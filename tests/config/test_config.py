@@ -33,6 +33,10 @@ from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_from_
             {"denoiser": {"model_channels": 48}},
             "denoiser.model_channels is 48; 1 x model_channels must be a multiple of 32",
         ),
+        (
+            {"denoiser": {"attention_across": False}},
+            "denoiser.attention_across is False; the planes would know nothing of each other",
+        ),
         ({"train_diffusion": {"accumulate": 3}}, "train_diffusion.accumulate is 3; it must divide batch_size (64)"),
         ({"train_autoencoder": {"steps": 0}}, "train_autoencoder.steps is 0; it must be positive"),
         ({"train_diffusion": {"optimizer": {"learning_rate": float("inf")}}}, "a finite number is needed here"),

@@ -109,7 +109,8 @@ def test_the_wrong_model_is_named(reference, recipe, weights):
         official.autoencoder_from_torch(weights)
 
 
-def test_a_model_that_the_official_code_has_no_place_for():
-    config = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, position_embedding=True)
-    with pytest.raises(ValueError, match="denoiser.position_embedding is True"):
+@pytest.mark.parametrize("name", ["position_embedding", "edge_features", "shared_axes"])
+def test_a_model_that_the_official_code_has_no_place_for(name):
+    config = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, **{name: True})
+    with pytest.raises(ValueError, match=f"denoiser.{name} is True"):
         official.to_torch(UNet(config, SPEC, rngs=nnx.Rngs(0)))

@@ -24,6 +24,14 @@ from pvdm_jax.weights.official.layouts import (
 )
 
 OFFICIAL_GRID = PlaneShape(16, 32, 32)  # the only one that the official U-Net knows
+# Settings of which the official code knows one value.
+OFFICIAL = {
+    "next_clip": False,
+    "position_embedding": False,
+    "edge_features": False,
+    "shared_axes": False,
+    "attention_across": True,
+}
 
 
 def unet_from_torch(state_dict: Mapping[str, Any], grid: PlaneShape = OFFICIAL_GRID, **overrides: Any) -> UNet:
@@ -43,9 +51,12 @@ def unet_to_torch(model: UNet) -> dict[str, np.ndarray]:
 
     Raises ValueError if it has weights that the official code has no place for.
     """
-    for name in ("position_embedding", "next_clip"):
-        if getattr(model.config, name):
-            raise ValueError(f"denoiser.{name} is True; the official code has no such weights")
+    for name, official in OFFICIAL.items():
+        value = getattr(model.config, name)
+        if value != official:
+            raise ValueError(
+                f"denoiser.{name} is {value}; the official code has only networks for which it is {official}"
+            )
     return official_weights(_weights(model), model) | _buffers(model.config)
 
 

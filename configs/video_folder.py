@@ -12,6 +12,7 @@ The default of data.path is data/videos. With a GPU, raise the sizes: `ucf101.py
 from ml_collections import ConfigDict
 
 from pvdm_jax.config.loading import default_config
+from pvdm_jax.config.recipes import default_diffusion
 
 
 def get_config() -> ConfigDict:
@@ -64,8 +65,8 @@ def get_config() -> ConfigDict:
     config.denoiser.num_res_blocks = 1
     config.denoiser.attention_resolutions = (2, 1)
     config.denoiser.num_heads = 1
-    config.denoiser.position_embedding = True
 
+    default_diffusion(config)
     stage = config.train_diffusion
     stage.steps = 1500
     stage.batch_size = 8

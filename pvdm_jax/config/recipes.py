@@ -31,8 +31,9 @@ def paper_config(name: str, variant: str, context_prob: float) -> ConfigDict:
         config.denoiser.num_heads = 16 if large else 12
     else:
         config.denoiser.model_channels = 256 if large else 128
-        config.denoiser.position_embedding = not official
     (_official_autoencoder if official else _default_autoencoder)(config.train_autoencoder)
+    if not official:
+        default_diffusion(config)
 
     stage = config.train_diffusion
     stage.recipe = "official" if official else "default"
@@ -47,6 +48,23 @@ def paper_config(name: str, variant: str, context_prob: float) -> ConfigDict:
     config.sample.steps = 200 if large else 100
     config.sample.later_steps = 200 if large else 20
     return config
+
+
+def default_diffusion(config: ConfigDict) -> None:
+    """What makes the next clip follow the previous one, and the planes of a clip agree (docs/notes/coherence.md).
+
+    Times are drawn by what a sample sees: what follows from the previous clip is decided where noise hides all else.
+    """
+    config.latents.normalize = True
+    config.process.prediction = "v"
+    stage = config.train_diffusion
+    stage.times = "logit_normal"
+    stage.context_times_shift = 0.5
+    stage.context_last_time = 0.25
+    if config.denoiser.name == "unet":
+        config.denoiser.position_embedding = True
+        config.denoiser.edge_features = True
+        config.denoiser.shared_axes = True
 
 
 def _official_autoencoder(stage: ConfigDict) -> None:

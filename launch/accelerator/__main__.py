@@ -21,7 +21,7 @@ import results
 import wheels
 from parts import OK, Part, Runner, table
 
-DEVICE_SECONDS = 45.0  # for JAX to start, at most a quarter of the job's time
+DEVICE_SECONDS = 60.0  # for the libraries to start, or a tenth of a long job's time, at most a quarter of a short one's
 END_SECONDS = 10.0  # for the tables and the archive, likewise a twentieth
 DESCRIBE = pathlib.Path(__file__).with_name("describe_device.py")
 
@@ -140,7 +140,7 @@ class Job:
             device = json.loads(outputs[0])
             return ", ".join(f"{name} {device[name]}" for name in ("count", "device", "jax") if name in device)
 
-        share = min(DEVICE_SECONDS, self._settings.seconds / 4)
+        share = min(max(DEVICE_SECONDS, self._settings.seconds / 10), self._settings.seconds / 4)
         self._runner.run([Part("device", share, program=[sys.executable, str(DESCRIBE)], note=note)])
         if not outputs:
             return {}

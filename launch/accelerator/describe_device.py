@@ -1,5 +1,7 @@
 """Prints as JSON the devices and versions that a job's numbers depend on, after a product on the device."""
 
+import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -15,7 +17,15 @@ OPTIONAL = {"av": "av", "flatbuffers": "flatbuffers", "pytest": "pytest", "torch
 
 
 def main() -> None:
-    missing = [name for name, module in (MODELS | DATA | OPTIONAL).items() if importlib.util.find_spec(module) is None]
+    missing = [name for name, module in OPTIONAL.items() if importlib.util.find_spec(module) is None]
+    for name, module in (MODELS | DATA).items():
+        try:
+            with contextlib.redirect_stdout(None):
+                importlib.import_module(module)
+        except ImportError as error:
+            # A package may be there without one that it needs.
+            absent = getattr(error, "name", None)
+            missing.append(name if absent == module else f"{name} ({error})")
 
     import jax
     import jax.numpy as jnp
@@ -36,7 +46,7 @@ def main() -> None:
         "missing": missing,
     }
     for name in ("jax", "jaxlib", "flax", "torch"):
-        if name not in missing:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     print(json.dumps(found))
 

@@ -17,6 +17,14 @@ OPTIONAL = {"av": "av", "flatbuffers": "flatbuffers", "pytest": "pytest", "torch
 
 
 def main() -> None:
+    import jax
+    import jax.numpy as jnp
+
+    device = jax.local_devices()[0]
+    x = jnp.full((256, 256), 0.5, jnp.bfloat16)
+    product = float((x @ x)[0, 0])
+    if product != 64.0:
+        raise SystemExit(f"a product of matrices of 256 halves has {product} in it, not 64")
     missing = [name for name, module in OPTIONAL.items() if importlib.util.find_spec(module) is None]
     for name, module in (MODELS | DATA).items():
         try:
@@ -27,14 +35,6 @@ def main() -> None:
             absent = getattr(error, "name", None)
             missing.append(name if absent == module else f"{name} ({error})")
 
-    import jax
-    import jax.numpy as jnp
-
-    device = jax.local_devices()[0]
-    x = jnp.full((256, 256), 0.5, jnp.bfloat16)
-    product = float((x @ x)[0, 0])
-    if product != 64.0:
-        raise SystemExit(f"a product of matrices of 256 halves has {product} in it, not 64")
     stats = device.memory_stats() or {}
     found = {
         "platform": device.platform,

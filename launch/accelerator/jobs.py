@@ -15,9 +15,9 @@ COMPARE = ROOT / "examples" / "compare_official.py"
 MINUTES = {"smoke": 4.0, "measure": 6.0, "train": 9.0}
 SMOKE_STEPS, TINY_STEPS = 50, 10
 DTYPES = ("float32", "bfloat16")
-# On a CPU: the demo with the smallest networks that have all of its layers.
+# On a CPU: the demo with small networks, which have one of each of its layers.
 TINY = ("data.synthetic_videos=32", "autoencoder.channels=32", "autoencoder.depth=1", "denoiser.model_channels=32")
-TINY += ("sample.steps=2", "sample.later_steps=2")
+TINY += ("denoiser.channel_mult=1,", "denoiser.attention_resolutions=1,", "sample.steps=2", "sample.later_steps=2")
 STAGES = ("autoencoder", "diffusion")
 # What is measured of a generated set: few clips, for minutes are short.
 FEW = ("samples=16", "real_samples=16", "reconstruction_samples=16", "seam_samples=4", "seam_clips=2")
@@ -67,7 +67,9 @@ def smoke(context: Context) -> list[Part]:
     parts = [
         Part(dtype, 75, commands=lambda _, dtype=dtype: smoke_commands(context, dtype)) for dtype in reversed(DTYPES)
     ]
-    if (ROOT / "tests").is_dir():
+    if not (ROOT / "tests").is_dir():
+        parts.append(Part("reference tests", 0, skipped="this copy of the code has no folder tests"))
+    else:
         tests = [line.split()[0] for line in REFERENCE_TESTS.read_text().splitlines() if line.startswith("tests/")]
         program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", *tests]
         parts.append(Part("reference tests", 70, program=program, note=_last_line))
@@ -98,25 +100,22 @@ def smoke_commands(context: Context, dtype: str) -> Commands:
 def measure(context: Context) -> list[Part]:
     """The paper's models in bfloat16; on a CPU the demo's, and a small transformer's forward pass."""
     unet, dit = ("demo", "dit-s") if context.tiny else ("l", "dit-l")
+
+    def benchmark(name: str, seconds: float, size: str, only: str, batch: int, *more: str) -> Part:
+        options = [f"--size={size}", f"--only={only}", f"--batch-size={2 if context.tiny else batch}", *more]
+        options += ["--dtype=bfloat16", "--repeats=5", "--limit=8"]
+        output = f"--output={context.work / 'benchmark' / name.replace(' ', '_')}"
+        return Part(name, seconds, commands=lambda _: {"benchmark": ["benchmark", *options, output]})
+
     parts = [
-        Part(
-            "forward", 85, commands=lambda _: _benchmark(context, "forward", unet, "encode,decode,denoiser,sample", 8)
-        ),
-        Part("U-Net step", 60, commands=lambda _: _benchmark(context, "unet", unet, "denoiser_train", 16)),
-        Part(
-            "DiT",
-            60,
-            commands=lambda _: _benchmark(
-                context, "dit", dit, "denoiser" if context.tiny else "denoiser,denoiser_train", 16
-            ),
-        ),
-        Part(
-            "autoencoder step",
-            50,
-            commands=lambda _: _benchmark(context, "autoencoder", unet, "autoencoder_train", 8, "--remat=blocks"),
-        ),
+        benchmark("forward", 85, unet, "encode,decode,denoiser,sample", 8),
+        benchmark("U-Net step", 60, unet, "denoiser_train", 16),
+        benchmark("DiT", 60, dit, "denoiser" if context.tiny else "denoiser,denoiser_train", 16),
+        benchmark("autoencoder step", 50, unet, "autoencoder_train", 8, "--remat=blocks"),
     ]
-    if context.official is not None:
+    if context.official is None:
+        parts.append(Part("official code", 0, skipped="OFFICIAL names no copy of it"))
+    else:
         parts += [
             Part(f"the same clips, {side}", seconds, program=compare_program(context, side))
             for side, seconds in (("ours", 40), ("official", 35), ("compiled", 70))
@@ -220,12 +219,6 @@ def _sample(model: str, output: pathlib.Path, frames: int) -> list[str]:
 def _evaluate(context: Context, run: pathlib.Path, *protocol: str, few: tuple[str, ...]) -> list[str]:
     cache = f"--cache={context.work / 'features'}"
     return ["evaluate", f"--model={run}", *protocol, cache, f"--output={run / 'card'}", "--set", *few]
-
-
-def _benchmark(context: Context, name: str, size: str, only: str, batch: int, *more: str) -> Commands:
-    options = [f"--size={size}", "--dtype=bfloat16", f"--only={only}", f"--batch-size={2 if context.tiny else batch}"]
-    options += ["--repeats=5", "--limit=8", f"--output={context.work / 'benchmark' / name}", *more]
-    return {"benchmark": ["benchmark", *options]}
 
 
 def _last_line(output: str) -> str:

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-OK, FAILED, LIMIT, NOT_RUN = "ok", "failed", "time limit", "not run"
+OK, FAILED, LIMIT, NOT_RUN, SKIPPED = "ok", "failed", "time limit", "not run", "skipped"
 GRACE = 10.0  # seconds between asking a process to end, so that training saves, and ending it
 SHORTEST = 1.0  # seconds left under which nothing is started
 TERMINATED = 143  # the exit code of a command of `pvdm` that SIGTERM ended
@@ -33,7 +33,7 @@ class Part:
     name: in the table; commands are there as "NAME: COMMAND".
     seconds: its share of the job's time.
     program: the arguments of a process. commands: given the seconds until the part's limit, the arguments of `pvdm` for
-    each command, by its name. A part has one of the two.
+    each command, by its name. skipped: why there is nothing to run. A part has one of the three.
     note: makes a remark for the table from the output of a program that succeeded.
     """
 
@@ -41,6 +41,7 @@ class Part:
     seconds: float
     program: Sequence[str] = ()
     commands: Callable[[float], Commands] | None = None
+    skipped: str = ""
     note: Callable[[str], str] = lambda output: ""
 
 
@@ -49,7 +50,7 @@ class Row:
     """What became of a part or of one of its commands."""
 
     name: str
-    outcome: str  # OK, FAILED, LIMIT or NOT_RUN
+    outcome: str  # OK, FAILED, LIMIT, NOT_RUN or SKIPPED
     seconds: float = 0.0
     note: str = ""
 
@@ -118,7 +119,9 @@ class Runner:
                 self._end_row(Row(part.name, FAILED, note=_short(f"{type(error).__name__}: {error}")))
 
     def _run_part(self, part: Part) -> None:
-        if self._until_due() < SHORTEST:
+        if part.skipped:
+            self._end_row(Row(part.name, SKIPPED, note=part.skipped))
+        elif self._until_due() < SHORTEST:
             self._end_row(Row(part.name, NOT_RUN, note="no time is left"))
         elif part.commands is None:
             began = time.monotonic()

@@ -22,7 +22,11 @@ def modules():
     names = ("parts", "jobs", "wheels", "results")
     sys.path.insert(0, folder)
     try:
-        yield {name: importlib.import_module(name) for name in names}
+        found = {name: importlib.import_module(name) for name in names}
+        spec = importlib.util.spec_from_file_location("accelerator_main", f"{folder}/__main__.py")
+        found["main"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(found["main"])
+        yield found
     finally:
         sys.path.remove(folder)
         for name in names:
@@ -63,11 +67,13 @@ def test_a_part_that_fails_or_takes_too_long_does_not_keep_the_next_from_running
             parts.Part("fine", 20, program=python("print('4 passed')"), note=str.strip),
             parts.Part("failing", 20, program=python(FAILING)),
             parts.Part("unmade", 10, commands=lambda left: 1 / 0),
+            parts.Part("absent", 0, skipped="there is none"),
             parts.Part("last", 10, program=python("print(6)")),
         ]
     )
     outcomes = {row.name: row.outcome for row in made.rows}
-    assert outcomes == {"slow": "time limit", "fine": "ok", "failing": "failed", "unmade": "failed", "last": "ok"}
+    found = {"slow": "time limit", "fine": "ok", "failing": "failed", "unmade": "failed", "absent": "skipped"}
+    assert outcomes == {**found, "last": "ok"}
     text = "\n".join(said)
     assert "Traceback (most recent call last)" in text and "in f" in text and "KeyError: 'no such device'" in text
     assert "ZeroDivisionError" in text
@@ -168,7 +174,6 @@ def test_wheels_of_missing_packages_are_used(modules, tmp_path):
     assert (tmp_path / "packages" / "absent_thing.py").exists() and (tmp_path / "packages" / "other_thing.py").exists()
 
 
-@pytest.mark.skipif(not os.path.exists("/bin/bash"), reason="the launch scripts need bash")
 @pytest.mark.parametrize(
     "argv, variables, message",
     [
@@ -180,22 +185,38 @@ def test_wheels_of_missing_packages_are_used(modules, tmp_path):
         (["measure"], {"MINUTES": "0"}, "MINUTES is 0; it must be between"),
     ],
 )
-def test_what_cannot_work_is_refused(tmp_path, argv, variables, message):
-    variables = {"PYTHON": sys.executable, "OUT": str(tmp_path / "out"), **variables}
-    done = subprocess.run(["/bin/bash", str(SCRIPT), *argv], env=os.environ | variables, capture_output=True, text=True)
-    assert done.returncode == 2 and message in done.stderr, done.stderr
-    assert not (tmp_path / "out").exists()
+def test_what_cannot_work_is_refused(modules, capsys, argv, variables, message):
+    with pytest.raises(SystemExit, match="^2$"):
+        modules["main"].read_settings(argv, variables)
+    assert message in capsys.readouterr().err
+
+
+def test_variables_and_what_they_are_without(modules, tmp_path):
+    read = modules["main"].read_settings
+    plain = read(["train", "--config.seed=3"], {"OUT": ""})
+    assert (plain.seconds, plain.config, plain.data) == (540, "demo", None)
+    assert plain.overrides == ("--config.seed=3",) and plain.out == Path("runs/accelerator").absolute()
+    variables = {"MINUTES": "1.5", "DATA": str(tmp_path), "OUT": str(tmp_path / "out")}
+    given = read(["train"], variables)
+    assert (given.seconds, given.config, given.data) == (90, "video_folder", tmp_path)
+    (tmp_path / "out" / "model").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        read(["train"], variables)
 
 
 @pytest.mark.skipif(not os.path.exists("/bin/bash"), reason="the launch scripts need bash")
 def test_without_jax_the_table_says_so(tmp_path):
-    """The whole script, on a Python in which jax cannot be imported."""
+    """The whole script, on a Python in which jax cannot be imported. A wrong job is refused before anything starts."""
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "jax.py").write_text("raise ImportError('there is no jax')")
     variables = {"PYTHON": sys.executable, "OUT": str(tmp_path / "out"), "PYTHONPATH": str(tmp_path / "path")}
-    done = subprocess.run(
-        ["/bin/bash", str(SCRIPT), "smoke"], env=os.environ | variables, capture_output=True, text=True
-    )
+
+    def run(job):
+        call = ["/bin/bash", str(SCRIPT), job]
+        return subprocess.run(call, env=os.environ | variables, capture_output=True, text=True)
+
+    assert run("race").returncode == 2 and not (tmp_path / "out").exists()
+    done = run("smoke")
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("| device | failed ")
     assert "ImportError: there is no jax" in done.stdout

@@ -209,7 +209,7 @@ def ours(only: list[str], *, repeats: int, batch: int, dtype: str):
     def time_calls(function, repeats, as_theirs=lambda array: array):
         found = timed(function, jax.block_until_ready, repeats)
         found["result"] = as_theirs(np.asarray(found["result"], np.float32))
-        # The most that this process has held so far, so that each operation has a process of its own where it counts.
+        # The most that this process has held so far, in this operation or in an earlier one.
         return found | {"memory": (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")}
 
     def channels_first(array):

@@ -17,7 +17,8 @@ import os
 import pathlib
 from typing import NamedTuple
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+# launch/accelerator.sh runs some of the reference tests on an accelerator.
+os.environ["JAX_PLATFORMS"] = os.environ.get("PVDM_TEST_PLATFORM", "cpu")
 os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

@@ -21,7 +21,7 @@ from pvdm_jax.video.defaults import DEFAULT_FORMATS, MAX_FPS, MIN_FPS
 from pvdm_jax.video.grid import enlarge, video_grid
 from pvdm_jax.video.images import write_image
 from pvdm_jax.video.read import first_frames
-from pvdm_jax.video.write import FORMATS, VideoWriter, video_path, write_video
+from pvdm_jax.video.write import FORMATS, VideoWriter, video_path, write_video_or_frames
 
 REQUEST_FILE = "request.json"
 GRID_VIDEOS = 25  # at most, side by side
@@ -154,7 +154,7 @@ def write_grid(output: Path, paths: Sequence[Path], *, formats: Sequence[str], f
 def write_for_viewing(path: Path, video: np.ndarray, *, formats: Sequence[str], fps: float) -> None:
     """Writes a whole video as those of mp4 and gif that are among `formats`, or else as mp4."""
     for name in [name for name in formats if name in DEFAULT_FORMATS] or ["mp4"]:
-        write_video(video_path(path, name), video, fps=fps)
+        write_video_or_frames(video_path(path, name), video, fps=fps)
 
 
 def film_strips(previews: np.ndarray, hold: int) -> np.ndarray:

@@ -207,7 +207,7 @@ class AutoencoderStage:
         """
         from pvdm_jax.evaluation.reconstruction import SSIM_SIDE, gradient_energy_ratio, psnr, ssim, still_psnr
         from pvdm_jax.video.grid import video_grid
-        from pvdm_jax.video.write import write_video
+        from pvdm_jax.video.write import write_video_or_frames
 
         def over_clips(function):
             return sharding.map_batches(self.mesh, function, self.held_out, self.config.batch_size)
@@ -217,7 +217,7 @@ class AutoencoderStage:
         found = measured["video"]
         if jax.process_index() == 0:
             pictured = np.stack([video[:PICTURED], found[:PICTURED]], axis=1).reshape(-1, *video.shape[1:])
-            write_video(folder / "reconstruction.gif", video_grid(pictured, columns=2))
+            write_video_or_frames(folder / "reconstruction.gif", video_grid(pictured, columns=2))
         energy = gradient_energy_ratio(video, found)
         values = {
             "psnr": float(np.mean(psnr(video, found))),

@@ -211,7 +211,7 @@ class DiffusionStage:
         from pvdm_jax.evaluation.frechet import frechet_distance
         from pvdm_jax.evaluation.scattering import video_features
         from pvdm_jax.video.grid import video_grid
-        from pvdm_jax.video.write import write_video
+        from pvdm_jax.video.write import write_video_or_frames
 
         held_out, size = self.held_out, self.config.batch_size
         errors = sharding.map_batches(self.mesh, lambda part: self.held_out_errors(state.ema, part), held_out, size)
@@ -231,7 +231,7 @@ class DiffusionStage:
         if compared:
             values["frechet_scattering"] = frechet_distance(video_features(self.real), video_features(clips[:compared]))
         if jax.process_index() == 0:
-            write_video(folder / "samples.gif", video_grid(clips[:PICTURED], columns=2))
+            write_video_or_frames(folder / "samples.gif", video_grid(clips[:PICTURED], columns=2))
         return values
 
 

@@ -7,7 +7,9 @@
 A file appears under its name only when all of its frames are written.
 """
 
+import importlib.util
 import io
+import logging
 import pathlib
 
 import numpy as np
@@ -16,6 +18,9 @@ from pvdm_jax.storage.files import remove, temporary_path
 from pvdm_jax.video.defaults import DEFAULT_FPS, FORMATS, MAX_FPS, MIN_FPS
 from pvdm_jax.video.encoders import ENCODERS
 from pvdm_jax.video.errors import VideoError
+from pvdm_jax.video.images import write_image
+
+STILLS = 4  # frames of a video that stand for it where it can't be written
 
 
 def video_path(path: pathlib.Path, format: str) -> pathlib.Path:
@@ -41,6 +46,24 @@ def write_video(path: str | pathlib.Path, frames: np.ndarray, fps: float = DEFAU
     count, height, width, _ = frames.shape
     with VideoWriter(path, suffix[1:], frames=count, height=height, width=width, fps=fps) as writer:
         writer.write(frames)
+
+
+def write_video_or_frames(path: str | pathlib.Path, frames: np.ndarray, fps: float = DEFAULT_FPS) -> pathlib.Path:
+    """Writes a video that people look at as `write_video` does or, where PyAV is not installed, some of its frames.
+
+    The frames are one below the other in a .png of the same name, so that training on a machine without PyAV still
+    shows what it makes. Returns the path of what was written.
+    """
+    path = pathlib.Path(path)
+    if importlib.util.find_spec("av") is not None:
+        write_video(path, frames, fps)
+        return path
+    _check_frames(frames)
+    stills = path.with_suffix(".png")
+    logging.warning("PyAV is not installed: %s has frames of what would be %s", stills, path.name)
+    chosen = np.linspace(0, len(frames) - 1, min(STILLS, len(frames))).round().astype(int)
+    write_image(stills, frames[chosen].reshape(-1, *frames.shape[2:]))
+    return stills
 
 
 def encode_mp4(frames: np.ndarray, fps: float = DEFAULT_FPS) -> bytes:

@@ -14,7 +14,7 @@ from PIL import Image
 from pvdm_jax.video import encoders
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.read import VideoInfo, first_frames, probe_video, read_video
-from pvdm_jax.video.write import FORMATS, VideoWriter, encode_mp4, video_path, write_video
+from pvdm_jax.video.write import FORMATS, VideoWriter, encode_mp4, video_path, write_video, write_video_or_frames
 
 
 def square(frames=6, height=24, width=36):
@@ -44,6 +44,18 @@ def test_written_in_parts_and_read_back(tmp_path, format):
     tolerance = {"mp4": 6, "gif": 3, "png": 0, "npz": 0}[format]
     assert np.abs(found.astype(int) - frames[:5]).mean() <= tolerance
     assert first_frames(path, 9).shape == frames.shape
+
+
+def test_frames_stand_for_a_video_where_pyav_is_not_installed(tmp_path, monkeypatch, caplog):
+    frames = square()
+    assert write_video_or_frames(tmp_path / "a.gif", frames) == tmp_path / "a.gif"
+    monkeypatch.setitem(sys.modules, "av", None)
+    written = write_video_or_frames(tmp_path / "new" / "a.gif", frames)
+    assert written == tmp_path / "new" / "a.png" and list(written.parent.iterdir()) == [written]
+    assert "PyAV is not installed" in caplog.text
+    with Image.open(written) as picture:
+        found = np.asarray(picture)
+    np.testing.assert_array_equal(found, np.concatenate([frames[i] for i in (0, 2, 3, 5)]))
 
 
 IN_PARTS_AND_AT_ONCE = """

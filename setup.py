@@ -35,6 +35,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["pvdm_jax", "pvdm_jax.*"]), "pvdm_jax.configs"],
     package_dir={"pvdm_jax.configs": "configs"},
+    package_data={"pvdm_jax": ["pretrained/*/*"]},  # trained models, see pvdm_jax/weights/packaged.py
     install_requires=[
         "absl-py>=2.5",
         "array-record>=0.8.6",

@@ -58,6 +58,7 @@ setup(
     ],
     extras_require={
         "gcs": ["gcsfs>=2026.9"],  # runs and data in gs:// buckets
+        "doom": ["vizdoom>=1.3"],  # `pvdm prepare --source=vizdoom:...`
         "export": ["flatbuffers>=24.3"],  # `pvdm export --sampler-program`
         "test": ["flatbuffers>=24.3", "gcsfs>=2026.9", "pytest>=8", "pytest-xdist>=3.8", "ruff>=0.17.6"],
         "cuda": ["jax[cuda12]>=0.10"],

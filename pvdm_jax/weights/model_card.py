@@ -113,8 +113,8 @@ def _to_markdown(name: str, card: Mapping[str, Any]) -> str:
         parts += [
             "## Which videos it knows",
             f"The autoencoder reconstructs {found['clips']} held-out clips at {found['psnr_mean']:.1f} dB (PSNR), "
-            f"99 of 100 at {found['psnr_lowest_percent']:.1f} dB or better. `pvdm extend`, `reconstruct` and `evaluate` "
-            "warn about videos below that: they are far from its training data.",
+            f"99 of 100 at {found['psnr_lowest_percent']:.1f} dB or better. `pvdm extend`, `reconstruct` and "
+            "`evaluate` warn about videos below that: they are far from its training data.",
         ]
     if card.get(EVALUATION):
         protocol = card[EVALUATION]["protocol"].get("name", "its own")

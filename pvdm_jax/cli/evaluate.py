@@ -36,12 +36,16 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.output is not None and args.output.exists() and any(args.output.iterdir()):
         raise FileExistsError(f"{args.output} is not empty; name a new folder")
 
+    data = load_config(args).data if args.config is not None else None
+    if args.data is not None:
+        data = _stored_data(args.data)
+
     from pvdm_jax.evaluation.protocols import load_protocol
     from pvdm_jax.weights.foreign_files import WeightFileError
 
     protocol = load_protocol(args.protocol, args.set, args.features)
     try:
-        card = _of_model(args, protocol) if args.model is not None else _of_sets(args, protocol)
+        card = _of_model(args, protocol, data) if args.model is not None else _of_sets(args, protocol)
     except WeightFileError as error:
         raise ConfigError(str(error)) from error
 
@@ -50,10 +54,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     write_and_print(card, args.output, version=pvdm_jax.__version__)
 
 
-def _of_model(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
-    data = load_config(args).data if args.config is not None else None
-    if args.data is not None:
-        data = _stored_data(args.data)
+def _of_model(args: argparse.Namespace, protocol: Any, data: DataConfig | None) -> dict[str, Any]:
+    if args.data is not None:  # nothing was held out from these videos
         protocol = dataclasses.replace(protocol, split="all" if protocol.split == "holdout" else protocol.split)
 
     from pvdm_jax.runtime import distributed

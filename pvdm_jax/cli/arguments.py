@@ -125,7 +125,7 @@ def add_settings(command: argparse.ArgumentParser, config: str | None = None, re
     """Adds --config; `config` is its default."""
     default = f" (default: {config})" if config else ""
     help = (
-        "configuration: file.py[:variant], or one of demo, video_folder, ucf101[:s], sky_timelapse[:s]; "
+        "configuration: file.py[:variant], or one of demo, video_folder, doom[:128], ucf101[:s], sky_timelapse[:s]; "
         f"--config.some.field=value changes a field of it{default}"
     )
     command.add_argument("--config", required=required and config is None, default=config, help=help)

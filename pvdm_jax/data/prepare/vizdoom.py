@@ -4,9 +4,12 @@ Needs the extra `pvdm_jax[doom]`. A video shows a walk of `walker.Walker` throug
 (scenario, split, seed, number) and of the engine's version alone: every video is an episode of its own.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
+import tempfile
+import weakref
 from typing import Any
 
 import numpy as np
@@ -107,7 +110,7 @@ def open_game(scenario: str, resolution: tuple[int, int], hud: bool) -> Any:
     game.set_doom_game_path(os.path.join(os.path.dirname(vizdoom.__file__), "freedoom2.wad"))
     game.set_doom_scenario_path(os.path.join(vizdoom.scenarios_path, f"{scenario}.wad"))
     game.set_doom_map("map01")
-    game.set_doom_config_path(os.devnull)  # where it would keep its settings, in the current folder
+    game.set_doom_config_path(os.devnull)  # where it would keep its settings
     game.set_screen_resolution(getattr(vizdoom.ScreenResolution, f"RES_{resolution[1]}X{resolution[0]}"))
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
     game.set_depth_buffer_enabled(True)
@@ -125,7 +128,11 @@ def open_game(scenario: str, resolution: tuple[int, int], hud: bool) -> Any:
     game.set_episode_timeout(0)
     game.set_doom_skill(1)
     game.add_game_args("-nomonsters")
-    game.init()
+    # The engine keeps files in its current folder, for as long as it runs.
+    folder = tempfile.TemporaryDirectory(prefix="pvdm_vizdoom_", ignore_cleanup_errors=True)
+    with contextlib.chdir(folder.name):
+        game.init()
+    weakref.finalize(game, folder.cleanup)
     return game
 
 

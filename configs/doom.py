@@ -102,7 +102,7 @@ def get_config(variant: str = "64") -> ConfigDict:
 
 
 def _set_denoiser(config: ConfigDict, kind: str, large: bool) -> None:
-    """The denoiser of each kind; the three have about as many parameters."""
+    """The denoiser of each kind; the three have about as many parameters, 1.6 to 1.9 M or 3.6 to 4.2 M."""
     if kind == "dit":
         use_denoiser(config, "dit")
         config.denoiser.width = 192 if large else 128

@@ -35,6 +35,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["pvdm_jax", "pvdm_jax.*"]), "pvdm_jax.configs"],
     package_dir={"pvdm_jax.configs": "configs"},
+    package_data={"pvdm_jax": ["pretrained/*/*"]},  # trained models, see pvdm_jax/weights/packaged.py
     install_requires=[
         "absl-py>=2.5",
         "array-record>=0.8.6",
@@ -57,6 +58,7 @@ setup(
     ],
     extras_require={
         "gcs": ["gcsfs>=2026.9"],  # runs and data in gs:// buckets
+        "doom": ["vizdoom>=1.3"],  # `pvdm prepare --source=vizdoom:...`
         "export": ["flatbuffers>=24.3"],  # `pvdm export --sampler-program`
         "test": ["flatbuffers>=24.3", "gcsfs>=2026.9", "pytest>=8", "pytest-xdist>=3.8", "ruff>=0.17.6"],
         "cuda": ["jax[cuda12]>=0.10"],

@@ -14,9 +14,10 @@ __version__ = "0.1.0"
 
 
 def load(directory: str | os.PathLike) -> "PVDM":
-    """Loads the model that was trained in the run folder `directory`, on all devices; see `inference.loading`.
+    """Loads a trained model on all devices: of a run's folder or a model folder, or a packaged one by its name.
 
-    Raises FileNotFoundError where the folder holds no trained autoencoder.
+    `pvdm models` lists the packaged ones; see `inference.loading`. Raises FileNotFoundError where the folder holds no
+    trained autoencoder and no packaged model has the name.
     """
     from pvdm_jax.inference import loading
 

@@ -12,6 +12,7 @@ from pvdm_jax.config.checks import LARGEST, MAX_SEED
 from pvdm_jax.runtime.allocator import fill_holes_after_compiling
 from pvdm_jax.video.defaults import DEFAULT_FORMATS, FORMATS, MAX_FPS, MIN_FPS
 
+MODEL_HELP = "folder of a trained run, a model folder, or the name of a packaged model (`pvdm models` lists them)"
 AddCommand = Callable[..., argparse.ArgumentParser]
 
 
@@ -124,7 +125,7 @@ def add_settings(command: argparse.ArgumentParser, config: str | None = None, re
     """Adds --config; `config` is its default."""
     default = f" (default: {config})" if config else ""
     help = (
-        "configuration: file.py[:variant], or one of demo, video_folder, ucf101[:s], sky_timelapse[:s]; "
+        "configuration: file.py[:variant], or one of demo, video_folder, doom[:128], ucf101[:s], sky_timelapse[:s]; "
         f"--config.some.field=value changes a field of it{default}"
     )
     command.add_argument("--config", required=required and config is None, default=config, help=help)
@@ -140,7 +141,7 @@ def add_config(command: argparse.ArgumentParser, config: str | None = None, work
 
 def add_model(command: argparse.ArgumentParser) -> None:
     """Adds --model, --output and --formats."""
-    command.add_argument("--model", type=Path, required=True, help="folder of a trained run, or a model folder")
+    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
     command.add_argument("--output", type=Path, required=True, help="folder for the results, new or empty")
     help = f"formats to write each video in (default: {' '.join(DEFAULT_FORMATS)})"
     command.add_argument(

@@ -1,12 +1,13 @@
 """The command that evaluates a trained model or two folders of videos, by a protocol that the result records."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pvdm_jax
-from pvdm_jax.cli.arguments import AddCommand, load_config, load_model, positive
-from pvdm_jax.config import ConfigError, require
+from pvdm_jax.cli.arguments import MODEL_HELP, AddCommand, load_config, load_model, positive
+from pvdm_jax.config import ConfigError, DataConfig, require
 from pvdm_jax.config.evaluation import FEATURES, PROTOCOLS
 from pvdm_jax.storage.cache import cache_folder
 
@@ -28,16 +29,23 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.output is None and not sets:
         raise ConfigError("--output is not given; name a folder for the card, new or empty")
     require(args.config is None or args.model is not None, "--config", args.config, "it names the data of a --model")
+    shown = None if args.data is None else str(args.data)
+    require(shown is None or args.model is not None, "--data", shown, "it names the data of a --model")
+    require(shown is None or args.config is None, "--data", shown, "--config names data, too; give one of them")
     require(not args.overrides or args.config is not None, "--config.field=value", args.overrides, "name --config, too")
     if args.output is not None and args.output.exists() and any(args.output.iterdir()):
         raise FileExistsError(f"{args.output} is not empty; name a new folder")
+
+    data = load_config(args).data if args.config is not None else None
+    if args.data is not None:
+        data = _stored_data(args.data)
 
     from pvdm_jax.evaluation.protocols import load_protocol
     from pvdm_jax.weights.foreign_files import WeightFileError
 
     protocol = load_protocol(args.protocol, args.set, args.features)
     try:
-        card = _of_model(args, protocol) if args.model is not None else _of_sets(args, protocol)
+        card = _of_model(args, protocol, data) if args.model is not None else _of_sets(args, protocol)
     except WeightFileError as error:
         raise ConfigError(str(error)) from error
 
@@ -46,17 +54,28 @@ def _evaluate(args: argparse.Namespace) -> None:
     write_and_print(card, args.output, version=pvdm_jax.__version__)
 
 
-def _of_model(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
-    data = load_config(args).data if args.config is not None else None
+def _of_model(args: argparse.Namespace, protocol: Any, data: DataConfig | None) -> dict[str, Any]:
+    if args.data is not None:  # nothing was held out from these videos
+        protocol = dataclasses.replace(protocol, split="all" if protocol.split == "holdout" else protocol.split)
 
     from pvdm_jax.runtime import distributed
 
     distributed.start_distributed()
 
+    from pvdm_jax.commands import familiarity
     from pvdm_jax.evaluation.evaluate import evaluate_model
 
     model = load_model(args)
+    familiarity.check_dataset(model, data or model.config.data)
     return evaluate_model(model, protocol, _paths(args), data=data, batch_size=args.batch_size, name=args.model.name)
+
+
+def _stored_data(path: Path) -> DataConfig:
+    """The settings for all videos of a dataset, of which a model has seen none."""
+    from pvdm_jax.data.dataset_files import NO_DATASET, is_dataset
+
+    require(is_dataset(path), "--data", str(path), NO_DATASET.format(path=path))
+    return DataConfig(source="tfds", path=str(path), split="all", holdout=0.0)
 
 
 def _of_sets(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
@@ -94,9 +113,9 @@ def add_commands(add: AddCommand) -> None:
         "  pvdm evaluate --model=runs/demo --protocol=quick --output=evaluation\n"
         "  pvdm evaluate --compare one/card.json other/card.json",
     )
-    command.add_argument(
-        "--model", type=Path, help="folder of a trained run, or a model folder, evaluated against its data"
-    )
+    command.add_argument("--model", type=Path, help=f"{MODEL_HELP}, evaluated against its data or --data")
+    help = "data set of `pvdm prepare` that the model is evaluated against, in place of its own; frames are resized"
+    command.add_argument("--data", type=Path, metavar="DIR", help=help)
     help = "configuration whose data the model is evaluated against (default: that of its run)"
     command.add_argument("--config", help=help)
     command.add_argument("--real", type=Path, help="folder of real videos, or a data set of `pvdm prepare`")

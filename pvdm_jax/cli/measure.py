@@ -4,7 +4,15 @@ import argparse
 import os
 from pathlib import Path
 
-from pvdm_jax.cli.arguments import AddCommand, add_settings, load_config, load_model, positive, positive_number
+from pvdm_jax.cli.arguments import (
+    MODEL_HELP,
+    AddCommand,
+    add_settings,
+    load_config,
+    load_model,
+    positive,
+    positive_number,
+)
 from pvdm_jax.config import require
 from pvdm_jax.config.models import REMAT_POLICIES
 from pvdm_jax.performance.choices import OPERATIONS, SIZES
@@ -135,7 +143,7 @@ def add_commands(add: AddCommand) -> None:
     add_settings(command, required=False)
     help = "with --data: pause for so long in place of each training step (default: real steps of stage 1)"
     command.add_argument("--step-seconds", type=positive_number, help=help)
-    command.add_argument("--model", type=Path, help="with --sampling: folder of a trained run, or a model folder")
+    command.add_argument("--model", type=Path, help=f"with --sampling: {MODEL_HELP}")
     help = f"folder for benchmark.json, benchmark.txt and the rooflines; for {DATA_FILE} or {SAMPLING_FILE}"
     command.add_argument("--output", type=Path, help=help)
 

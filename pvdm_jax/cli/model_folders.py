@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pvdm_jax.cli.arguments import AddCommand, positive
+from pvdm_jax.cli.arguments import MODEL_HELP, AddCommand, positive
 from pvdm_jax.cli.sampling_arguments import add_sampling, sampling_options
 
 AUTOENCODER_FIELDS = ("num_heads", "plane_num_heads")
@@ -41,8 +41,27 @@ def _export(args: argparse.Namespace) -> None:
         platforms=args.platforms.split(",") if args.platforms else export.DEFAULT_PLATFORMS,
         batch_size=args.batch_size,
         weights_inside=args.weights_inside,
+        facts={"summary": args.summary, "license": args.license, "command": args.made_by},
+        evaluation=args.evaluation,
+        held_out=args.held_out or 0,
     )
     print(f"exported to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+
+
+def _models(args: argparse.Namespace) -> None:
+    from pvdm_jax.weights.packaged import packaged_models
+
+    found = packaged_models()
+    if not found:
+        print("no trained model is packaged with this version")
+    for model in found:
+        clip = f"clips of {model.frames} frames of {model.width} x {model.height}"
+        print(f"{model.name}: {model.summary or clip}")
+        print(f"  {clip}; {model.parameters / 1e6:.1f} M parameters, {model.bytes / 1e6:.1f} MB", end="")
+        print(f"; license: {model.license}" if model.license else "")
+        if model.class_names:
+            print(f"  classes: {', '.join(model.class_names)}")
+        print(f"  pvdm sample --model={model.name} --output=out")
 
 
 def add_commands(add: AddCommand) -> None:
@@ -73,7 +92,7 @@ def add_commands(add: AddCommand) -> None:
         "write a model folder to share, and a sampler that runs without pvdm_jax",
         "pvdm export --model=runs/demo --output=exported/demo --sampler-program --steps=50",
     )
-    command.add_argument("--model", type=Path, required=True, help="folder of a trained run, or a model folder")
+    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
     command.add_argument("--output", type=Path, required=True, help="the model folder, new or empty")
     help = "dtype of its weight files: float32, bfloat16 or float16 (default: float32)"
     command.add_argument("--dtype", default="float32", help=help)
@@ -85,3 +104,17 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--batch-size", type=positive, help="videos of a call of the program (default: any number)")
     command.add_argument("--weights-inside", action="store_true", help="put the weights into the program")
     add_sampling(command)
+    group = command.add_argument_group("the card", "What others should know about the model: docs/model_folder.md.")
+    group.add_argument("--summary", metavar="TEXT", help="one line on what the model makes")
+    help = "licence of the weights and of what they were trained on"
+    group.add_argument("--license", metavar="TEXT", help=help)
+    group.add_argument("--made-by", metavar="COMMAND", help="the command that trained the model")
+    help = "card.json of `pvdm evaluate`, or its folder: the protocol and numbers are shown"
+    group.add_argument("--evaluation", type=Path, metavar="CARD", help=help)
+    help = (
+        "reconstruct so many held-out clips of the training data and store how well; later commands then warn about "
+        "videos that are far from the training data (256 are enough)"
+    )
+    group.add_argument("--held-out", type=positive, metavar="CLIPS", help=help)
+
+    add("models", _models, "list the trained models that come with the package", "pvdm models")

@@ -21,14 +21,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pvdm_jax.commands import familiarity
 from pvdm_jax.config import ConfigError, config_to_dict, require
+from pvdm_jax.evaluation.card import read_card
 from pvdm_jax.inference.loading import load
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.inference.sampler import SampleBatch, check_continues, clips_of, settings_of, split_settings
 from pvdm_jax.models import functional
 from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.storage.run_folder import RunFolder
-from pvdm_jax.weights import model_folder
+from pvdm_jax.weights import model_folder, packaged
+from pvdm_jax.weights.model_card import EVALUATION, HELD_OUT, KEPT
 from pvdm_jax.weights.run_card import run_card
 from pvdm_jax.weights.weight_files import DTYPES
 
@@ -50,22 +53,30 @@ def export(
     platforms: Sequence[str] = DEFAULT_PLATFORMS,
     batch_size: int | None = None,
     weights_inside: bool = False,
+    facts: Mapping[str, str] | None = None,
+    evaluation: pathlib.Path | None = None,
+    held_out: int = 0,
 ) -> pathlib.Path:
     """Writes the model of a run, or of a model folder, as a model folder, and returns that folder.
 
     Args:
-        directory: The folder of the run or of the model.
+        directory: The folder of the run or of the model, or the name of a packaged model.
         output: The new folder.
         dtype: Of the weight files.
-        sampler: Whether to write the sampler, too. The other arguments are those of `export_sampler`.
+        sampler: Whether to write the sampler, too. The arguments from num_frames to weights_inside are those of
+            `export_sampler`.
+        facts: For the card: what the model makes (summary), license, and the command that trained it.
+        evaluation: A card of `pvdm evaluate`, or its folder, whose protocol and numbers the new card shows.
+        held_out: How many held-out clips of the model's data to reconstruct, for the card; see `familiarity`.
 
     Raises FileExistsError if something is in `output`, ConfigError for options that are not possible, before anything
     is written.
     """
-    directory = pathlib.Path(directory)
     output = pathlib.Path(output)
     model_folder.check_new(output)
     require(dtype in DTYPES, "dtype", dtype, f"choose one of {', '.join(DTYPES)}")
+    directory = packaged.find_model(directory)
+    measured = {} if evaluation is None else {EVALUATION: _evaluation(evaluation)}
     model = load(directory)
     program = {}
     if sampler:
@@ -75,11 +86,17 @@ def export(
         )
         program = {PROGRAM_FILE: artifact, SIGNATURE_FILE: (json.dumps(signature, indent=2) + "\n").encode()}
     if model_folder.is_model_folder(directory):
-        card = model_folder.read_model(directory, ()).card
-        card = {name: card[name] for name in ("source", "training", "numbers", "notes") if name in card}
+        stored = model_folder.read_model(directory, ())
+        card, data = {name: stored.card[name] for name in KEPT if name in stored.card}, stored.data
     else:
-        card = run_card(RunFolder(directory))
+        card, data = run_card(RunFolder(directory)), model.config.data
     weights = {name: jax.tree.map(np.asarray, params) for name, params in model.weights.items()}
+    if held_out:
+        # Measured with the numbers that the files will hold.
+        rounded = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)).astype(np.float32), weights)
+        stored_model = PVDM(model.config, rounded["autoencoder"], mesh=model.mesh)
+        measured[HELD_OUT] = familiarity.measure_held_out(stored_model, held_out)
+    card |= {name: text for name, text in (facts or {}).items() if text} | measured
     return model_folder.write_model(
         output,
         model.config,
@@ -89,7 +106,14 @@ def export(
         class_names=model.class_names,
         dtype=dtype,
         other_files=program,
+        data=data,
     )
+
+
+def _evaluation(path: pathlib.Path) -> dict[str, Any]:
+    """What a model's card keeps of an evaluation's card."""
+    card = read_card(path)
+    return {name: card[name] for name in ("made", "protocol", "results", "networks", "software") if name in card}
 
 
 def export_sampler(

@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from pvdm_jax.commands import output_folder
+from pvdm_jax.commands import familiarity, output_folder
 from pvdm_jax.commands.input_videos import in_batches, list_video_files, read_clips, read_usable
 from pvdm_jax.commands.request_cost import check_disk, say_time
 from pvdm_jax.config import Config, ConfigError, SampleConfig, check_seed, config_to_dict, require
@@ -25,6 +25,7 @@ from pvdm_jax.inference.sampler import check_continues, check_interpolates, sett
 from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.video.defaults import DEFAULT_FORMATS, DEFAULT_FPS, MAX_VIDEOS
+from pvdm_jax.video.files import shown
 
 VIDEOS_FILE = "videos.json"  # which source each video of `extend` and `interpolate` comes from
 MAX_BATCH = 2**16
@@ -140,7 +141,7 @@ def extend(
     """Continues each source; writes the end of the original followed by its continuation.
 
     videos.json records which file came from which source and where its continuation starts. The continuation of source
-    i has the noise of (seed, i).
+    i has the noise of (seed, i). Warns about sources far from the model's training data, if its card tells.
 
     Args:
         model: A trained model whose denoiser takes the previous clip.
@@ -171,6 +172,8 @@ def extend(
         # As in `sample`, all batches have one size. The model is given the last clip of each original.
         rows = number * batch_size + np.arange(batch_size)
         last = [original.clips[-1] for original in batch]
+        for original in batch:
+            familiarity.check_clips(model, shown(original.path), original.clips[-1:])
         clips = model.stream(
             make_key(seed),
             batch_size,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pvdm_jax.commands import output_folder
+from pvdm_jax.commands import familiarity, output_folder
 from pvdm_jax.commands.input_videos import list_video_files, read_usable
 from pvdm_jax.evaluation.reconstruction import psnr, still_psnr
 from pvdm_jax.inference.pipeline import PVDM
@@ -29,7 +29,7 @@ def reconstruct(
     """Encodes and decodes each source; writes the original (left) and its reconstruction (right) as one video.
 
     Prints a table of the mean PSNR of the clips of each source, beside that of a still: each clip's own mean over time.
-    reconstruction.json has the same numbers.
+    reconstruction.json has the same numbers. Warns about sources far from the model's training data, if its card tells.
 
     Args:
         model: A trained model.
@@ -53,14 +53,17 @@ def reconstruct(
         decoded = np.concatenate([np.asarray(model.reconstruct(clip[None])) for clip in original.clips])
         video = np.concatenate(np.concatenate([original.clips, decoded], axis=-2))
         output_folder.write_whole(output / original.name, video, formats=formats, fps=fps or original.fps)
+        values = psnr(original.clips, decoded)
+        familiar = familiarity.check_video(model, shown(original.path), values)
         records.append(
             {
                 "source": shown(original.path),
                 "file": original.name,
                 "clips": len(decoded),
-                "psnr": float(psnr(original.clips, decoded).mean()),
+                "psnr": float(values.mean()),
                 "still_psnr": float(still_psnr(original.clips).mean()),
             }
+            | ({} if familiar is None else {"like_training_data": familiar})
         )
     mean = {name: float(np.mean([record[name] for record in records])) for name in ("psnr", "still_psnr")}
     write_json(output / RECONSTRUCTION_FILE, {"videos": records, "mean": mean, "skipped": skipped})

@@ -18,6 +18,7 @@ ARRAY_SUFFIXES = (".npy", ".npz")
 MANY_PICTURES = 8
 # The splits that a folder of videos can have, and the names of the subfolders that hold them.
 FOLDER_SPLITS = ("train", "test")
+DATASET_SPLITS = (*FOLDER_SPLITS, "holdout")  # that a prepared dataset can have; rendered ones have all three
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -42,10 +43,10 @@ class VideoEntry:
     name: str  # its path within the folder; for arrays followed by the key and the number in the file
     class_name: str  # "": none
     split: str
-    kind: str  # file, pictures (a folder of them), array, or tfds (a record of a dataset that TFDS built)
+    kind: str  # file, pictures (a folder of them), array, tfds (a record of a dataset that TFDS built), or game
     path: str
     key: str = ""  # of the array in an .npz file, or the split of a TFDS dataset
-    index: int = -1  # of the video in an array of several, or of the record
+    index: int = -1  # of the video in an array of several, of the record, or of the game's video
     skipped: str = ""  # why the video can't be used; "": it can
 
 

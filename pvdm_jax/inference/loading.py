@@ -1,4 +1,5 @@
-"""Reads a trained model: from a run's folder (the EMA weights of its stages) or from a model folder."""
+"""Reads a trained model: from a run's folder (the EMA weights of its stages), from a model folder, or by the name of a
+packaged model."""
 
 import logging
 import pathlib
@@ -11,18 +12,18 @@ from pvdm_jax.models import functional
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.checkpoint import read_part
 from pvdm_jax.storage.run_folder import RunFolder, read_settings
-from pvdm_jax.weights import model_folder, run_autoencoder
+from pvdm_jax.weights import model_folder, packaged, run_autoencoder
 
 
 def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> PVDM:
-    """The model of a run's folder or of a model folder, here or in a bucket (gs://). Without a denoiser (before stage
-    2's first checkpoint), it can encode, decode and reconstruct.
+    """The model of a run's folder or of a model folder, here or in a bucket (gs://), or the packaged model of a name.
+    Without a denoiser (before stage 2's first checkpoint), it can encode, decode and reconstruct.
 
     mesh: the devices to use (None: all of this process's, each with a copy of the weights), whatever the run was
-    trained on. Raises FileNotFoundError where the folder holds no trained autoencoder, ConfigError for a model folder
-    that is damaged.
+    trained on. Raises FileNotFoundError where the folder holds no trained autoencoder or no model has the name,
+    ConfigError for a model folder that is damaged.
     """
-    directory = buckets.local(directory)
+    directory = packaged.find_model(buckets.local(directory))
     buckets.fetch(directory, model_folder.CONFIG_FILE)
     if model_folder.is_model_folder(directory):
         buckets.fetch(directory)
@@ -32,7 +33,7 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> PVDM:
                 f"{directory} holds no autoencoder; pvdm convert --autoencoder=... --denoiser={directory} --output=... "
                 "makes a folder of both"
             )
-        return PVDM(model.config, model.autoencoder, model.denoiser, model.class_names, mesh)
+        return PVDM(model.config, model.autoencoder, model.denoiser, model.class_names, mesh, model.card)
     run = RunFolder(directory)
     if not run.autoencoder.has_begun:
         raise FileNotFoundError(f"{directory} is not a run's folder: there is no {run.autoencoder.config}")

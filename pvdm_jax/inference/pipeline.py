@@ -32,7 +32,8 @@ from pvdm_jax.runtime.keys import as_threefry
 
 
 class PVDM:
-    """A video model: the autoencoder's and (or None) the denoiser's weights, with the configuration that made them.
+    """A video model: the autoencoder's and (or None) the denoiser's weights, with the configuration that made them,
+    and the card of the model folder that they come from (`card`; empty for those of a run).
 
     Videos are uint8 (b, t, height, width, 3) of the size in `config.autoencoder`; latents are float32 (b, positions,
     channels), whose positions `latent_spec` describes. Options of `sample`, `stream`, `extend`, `interpolate` and
@@ -49,8 +50,10 @@ class PVDM:
         denoiser: functional.Params | None = None,
         class_names: tuple[str, ...] = (),
         mesh: Mesh | None = None,
+        card: Mapping[str, Any] | None = None,
     ):
         self.config, self.class_names = config, class_names
+        self.card = dict(card or {})
         self.model = self.make_model(config.autoencoder, config.denoiser)
         self.latent_spec = self.model.spec
         self.program = SamplingProgram(config, self.model)

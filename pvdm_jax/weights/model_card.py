@@ -21,6 +21,19 @@ PAGE_FILE = "README.md"
 AUTOENCODER = "autoencoder"
 DENOISER = "denoiser"
 SECTIONS = {"source": "Where the weights come from", "training": "Training", "numbers": "Numbers"}  # facts by network
+# Facts of the whole model: one line on what it makes, the licence of the weights and of what they were trained on, and
+# the command that trained it.
+TEXTS = ("summary", "license", "command")
+HELD_OUT = "held_out"  # how well the autoencoder reconstructs held-out clips, see `commands.familiarity`
+EVALUATION = "evaluation"  # the protocol and the results of a card of `pvdm evaluate`
+# Facts that a new folder takes over from the folder that it is made of.
+KEPT = (*SECTIONS, "notes", *TEXTS, HELD_OUT, EVALUATION)
+# What must have a certain shape to be read back.
+_READ = {
+    "notes": Maybe([str]),
+    HELD_OUT: Maybe({"clips": int, "psnr_mean": float, "psnr_median": float, "psnr_lowest_percent": float}),
+    EVALUATION: Maybe({"protocol": dict, "results": {str: {"value": float}}}),
+} | {name: Maybe(str) for name in TEXTS}
 EXCHANGED_PLANES = (
     "This denoiser has no position embedding. Like the official one it can't tell its two motion planes apart, so "
     "about half of the clips that it samples without a previous clip have them exchanged, and decode to noise as they "
@@ -47,7 +60,7 @@ def read_card(directory: pathlib.Path) -> dict[str, Any]:
     path = directory / CARD_FILE
     if not path.exists():
         return {}
-    card = read_json(path, {"notes": Maybe([str])})
+    card = read_json(path, _READ)
     return {name: value for name, value in card.items() if value is not None}
 
 
@@ -83,7 +96,8 @@ def _make_card(facts: Mapping[str, Any], config: Config, parameters: Mapping[str
 def _to_markdown(name: str, card: Mapping[str, Any]) -> str:
     """The card as a page."""
     parameters = [f"{network} {count:,} parameters" for network, count in card["parameters"].items()]
-    parts = [f"# {name}", f"A PVDM video model of pvdm_jax: {', '.join(parameters)}. Made {card['made']}."]
+    parts = [f"# {name}", card.get("summary", "")] if card.get("summary") else [f"# {name}"]
+    parts.append(f"A PVDM video model of pvdm_jax: {', '.join(parameters)}. Made {card['made']}.")
     if card["sizes"]:
         frames, height, width, _ = card["sizes"]["clip"]
         positions, channels = card["sizes"]["latent_positions"], card["sizes"]["latent_channels"]
@@ -94,6 +108,23 @@ def _to_markdown(name: str, card: Mapping[str, Any]) -> str:
     for section, title in SECTIONS.items():
         if card.get(section):
             parts += [f"## {title}", "\n".join(f"- {line}" for line in _to_lines(card[section]))]
+    if card.get(HELD_OUT):
+        found = card[HELD_OUT]
+        parts += [
+            "## Which videos it knows",
+            f"The autoencoder reconstructs {found['clips']} held-out clips at {found['psnr_mean']:.1f} dB (PSNR), "
+            f"99 of 100 at {found['psnr_lowest_percent']:.1f} dB or better. `pvdm extend`, `reconstruct` and "
+            "`evaluate` warn about videos below that: they are far from its training data.",
+        ]
+    if card.get(EVALUATION):
+        protocol = card[EVALUATION]["protocol"].get("name", "its own")
+        rows = [f"| {key} | {entry['value']:.4g} |" for key, entry in card[EVALUATION]["results"].items()]
+        table = "\n".join(["| number | value |", "|---|---|", *rows])
+        parts += ["## Evaluation", f"By `pvdm evaluate --protocol={protocol}`; card.json has the intervals.", table]
+    if card.get("license"):
+        parts += ["## Licence", card["license"]]
+    if card.get("command"):
+        parts += ["## How it was made", f"```\n{card['command']}\n```"]
     if card["notes"]:
         parts += ["## Notes", "\n\n".join(card["notes"])]
     parts += ["## Use", "```\n" + "\n".join(_commands(name, card["parameters"])) + "\n```"]

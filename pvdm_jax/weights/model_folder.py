@@ -19,6 +19,7 @@ from pvdm_jax.config import (
     AutoencoderConfig,
     Config,
     ConfigError,
+    DataConfig,
     DenoiserConfig,
     DiTConfig,
     LatentsConfig,
@@ -46,6 +47,7 @@ _SETTINGS = {
     "latents": dict,
     "process": dict,
     "sample": dict,
+    "data": Maybe(dict),
     "class_names": [str],
     "files": {str: {"sha256": str}},
 }
@@ -55,8 +57,8 @@ _SETTINGS = {
 class Model:
     """The content of a model folder. Weights are nested dicts of float32 NumPy arrays, None for a missing network.
 
-    `config` has default values for everything that the folder does not specify: training, data, and a missing network
-    (which is made to fit the other one).
+    `config` has default values for everything that the folder does not specify: training, perhaps the data, and a
+    missing network (which is made to fit the other one).
     """
 
     config: Config
@@ -64,6 +66,7 @@ class Model:
     denoiser: functional.Params | None
     class_names: tuple[str, ...]
     card: dict[str, Any]
+    data: DataConfig | None  # which clips the networks were trained on; None: the folder does not say
 
 
 def is_model_folder(directory: str | pathlib.Path) -> bool:
@@ -92,11 +95,13 @@ def write_model(
     class_names: tuple[str, ...] = (),
     dtype: str = "float32",
     other_files: Mapping[str, bytes] | None = None,
+    data: DataConfig | None = None,
 ) -> pathlib.Path:
     """Writes a model folder and returns its path.
 
-    Of `config`, the fields autoencoder, denoiser, latents, process and sample are stored. card: facts by name
-    ("source", "training", "numbers", "notes"; see docs/model_folder.md), to which sizes are added. dtype: of the files;
+    Of `config`, the fields autoencoder, denoiser, latents, process and sample are stored. data: which clips the
+    networks were trained on, if that is known; videos are then read likewise. card: facts by name (see `model_card`
+    and docs/model_folder.md), to which sizes are added. dtype: of the files;
     weights are converted back to float32 when they are read. other_files: further files of the folder, by name. Raises
     FileExistsError if the folder exists and is not empty, and ConfigError if there are no weights, if one of them is
     not finite in `dtype`, or if dtype is not one of DTYPES. An interrupted call leaves no folder of that name; what a
@@ -112,7 +117,7 @@ def write_model(
     partial = temporary_path(directory)
     partial.mkdir(parents=True)
     try:
-        _write_content(partial, config, networks, card, class_names, dtype, name=directory.name)
+        _write_content(partial, config, networks, card, class_names, dtype, name=directory.name, data=data)
         for name, data in (other_files or {}).items():
             write_bytes(partial / name, data)
         if directory.exists():
@@ -132,6 +137,7 @@ def _write_content(
     dtype: str,
     *,
     name: str,
+    data: DataConfig | None,
 ) -> None:
     """Writes the files of a model folder into `folder`; its page calls the model `name`."""
     files = {
@@ -144,6 +150,7 @@ def _write_content(
         "latents": config_to_dict(config.latents),
         "process": config_to_dict(config.process),
         "sample": config_to_dict(config.sample),
+        "data": None if data is None else config_to_dict(data),
         "class_names": list(class_names),
         "files": files,
     }
@@ -185,6 +192,7 @@ def read_model(directory: str | pathlib.Path, networks: tuple[str, ...] = (AUTOE
         denoiser=weights[DENOISER],
         class_names=tuple(settings["class_names"]),
         card=read_card(directory),
+        data=None if settings.get("data") is None else config.data,
     )
 
 
@@ -221,6 +229,7 @@ def complete_config(
     process: ProcessConfig,
     sample: SampleConfig,
     latents: LatentsConfig,
+    data: DataConfig | None = None,
 ) -> Config:
     """The configuration of a model; a missing network (None) gets settings that fit those of the other one.
 
@@ -233,6 +242,7 @@ def complete_config(
         process=process,
         sample=sample,
         latents=latents,
+        data=data or DataConfig(),
     )
 
 
@@ -243,6 +253,7 @@ def _config(settings: Mapping[str, Any], directory: pathlib.Path) -> Config:
         "latents": LatentsConfig,
         "process": ProcessConfig,
         "sample": SampleConfig,
+        "data": DataConfig,
     }
     try:
         given = {name: settings.get(name) for name in sections}

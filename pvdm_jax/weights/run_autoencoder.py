@@ -22,7 +22,7 @@ from pvdm_jax.runtime import sharding
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.checkpoint import read_part
 from pvdm_jax.storage.run_folder import RunFolder, StageFolder, read_settings
-from pvdm_jax.weights import model_folder
+from pvdm_jax.weights import model_folder, packaged
 from pvdm_jax.weights.model_card import AUTOENCODER, network_facts, read_card
 from pvdm_jax.weights.run_card import run_card
 
@@ -54,13 +54,14 @@ def load_autoencoder(
 
 
 def import_autoencoder(source: str | pathlib.Path, config: Config, workdir: str | pathlib.Path) -> None:
-    """Copies the autoencoder of `source`, a model folder or a run's folder, into the run in `workdir`.
+    """Copies the autoencoder of `source` into the run in `workdir`: a model folder, a run's folder, or a packaged
+    model's name.
 
     Does nothing if the run has it already. Raises ConfigError if the run has another autoencoder, or if the settings
     of this one are not those of `config.autoencoder` (naming them). Raises FileNotFoundError if `source` holds no
     autoencoder.
     """
-    source, folder = pathlib.Path(source), RunFolder(workdir).autoencoder.path
+    source, folder = packaged.find_model(source), RunFolder(workdir).autoencoder.path
     model, params, card = _read(source)
     _check_settings(config.autoencoder, model, source)
     identity = functional.fingerprint(params)

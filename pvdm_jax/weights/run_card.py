@@ -4,7 +4,7 @@ from typing import Any
 
 from pvdm_jax.storage.checkpoint import best_step
 from pvdm_jax.storage.json_files import Maybe, read_json
-from pvdm_jax.storage.run_folder import RunFolder, StageFolder, read_metrics
+from pvdm_jax.storage.run_folder import DATASET, RunFolder, StageFolder, read_metrics
 from pvdm_jax.weights.model_card import AUTOENCODER, DENOISER, SECTIONS, network_facts, read_card
 from pvdm_jax.weights.model_folder import is_model_folder
 
@@ -29,9 +29,12 @@ def run_card(run: RunFolder) -> dict[str, Any]:
 
 
 def _stage_facts(network: str, folder: StageFolder) -> dict[str, dict[str, Any]]:
-    settings = read_json(folder.config, {"data": Maybe({"path": Maybe(str), "source": Maybe(str)})})
+    shape = {"data": Maybe({"path": Maybe(str), "source": Maybe(str)}), DATASET: Maybe(str)}
+    settings = read_json(folder.config, shape)
     data = settings.get("data") or {}
     training = {"data": data.get("path") or data.get("source", "not known"), "seed": settings.get("seed")}
+    if settings.get(DATASET) not in (None, data.get("source")):
+        training["dataset's fingerprint"] = settings[DATASET]
     facts = {"source": {network: "the EMA weights of a training run of pvdm_jax"}, "training": {network: training}}
     step, numbers = _evaluation(folder)
     if step is not None:

@@ -105,7 +105,7 @@ def test_checks_come_after_the_overrides(write):
 
 
 def test_bare_names_are_the_projects_own():
-    assert {"demo", "sky_timelapse", "ucf101", "video_folder"} <= set(config_names())
+    assert {"demo", "doom", "sky_timelapse", "ucf101", "video_folder"} <= set(config_names())
     assert load_settings("ucf101:s").denoiser.model_channels == 128
 
 
@@ -168,7 +168,7 @@ def test_missing_file_and_unknown_name():
     assert "nowhere.py" in refusal("nowhere.py")
     message = refusal("demoo")
     assert "demoo" in message
-    assert "demo, sky_timelapse, ucf101, video_folder" in message
+    assert "demo, doom, sky_timelapse, ucf101, video_folder" in message
 
 
 def test_unknown_variant_and_file_without_variants(write):

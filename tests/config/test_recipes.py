@@ -13,7 +13,8 @@ from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.models.functional import abstract, count
 
 PAPER = [f"{dataset}:{variant}" for dataset in ("ucf101", "sky_timelapse") for variant in VARIANTS]
-SPECS = ("demo", "video_folder", *PAPER)
+DOOM = [f"doom:{variant}" for variant in ("64", "128", "64-official", "128-official", "64-dit", "128-dit")]
+SPECS = ("demo", "video_folder", "doom", *DOOM, *PAPER)
 MILLION = 1e6
 
 

@@ -26,8 +26,11 @@ def finish_dataset(
     outcomes: Sequence[dict[str, Any]],
     classes: Sequence[str],
     summary: Summary,
+    actions: bool = False,
 ) -> None:
     """Turns the shards in `folder`, with their outcomes and classes, into the dataset `output`; removes `folder`.
+
+    actions: whether the records hold the actions of a game's player.
 
     Every step can be repeated, in case the process is killed in between.
     """
@@ -48,7 +51,7 @@ def finish_dataset(
             if used == classes:
                 os.replace(shard.path, target)
             else:
-                relabel(shard.path, target, classes, used)
+                relabel(shard.path, target, classes, used, actions)
         index[split] = _index([outcome for _, outcome in kept], classes, used)
         infos.append(
             tfds.core.SplitInfo(
@@ -58,7 +61,7 @@ def finish_dataset(
                 filename_template=template,
             )
         )
-    _write_info(dataset, used, index, infos)
+    _write_info(dataset, used, index, infos, actions)
     write_json(dataset / SUMMARY, dataclasses.asdict(summary))
     if output.exists():
         output.rmdir()  # it was empty
@@ -78,14 +81,18 @@ def _index(outcomes: Sequence[dict[str, Any]], old: Sequence[str], new: Sequence
 
 
 def _write_info(
-    dataset: pathlib.Path, classes: Sequence[str], index: dict[str, list], splits: Sequence[tfds.core.SplitInfo]
+    dataset: pathlib.Path,
+    classes: Sequence[str],
+    index: dict[str, list],
+    splits: Sequence[tfds.core.SplitInfo],
+    actions: bool,
 ) -> None:
     """Writes the files by which TFDS, and `datasets.PreparedDataset`, open a dataset."""
     identity = tfds.core.dataset_info.DatasetIdentity(NAME, tfds.core.Version(VERSION), str(dataset), __name__)
     info = tfds.core.DatasetInfo(
         builder=identity,
-        description="Videos of a folder, prepared by pvdm_jax.",
-        features=features(classes),
+        description="Videos prepared by pvdm_jax.",
+        features=features(classes, actions),
         # Opening a dataset requires every video's length, and must not require reading all records.
         metadata=tfds.core.MetadataDict(videos=index),
         disable_shuffling=True,  # the index has the records' order

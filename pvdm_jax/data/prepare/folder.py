@@ -53,23 +53,41 @@ def prepare(
     another layout, VideoError if no video is usable.
     """
     output = pathlib.Path(output_dir)
+    check_output(output)
+    listing = list_videos(source_dir, layout, split, list_number)
+    plan = _plan(source_dir, listing, options)
+    return write_dataset(listing, plan, output, options, workers, name=str(source_dir))
+
+
+def check_output(output: pathlib.Path) -> None:
+    """Raises FileExistsError if a dataset can't be written because `output` exists and is not empty."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output}: it exists and isn't empty; choose another output, or remove it first")
-    listing = list_videos(source_dir, layout, split, list_number)
+
+
+def write_dataset(
+    listing: Listing, plan: dict[str, Any], output: pathlib.Path, options: PrepareOptions, workers: int, *, name: str
+) -> Summary:
+    """Writes the listed videos as the dataset `output`.
+
+    plan: what the shards are made from; those that a killed call left are kept if theirs is the same. name: of the
+    source, for messages. Raises VideoError if no video is usable.
+    """
     classes = sorted({video.class_name for video in listing.videos} - {""})
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.parent / f".{output.name}.unfinished"
     shards = list(plan_shards(unfinished, listing.videos))
     with _lock(unfinished, output):
-        _start_or_resume(unfinished, _plan(source_dir, listing, options))
+        _start_or_resume(unfinished, {"version": VERSION} | plan)
         write_shards(shards, classes, options, workers)
         outcomes = [read_json(outcome_path(shard.path), OUTCOME) for shard in shards]
         summary = summarize(listing, options.storage, [shard.split for shard in shards], outcomes, classes)
         if not summary.count:
             reasons = "".join(f"\n{line}" for line in skipped_lines(summary.skipped))
             shutil.rmtree(unfinished)
-            raise VideoError(f"{source_dir}: no usable video (layout {listing.layout}){reasons}")
-        finish_dataset(unfinished, output, shards, outcomes, classes, summary)
+            raise VideoError(f"{name}: no usable video (layout {listing.layout}){reasons}")
+        actions = options.game is not None
+        finish_dataset(unfinished, output, shards, outcomes, classes, summary, actions)
     return summary
 
 
@@ -80,7 +98,6 @@ def _plan(source: str | pathlib.Path, listing: Listing, options: PrepareOptions)
         status = os.stat(video.path)
         digest.update(repr((dataclasses.astuple(video), status.st_size, status.st_mtime_ns)).encode())
     return {
-        "version": VERSION,
         "source": str(pathlib.Path(source).resolve()),
         "options": dataclasses.asdict(options),
         "videos": len(listing.videos),

@@ -9,6 +9,17 @@ STORAGES = ("video", "jpeg", "frames")
 
 
 @dataclasses.dataclass(frozen=True)
+class GameOptions:
+    """What videos of a game look like, see `vizdoom.render`."""
+
+    frames: int = 128  # of each video
+    height: int = 64
+    width: int = 64
+    seed: int = 0
+    hud: bool = False  # show the status bar and the weapon
+
+
+@dataclasses.dataclass(frozen=True)
 class PrepareOptions:
     """Everything that decides the contents of a dataset, apart from its videos."""
 
@@ -19,6 +30,7 @@ class PrepareOptions:
     resize: str = "antialias"  # a method of `clips.resize`
     quality: int = 95  # of jpeg
     fps: float = 0.0  # the frame rate of folders of frames and of arrays, which don't tell it; 0: not known
+    game: GameOptions | None = None  # for videos that a game engine renders
 
     def __post_init__(self):
         require(self.storage in STORAGES, "storage", self.storage, f"choose one of {', '.join(STORAGES)}")

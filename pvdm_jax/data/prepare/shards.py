@@ -18,8 +18,10 @@ import tensorflow_datasets as tfds
 from pvdm_jax.data.array_files import read_array
 from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.data.folders import VideoEntry, pictures_of
+from pvdm_jax.data.prepare import vizdoom
 from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.prepare.summary import format_bytes
+from pvdm_jax.data.prepare.walker import ACTIONS
 from pvdm_jax.data.records import PIECE_FRAMES, pack_pictures
 from pvdm_jax.data.tfds_dataset import TFDSDataset
 from pvdm_jax.storage.files import write_json
@@ -40,8 +42,14 @@ OUTCOME = {
 }
 
 
-def features(classes: Sequence[str]) -> tfds.features.FeaturesDict:
-    """What a record holds. If a video has several records (see data/records.py), each repeats its name, label, ..."""
+def features(classes: Sequence[str], actions: bool = False) -> tfds.features.FeaturesDict:
+    """What a record holds. If a video has several records (see data/records.py), each repeats its name, label, ...
+
+    actions: whether it also holds what a game's player did after each of its frames, see `walker.ACTIONS`.
+    """
+    more = {}
+    if actions:
+        more["actions"] = tfds.features.Tensor(shape=(None, len(ACTIONS)), dtype=np.float32, doc=", ".join(ACTIONS))
     return tfds.features.FeaturesDict(
         {
             "video": tfds.features.Text(doc="the file's bytes, or those of PIECE_FRAMES frames"),
@@ -52,6 +60,7 @@ def features(classes: Sequence[str]) -> tfds.features.FeaturesDict:
             "width": tfds.features.Scalar(np.int64),
             "fps": tfds.features.Scalar(np.float32, doc="0: not known"),
         }
+        | more
     )
 
 
@@ -70,7 +79,7 @@ def write_shard(
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    spec = features(classes)
+    spec = features(classes, actions=options.game is not None)
     unfinished = path.with_suffix(".unfinished")
     facts = []
     skipped = {}
@@ -101,8 +110,11 @@ def write_shard(
             }
             first = len(sizes)
             digest = hashlib.sha256()
-            for piece in loaded.records:
-                record = spec.serialize_example(spec.encode_example({"video": piece, **known}))
+            for number, piece in enumerate(loaded.records):
+                example = {"video": piece, **known}
+                if loaded.actions is not None:
+                    example["actions"] = loaded.actions[number * PIECE_FRAMES : (number + 1) * PIECE_FRAMES]
+                record = spec.serialize_example(spec.encode_example(example))
                 writer.write(record)
                 sizes.append(len(record))
                 digest.update(piece)
@@ -120,13 +132,16 @@ def outcome_path(shard: pathlib.Path) -> pathlib.Path:
     return shard.with_suffix(".json")
 
 
-def relabel(path: pathlib.Path, target: pathlib.Path, old: Sequence[str], new: Sequence[str]) -> None:
-    """Copies a shard; labels, indices into the classes `old`, become indices into `new`."""
+def relabel(
+    path: pathlib.Path, target: pathlib.Path, old: Sequence[str], new: Sequence[str], actions: bool = False
+) -> None:
+    """Copies a shard, of records with `actions` or without; labels, indices into the classes `old`, become indices into
+    `new`."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    before = features(old)
-    after = features(new)
+    before = features(old, actions)
+    after = features(new, actions)
     unfinished = target.with_suffix(".unfinished")
     writer = ArrayRecordWriter(str(unfinished), "group_size:1")
     records = ArrayRecordDataSource(str(path))
@@ -150,6 +165,7 @@ class _Loaded:
     width: int
     fps: float
     times: tuple[float, ...] | None = None  # of the frames in seconds; None: they follow from fps
+    actions: np.ndarray | None = None  # float32 (frames, len(ACTIONS)), of a game's video
 
     @property
     def piece_bytes(self) -> int:
@@ -161,6 +177,9 @@ def _load(video: VideoEntry, options: PrepareOptions) -> _Loaded:
     """Decodes a video, to be sure that it can be read later. Raises VideoError if it can't."""
     if video.kind == "file":
         return _load_file(video.path, options)
+    elif video.kind == "game":
+        frames, actions = vizdoom.render(video.path, video.split, video.index, options.game)
+        return _Loaded(*_converted(frames, options), *frames.shape[:3], vizdoom.FPS, actions=actions)
     elif video.kind == "array" or (video.kind == "tfds" and _tfds_dataset(video.path).stored == "array"):
         fps = options.fps
         frames = _Frames(lambda: iter(_array(video)), options)

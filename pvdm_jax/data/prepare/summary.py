@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pvdm_jax.data.dataset_files import SUMMARY
-from pvdm_jax.data.folders import FOLDER_SPLITS
+from pvdm_jax.data.folders import DATASET_SPLITS
 from pvdm_jax.data.layouts import Listing
 
 SHOWN = 20  # classes and skipped videos that the text names; the summary's file has all
@@ -60,7 +60,7 @@ def summarize(
         bytes=sum(outcome["bytes"] for outcome in outcomes),
         layout=listing.layout,
         storage=storage,
-        splits={name: counts[name] for name in FOLDER_SPLITS if counts[name]},
+        splits={name: counts[name] for name in DATASET_SPLITS if counts[name]},
         classes=dict(sorted(labels.items())),
         skipped=skipped,
     )

@@ -12,7 +12,7 @@ from concurrent import futures
 
 import tqdm
 
-from pvdm_jax.data.folders import FOLDER_SPLITS, VideoEntry
+from pvdm_jax.data.folders import DATASET_SPLITS, VideoEntry
 from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.prepare.shards import OUTCOME, outcome_path, write_shard
 from pvdm_jax.storage.json_files import try_read_json
@@ -34,7 +34,7 @@ class Shard:
 def plan_shards(folder: pathlib.Path, videos: Sequence[VideoEntry]) -> Iterator[Shard]:
     """Distributes the videos, split by split and in their order, over shards of bounded size in `folder`."""
     number = 0
-    for split in FOLDER_SPLITS:
+    for split in DATASET_SPLITS:
         full = True
         for video in (video for video in videos if video.split == split):
             if full:

@@ -1,0 +1,129 @@
+"""Walks through a game, rendered by ViZDoom: a benchmark that anybody can repeat. docs/benchmark.md has the protocol.
+
+Variants: `64`, clips of 16 frames of 64 x 64 (the default), and `128`, of 128 x 128. Each also with the official code's
+recipe and denoiser (`64-official`, `128-official`) and with a transformer as denoiser (`64-dit`, `128-dit`).
+
+    pip install "pvdm_jax[doom]"
+    pvdm prepare           --source=vizdoom:all --num-videos=1024 --frames=128 --output=data/doom
+    pvdm train-autoencoder --config=doom --workdir=runs/doom
+    pvdm encode            --config=doom --workdir=runs/doom
+    pvdm train-diffusion   --config=doom --workdir=runs/doom
+    pvdm sample            --model=runs/doom --output=runs/doom/samples
+    pvdm evaluate          --model=runs/doom --set split=test --output=runs/doom/evaluation
+
+For `128`: `pvdm prepare ... --height=128 --width=128 --output=data/doom128`. The default of data.path is data/doom, or
+data/doom128. Checkpoints are chosen on the split `holdout`; the split `test` is for the evaluation at the end.
+"""
+
+from ml_collections import ConfigDict
+
+from pvdm_jax.config import require
+from pvdm_jax.config.loading import default_config, use_denoiser
+
+SIDES = ("64", "128")
+KINDS = ("", "official", "dit")  # of the denoiser and its recipe
+
+
+def get_config(variant: str = "64") -> ConfigDict:
+    side, _, kind = variant.partition("-")
+    names = [f"{s}-{k}".rstrip("-") for s in SIDES for k in KINDS]
+    require(variant in names, "variant", variant, f"doom has {', '.join(names)}")
+    large = side == "128"
+    config = default_config()
+
+    config.data.source = "tfds"
+    config.data.path = "data/doom128" if large else "data/doom"
+    config.data.split = "train"
+    config.data.eval_split = "holdout"
+
+    config.autoencoder.frames = 16
+    config.autoencoder.height = int(side)
+    config.autoencoder.width = int(side)
+    config.autoencoder.patch_size = 8 if large else 4
+    config.autoencoder.channels = 128 if large else 64
+    config.autoencoder.latent_channels = 8
+    config.autoencoder.depth = 2
+    config.autoencoder.num_heads = 2
+    config.autoencoder.head_dim = 64 if large else 32
+    config.autoencoder.mlp_ratio = 2
+    config.autoencoder.plane_depth = 1
+    config.autoencoder.plane_num_heads = 8
+    config.autoencoder.plane_head_dim = 16
+    config.autoencoder.plane_mlp_dim = 256
+
+    stage = config.train_autoencoder
+    stage.l1_weight = 0.0
+    stage.l2_weight = 1.0
+    stage.latent_noise = 0.1
+    stage.steps = 4000
+    stage.batch_size = 4
+    stage.optimizer.learning_rate = 1.5e-3
+    stage.optimizer.muon_learning_rate = 8e-3
+    stage.optimizer.b2 = 0.95
+    stage.optimizer.warmup_steps = 50
+    stage.optimizer.decay = "cosine"
+    stage.optimizer.clip_norm = 1.0
+    stage.ema_decay = 0.99
+    stage.log_every = 50
+    stage.eval_every = 1000
+    stage.checkpoint_every = 1000
+
+    config.encode.windows = 8
+    config.latents.normalize = kind != "official"
+    _set_denoiser(config, kind, large)
+
+    stage = config.train_diffusion
+    stage.steps = 6000
+    stage.batch_size = 8
+    stage.optimizer.warmup_steps = 50
+    stage.optimizer.decay = "cosine"
+    stage.optimizer.clip_norm = 1.0
+    stage.context_prob = 0.5
+    stage.ema_decay = 0.995
+    stage.log_every = 50
+    stage.eval_every = 1500
+    stage.eval_clips = 64
+    stage.checkpoint_every = 1500
+    if kind == "official":
+        _set_official_recipe(config)
+    else:
+        stage.optimizer.learning_rate = 1e-3
+        stage.optimizer.muon_learning_rate = 8e-3
+        stage.optimizer.b2 = 0.99
+        stage.times = "logit_normal"
+        stage.context_times_shift = 0.5
+        stage.context_last_time = 0.25
+        config.process.prediction = "v"
+        config.sample.sampler = "heun"
+        config.sample.grid = "quadratic"
+        config.sample.steps = 10
+        config.sample.later_steps = 10
+    return config
+
+
+def _set_denoiser(config: ConfigDict, kind: str, large: bool) -> None:
+    """The denoiser of each kind; the three have about as many parameters, 1.6 to 1.9 M or 3.6 to 4.2 M."""
+    if kind == "dit":
+        use_denoiser(config, "dit")
+        config.denoiser.width = 192 if large else 128
+        config.denoiser.depth = 6
+        config.denoiser.num_heads = 6 if large else 4
+    else:
+        config.denoiser.model_channels = 96 if large else 64
+        config.denoiser.channel_mult = (1, 1)
+        config.denoiser.num_res_blocks = 1
+        config.denoiser.attention_resolutions = (2, 1)
+        config.denoiser.num_heads = 2 if large else 1
+        config.denoiser.position_embedding = kind != "official"
+    config.denoiser.latent_channels = 8
+    config.denoiser.num_classes = 6
+
+
+def _set_official_recipe(config: ConfigDict) -> None:
+    """Noise prediction, times drawn uniformly, AdamW, DDIM with eta 1: as in the official code."""
+    stage = config.train_diffusion
+    stage.recipe = "official"
+    stage.optimizer.learning_rate = 1e-4
+    config.encode.unconditional_anywhere = True
+    config.sample.steps = 100
+    config.sample.later_steps = 20

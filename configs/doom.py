@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from pvdm_jax.config import require
 from pvdm_jax.config.loading import default_config, use_denoiser
+from pvdm_jax.config.recipes import default_diffusion
 
 SIDES = ("64", "128")
 KINDS = ("", "official", "dit")  # of the denoiser and its recipe
@@ -69,7 +70,6 @@ def get_config(variant: str = "64") -> ConfigDict:
     stage.checkpoint_every = 1000
 
     config.encode.windows = 8
-    config.latents.normalize = kind != "official"
     _set_denoiser(config, kind, large)
 
     stage = config.train_diffusion
@@ -90,10 +90,7 @@ def get_config(variant: str = "64") -> ConfigDict:
         stage.optimizer.learning_rate = 1e-3
         stage.optimizer.muon_learning_rate = 8e-3
         stage.optimizer.b2 = 0.99
-        stage.times = "logit_normal"
-        stage.context_times_shift = 0.5
-        stage.context_last_time = 0.25
-        config.process.prediction = "v"
+        default_diffusion(config)
         config.sample.sampler = "heun"
         config.sample.grid = "quadratic"
         config.sample.steps = 10
@@ -114,7 +111,6 @@ def _set_denoiser(config: ConfigDict, kind: str, large: bool) -> None:
         config.denoiser.num_res_blocks = 1
         config.denoiser.attention_resolutions = (2, 1)
         config.denoiser.num_heads = 2 if large else 1
-        config.denoiser.position_embedding = kind != "official"
     config.denoiser.latent_channels = 8
     config.denoiser.num_classes = 6
 

@@ -1,4 +1,7 @@
-"""`pvdm demo`: trains both stages on moving shapes, samples, judges the result on held-out clips, writes a report."""
+"""`pvdm demo`: trains both stages on moving shapes, samples, judges the result on held-out clips, writes a report.
+
+A first report shows what the packaged model generates, long before the demo's own model is trained.
+"""
 
 import dataclasses
 import pathlib
@@ -10,6 +13,7 @@ import jax
 import numpy as np
 
 from pvdm_jax.commands.demo_clips import Clips, all_numbers
+from pvdm_jax.commands.demo_packaged import PackagedVideos, packaged_sections, packaged_videos
 from pvdm_jax.commands.demo_report import report_sections, write_videos
 from pvdm_jax.config import Config, ConfigError
 from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig
@@ -40,6 +44,7 @@ LONG_VIDEOS = 16
 CONTINUATIONS = 64  # held-out clips whose next clip is sampled
 BATCH = 16  # videos sampled at once, here and by the evaluation: the sampler is compiled once
 SEED = 1  # of the samples
+TITLE = "pvdm demo: moving shapes"
 
 
 @single_writer
@@ -54,6 +59,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> pathlib.Path:
     workdir = pathlib.Path(workdir)
     report = workdir / REPORT_FILE
     clock = _Clock(workdir / SECONDS_FILE)
+    packaged = clock.measure("videos of the packaged model", lambda: _first_report(report))
     clock.measure("autoencoder training", lambda: autoencoder.train(config, workdir))
     print(clock.measure("encoding", lambda: latents.encode(config, workdir)))
     clock.measure("denoiser training", lambda: diffusion.train(config, workdir))
@@ -73,13 +79,23 @@ def run(config: Config, workdir: str | pathlib.Path) -> pathlib.Path:
             seconds=clock.seconds,
             class_names=model.class_names,
             card=card,
+            packaged=packaged_sections(packaged, first=False) if packaged else [],
         )
-        write_page(report, "pvdm demo: moving shapes", sections)
+        write_page(report, TITLE, sections)
         buckets.push(workdir)
     values = {name: value for name, value in numbers.items() if isinstance(value, float)}
     print("\n".join(f"{name}: {value:.3f}" for name, value in values.items()))
     print(f"report: {report}")
     return report
+
+
+def _first_report(report: pathlib.Path) -> PackagedVideos | None:
+    """Writes the report of the packaged model's videos, if there is such a model and no report yet."""
+    packaged = packaged_videos()
+    if packaged and jax.process_index() == 0 and not report.exists():
+        write_page(report, TITLE, packaged_sections(packaged, first=True))
+        print(f"videos of the packaged model: {report}")
+    return packaged
 
 
 def demo_protocol(config: Config) -> ProtocolConfig:

@@ -39,6 +39,7 @@ def report_sections(
     seconds: Mapping[str, float],
     class_names: Sequence[str],
     card: Mapping[str, Any],
+    packaged: Sequence[Section] = (),
 ) -> list[Section]:
     """The whole report.
 
@@ -50,6 +51,7 @@ def report_sections(
         seconds: The time that each phase took.
         class_names: The names of the model's classes.
         card: The evaluation card.
+        packaged: What the packaged model generates, for comparison.
     """
     return [
         Text(
@@ -58,6 +60,7 @@ def report_sections(
             f"{config.autoencoder.frames} frames. All numbers are of held-out clips."
         ),
         *_generated(config, clips, class_names),
+        *packaged,
         *_together(card, config.autoencoder.frames),
         *_judgement(clips, numbers),
         *_reconstructions(clips, numbers),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import pvdm_jax
-from pvdm_jax.commands import demo, demo_report
+from pvdm_jax.commands import demo, demo_packaged, demo_report
 from pvdm_jax.commands.demo_clips import Clips, all_numbers, judge
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, SampleConfig, UNetConfig
 from pvdm_jax.data.synthetic import SyntheticVideos
@@ -52,8 +52,44 @@ def test_other_data_is_refused(tmp_path):
         demo.run(config, tmp_path)
 
 
+class Ready:
+    """A packaged model that draws grey clips: the number of a video is its grey level, that of a clip its red."""
+
+    class_names = ("bounce", "orbit", "spin")
+    config = Config(
+        autoencoder=AutoencoderConfig(frames=4, height=16, width=16), denoiser=UNetConfig(channel_mult=(1,))
+    )
+
+    def stream(self, key, count, frames, *, labels, indices=None):
+        assert len(labels) == count
+        for clip in range(frames // 4):
+            grey = np.array(indices or range(count), np.uint8)[:, None, None, None, None]
+            video = np.broadcast_to(grey, (count, 4, 16, 16, 3)).copy()
+            video[..., 0] = clip
+            yield video
+
+
+def test_a_first_report_shows_the_packaged_model(tmp_path, monkeypatch):
+    report = tmp_path / "report.html"
+    monkeypatch.setattr(demo_packaged, "packaged_names", lambda: [])
+    assert demo._first_report(report) is None and not report.exists()
+    monkeypatch.setattr(demo_packaged, "packaged_names", lambda: ["shapes"])
+    monkeypatch.setattr(demo_packaged, "load", lambda folder: Ready())
+    videos = demo._first_report(report)
+    assert videos.classes == ["bounce", "orbit", "spin"] * 2 + ["bounce", "orbit"]
+    np.testing.assert_array_equal(videos.clips[:, 0, 0, 0, 1], range(8))
+    assert videos.long.shape == (4, 32, 16, 16, 3) and videos.long[0, -1, 0, 0, 0] == 7
+    page = report.read_text()
+    assert page.count("<video") == 8 + 4 and "is training a model of its own" in page
+    # What is there already, the report of an earlier run, stays until the new one takes its place.
+    report.write_text("earlier")
+    demo._first_report(report)
+    assert report.read_text() == "earlier"
+
+
 @pytest.mark.long
 def test_a_whole_demo(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_packaged, "packaged_names", lambda: [])
     for name, value in (("JUDGED", 6), ("LONG_CLIPS", 2), ("LONG_VIDEOS", 2), ("CONTINUATIONS", 3)):
         monkeypatch.setattr(demo, name, value)
     monkeypatch.setattr(demo_report, "SHOWN", 4)

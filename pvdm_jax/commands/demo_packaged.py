@@ -1,0 +1,61 @@
+"""What `pvdm demo` shows before it has trained anything: videos of the packaged model of moving shapes."""
+
+import dataclasses
+
+import numpy as np
+
+from pvdm_jax.inference.loading import load
+from pvdm_jax.reporting.sections import Section, Text, Videos
+from pvdm_jax.runtime.keys import make_key
+from pvdm_jax.video.defaults import DEFAULT_FPS
+from pvdm_jax.weights.packaged import FOLDER, packaged_names
+
+NAME = "shapes"
+SHOWN_LONG = 4
+SHOWN = 2 * SHOWN_LONG  # clips
+LONG_CLIPS = 8
+SEED = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PackagedVideos:
+    """Clips and long videos of the packaged model, uint8 (n, frames, height, width, 3)."""
+
+    classes: list[str]  # of the clips
+    clips: np.ndarray
+    long: np.ndarray
+
+
+def packaged_videos() -> PackagedVideos | None:
+    """Videos that the packaged model generates, its classes in turn; None where this version has no such model."""
+    if NAME not in packaged_names():
+        return None
+    # By its path: a folder of that name in the current directory is none of ours.
+    model = load(FOLDER / NAME)
+    classes = [i % len(model.class_names) for i in range(SHOWN)]
+    frames = model.config.autoencoder.frames
+    # All in batches of one size, for which the sampler is compiled once; the long videos' first clips are shown, too.
+    key, alone = make_key(SEED), range(SHOWN_LONG, 2 * SHOWN_LONG)
+    long = model.stream(key, SHOWN_LONG, LONG_CLIPS * frames, labels=classes[:SHOWN_LONG])
+    long = np.concatenate(list(long), axis=1)
+    more = model.stream(key, len(alone), frames, labels=classes[SHOWN_LONG:], indices=alone)
+    clips = np.concatenate([long[:, :frames], *more])
+    return PackagedVideos([model.class_names[i] for i in classes], clips, long)
+
+
+def packaged_sections(videos: PackagedVideos, first: bool) -> list[Section]:
+    """Their part of the report. first: whether nothing else is in the report yet."""
+    now = " The demo is training a model of its own now; its report takes the place of this one." if first else ""
+    return [
+        Text(
+            f"This model comes with the package (`pvdm sample --model={NAME} --output=out`) and was trained by the "
+            f"same commands.{now}",
+            heading="The packaged model",
+        ),
+        Videos("Clips of the packaged model", list(zip(videos.classes, videos.clips, strict=True)), DEFAULT_FPS),
+        Videos(
+            f"Long videos of the packaged model: {LONG_CLIPS} clips, each generated from the previous clip",
+            [(f"{videos.long.shape[1]} frames", video) for video in videos.long],
+            DEFAULT_FPS,
+        ),
+    ]

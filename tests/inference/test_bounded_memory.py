@@ -27,7 +27,9 @@ def four_at_once(monkeypatch):
 
 def compiled(name, count):
     model = LatentModel(CONFIG.autoencoder)
-    item = jax.ShapeDtypeStruct(CLIP, np.uint8) if name == "encode" else jax.ShapeDtypeStruct(model.spec.shape, "float32")
+    item = (
+        jax.ShapeDtypeStruct(CLIP, np.uint8) if name == "encode" else jax.ShapeDtypeStruct(model.spec.shape, "float32")
+    )
     items = jax.ShapeDtypeStruct((count, *item.shape), item.dtype)
     return jax.jit(getattr(model, name)).lower(model.autoencoder_shapes, items).compile()
 

@@ -20,8 +20,15 @@ The official denoiser cannot tell the two motion planes apart: half of its first
 `dit-l` and `dit-s` have about as many parameters as `l` and `s`.
 docs/fidelity.md compares the recipes constant by constant.
 
-Hardware: 1, 2, 4 or 8 GPUs of 40 GB or more (stage 1 splits batches of 24 into three). Expected time on 8 A100 at 30%
-of their TF32 peak, computed from the operations, not measured:
+Hardware: 1, 2, 4 or 8 GPUs of 40 GB or more, or 16 TPU chips. Batches of stage 1 are split into three micro-batches,
+those of stage 2 into four; `l`, `s`, `dit-l` and `dit-s` compute in bfloat16, the official variants in float32.
+docs/notes/plans_2026-11.md has what `pvdm plan` says of the memory that `l` needs. Changes for other devices:
+
+    24 GB              --config.denoiser.remat=blocks
+    16 TPU chips       --config.train_autoencoder.batch_size=32 --config.train_autoencoder.accumulate=2
+                       --config.mesh.data=1 --config.mesh.fsdp=-1
+
+Expected time on 8 A100 at 30% of their TF32 peak, computed from the operations, not measured:
 
     stage 1    7.9 TFLOP per clip, 88,000 updates of 24 clips           12 hours
     encode     1.4 TFLOP per clip, once                                 minutes

@@ -26,7 +26,14 @@ from pvdm_jax.config import ConfigError, config_to_dict, require
 from pvdm_jax.evaluation.card import read_card
 from pvdm_jax.inference.loading import load
 from pvdm_jax.inference.pipeline import PVDM
-from pvdm_jax.inference.sampler import SampleBatch, check_continues, clips_of, settings_of, split_settings
+from pvdm_jax.inference.sampler import (
+    SampleBatch,
+    SamplingProgram,
+    check_continues,
+    clips_of,
+    settings_of,
+    split_settings,
+)
 from pvdm_jax.models import functional
 from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.storage.run_folder import RunFolder
@@ -157,13 +164,17 @@ def export_sampler(
     program_settings, numbers = split_settings(model.model, settings)
     inside = jax.tree.map(np.asarray, model.weights) if weights_inside else None
 
+    # A program for any device: its networks know of no mesh, and so use no kernels of one platform.
+    networks = model.make_model(config.autoencoder, config.denoiser)
+    program = SamplingProgram(config, networks)
+
     def run(weights, seed, index, label):
         weights = inside or {name: functional.unflatten(arrays) for name, arrays in weights.items()}
-        condition = model.model.absent(index.shape[0])
+        condition = networks.absent(index.shape[0])
         if condition.label is not None:
             condition = dataclasses.replace(condition, label=label)
         batch = SampleBatch(index, condition)
-        video, _ = model.program.generate(
+        video, _ = program.generate(
             weights, make_key(seed), 0, batch, numbers, settings=program_settings, clips=clips, given=False
         )
         return video[:, :frames]

@@ -34,6 +34,7 @@ def paper_config(name: str, variant: str, context_prob: float) -> ConfigDict:
     (_official_autoencoder if official else _default_autoencoder)(config.train_autoencoder)
     if not official:
         default_diffusion(config)
+    _fit_into_memory(config, variant)
 
     stage = config.train_diffusion
     stage.recipe = "official" if official else "default"
@@ -65,6 +66,19 @@ def default_diffusion(config: ConfigDict) -> None:
         config.denoiser.position_embedding = True
         config.denoiser.edge_features = True
         config.denoiser.shared_axes = True
+
+
+def _fit_into_memory(config: ConfigDict, variant: str) -> None:
+    """Both stages in 40 GB on one GPU: docs/notes/plans_2026-11.md has what `pvdm plan` says.
+
+    The official recipe computes in float32, as its code does, and saves memory by computing again; micro-batches change
+    no result but its rounding.
+    """
+    official, transformer = variant.endswith("official"), variant.startswith("dit")
+    config.autoencoder.dtype = config.denoiser.dtype = "float32" if official else "bfloat16"
+    config.autoencoder.remat = "blocks"
+    config.denoiser.remat = "blocks" if official or transformer else "none"
+    config.train_diffusion.accumulate = 4
 
 
 def _official_autoencoder(stage: ConfigDict) -> None:

@@ -4,6 +4,7 @@ Training's evaluation, the loaded model, the exported sampler and the benchmark 
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +13,34 @@ from jax.sharding import Mesh
 
 from pvdm_jax.config import AutoencoderConfig, DenoiserConfig
 from pvdm_jax.diffusion.predictions import NoisyBatch, squared_error
+from pvdm_jax.inference import on_mesh
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder, latent_spec
 from pvdm_jax.models.condition import Condition
-from pvdm_jax.models.denoiser import make_denoiser
+from pvdm_jax.models.denoiser import denoiser_class, make_denoiser
 from pvdm_jax.models.latent import Tokens
 from pvdm_jax.models.pixels import to_float, to_uint8
 from pvdm_jax.runtime import sharding
+
+TOKENS_AT_ONCE = 2**16  # of the autoencoder, on a device: four clips of 16 x 256 x 256 in patches of 8
+POSITIONS_AT_ONCE = 2**16  # of latents that are sampled, on a device: those of 32 such clips
+
+
+def clips_at_once(config: AutoencoderConfig) -> int:
+    """How many clips a device encodes or decodes at a time: so many that it has enough to do, and memory suffices."""
+    tokens = config.frames * (config.height // config.patch_size) * (config.width // config.patch_size)
+    return max(1, TOKENS_AT_ONCE // tokens)
 
 
 class LatentModel:
     """An autoencoder and a denoiser of its latents. Nothing here knows of files or losses.
 
-    spec: the latent of a clip. denoiser: None for a model that only encodes and decodes. mesh: where the weights are
-    split over devices, the mesh over which they are gathered before they are used; None where every device has them
-    whole.
+    spec: the latent of a clip. denoiser: None for a model that only encodes and decodes. mesh: the devices that the
+    model runs on, over which its weights may be split; None for a program that must not know its devices, as an
+    exported one, and has the weights whole.
+
+    encode, decode and denoise_in_parts bound what is on a device at a time, so that their memory grows with the number
+    of clips by the clips alone.
     """
 
     def __init__(
@@ -59,16 +73,35 @@ class LatentModel:
 
     def encode(self, params: functional.Params, video: jax.Array) -> Tokens:
         """Clips (b, frames, height, width, 3), uint8 or float in [-1, 1], to latents (b, positions, channels)."""
-        video = to_float(video) if video.dtype == jnp.uint8 else video
-        return self._merge(self._abstract_autoencoder[0], params).encode(video)
+
+        def encode(params, video):
+            video = to_float(video) if video.dtype == jnp.uint8 else video
+            return functional.merge(self._abstract_autoencoder[0], params).encode(video)
+
+        return self._in_parts(encode, params, video, clips_at_once(self.autoencoder))
 
     def decode(self, params: functional.Params, latents: Tokens) -> jax.Array:
         """Latents (b, positions, channels) to clips, uint8 (b, frames, height, width, 3)."""
-        return to_uint8(self._merge(self._abstract_autoencoder[0], params).decode(latents))
+
+        def decode(params, latents):
+            return to_uint8(functional.merge(self._abstract_autoencoder[0], params).decode(latents))
+
+        return self._in_parts(decode, params, latents, clips_at_once(self.autoencoder))
 
     def denoise(self, params: functional.Params, x: Tokens, time: jax.Array, condition: Condition) -> Tokens:
         """The denoiser's answer (b, positions, channels) to noisy latents x at the times (b,)."""
-        return self._merge(self._abstract_denoiser[0], params)(x, time, condition)
+        params = on_mesh.gather(self.mesh, params, denoiser_class(self.denoiser), self.denoiser.remat)
+        with on_mesh.running_on(self.mesh):
+            return functional.merge(self._abstract_denoiser[0], params)(x, time, condition)
+
+    def denoise_in_parts(self, params: functional.Params, x: Tokens, time: jax.Array, condition: Condition) -> Tokens:
+        """`denoise`, for sampling."""
+
+        def denoise(params, inputs):
+            return self.denoise(params, *inputs)
+
+        at_once = max(1, POSITIONS_AT_ONCE // self.spec.positions)
+        return self._in_parts(denoise, params, (x, time, condition), at_once)
 
     def errors(self, params: functional.Params, noisy: NoisyBatch, condition: Condition) -> jax.Array:
         """Squared errors (b,) of what the denoiser predicts for noisy latents, without the weights of their times."""
@@ -78,5 +111,7 @@ class LatentModel:
         """The condition of `count` samples that have no neighbouring clip and no class."""
         return Condition.absent(self.denoiser, self.spec, count)
 
-    def _merge(self, graphdef: nnx.GraphDef, params: functional.Params) -> nnx.Module:
-        return functional.merge(graphdef, params if self.mesh is None else sharding.gather(self.mesh, params))
+    def _in_parts(self, function: Any, params: functional.Params, items: Any, at_once: int) -> Any:
+        params = params if self.mesh is None else sharding.gather(self.mesh, params)
+        with on_mesh.running_on(self.mesh):
+            return sharding.map_parts(self.mesh, function, params, items, at_once)

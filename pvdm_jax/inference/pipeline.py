@@ -54,10 +54,10 @@ class PVDM:
     ):
         self.config, self.class_names = config, class_names
         self.card = dict(card or {})
-        self.model = self.make_model(config.autoencoder, config.denoiser)
+        self.mesh = mesh or sharding.make_mesh(MeshConfig(), jax.local_devices())
+        self.model = self.make_model(config.autoencoder, config.denoiser, self.mesh)
         self.latent_spec = self.model.spec
         self.program = SamplingProgram(config, self.model)
-        self.mesh = mesh or sharding.make_mesh(MeshConfig(), jax.local_devices())
         weights = {"autoencoder": autoencoder} | ({} if denoiser is None else {"denoiser": denoiser})
         self.weights = jax.device_put(weights, sharding.parameter_shardings(self.mesh, weights))
         self._encode = jax.jit(self.program.encode)

@@ -208,7 +208,7 @@ class SamplingProgram:
             # A time t lies at the fraction (t + 1) / num_steps of the process.
             ends = (numbers["guidance_from"], numbers["guidance_to"])
             interval = tuple(end * self.process.num_steps - 1 for end in ends)
-        denoise = functools.partial(self.model.denoise, weights["denoiser"])
+        denoise = functools.partial(self.model.denoise_in_parts, weights["denoiser"])
         return sample_clip(
             guide(denoise, condition, away, interval=interval),
             self.process,

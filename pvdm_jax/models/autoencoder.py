@@ -65,6 +65,7 @@ class Autoencoder(nnx.Module):
         "project_tx/out",
         "project_ty/out",
     )
+    BLOCKS = ("encoder", "decoder", "project_yx/blocks", "project_tx/blocks", "project_ty/blocks")
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -73,8 +74,8 @@ class Autoencoder(nnx.Module):
         shape = plane_shape(config)
 
         def block(rngs):
-            heads, again = (config.num_heads, config.head_dim), config.remat != "none"
-            return DividedBlock(channels, *heads, config.mlp_ratio, remat=again, dtype=dtype, rngs=rngs)
+            heads = config.num_heads, config.head_dim
+            return DividedBlock(channels, *heads, config.mlp_ratio, dtype=dtype, rngs=rngs)
 
         self.from_pixels = linear(pixels, channels, dtype=dtype, rngs=rngs)
         self.encoder = stack(block, config.depth, rngs)

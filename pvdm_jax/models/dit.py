@@ -39,7 +39,6 @@ class DiTBlock(nnx.Module):
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         width, dtype = config.width, jnp.dtype(config.dtype)
         self.heads = (config.num_heads, width // config.num_heads)
-        self.remat = config.remat != "none"
         self.modulation = linear(width, 6 * width, init=zeros, dtype=dtype, rngs=rngs)
         self.query = linear(width, width, dtype=dtype, rngs=rngs)
         self.key = linear(width, width, dtype=dtype, rngs=rngs)
@@ -58,7 +57,7 @@ class DiTBlock(nnx.Module):
         # Attention.
         y = _modulate(x, shift, scale)
         query, key, value = (part(y).reshape(*y.shape[:2], *self.heads) for part in (self.query, self.key, self.value))
-        attended = attention(self.query_norm(query), self.key_norm(key), value, self.remat)
+        attended = attention(self.query_norm(query), self.key_norm(key), value)
         x = x + gate[:, None] * self.out(attended.reshape(x.shape))
 
         # Feed-forward.
@@ -71,6 +70,7 @@ class DiT(nnx.Module):
 
     # Layers that read or write latents, which matrix optimizers (Muon) must not update.
     NOT_MATRICES = ("embed_in", "out")
+    BLOCKS = ("blocks",)
 
     def __init__(self, config: DiTConfig, spec: LatentSpec, *, rngs: nnx.Rngs):
         self.config, self.spec = config, spec

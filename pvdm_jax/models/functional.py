@@ -4,8 +4,10 @@ A parameter tree is nested dicts with string keys (entries of an `nnx.List` are 
 optax updates, Orbax saves and a mesh shards. `merge` inside a jitted function gives the module back.
 """
 
+import contextlib
+import contextvars
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,6 +15,8 @@ import numpy as np
 from flax import nnx
 
 Params = dict[str, Any]
+
+_prepare: contextvars.ContextVar[Callable[[Params], Params]] = contextvars.ContextVar("prepare", default=lambda x: x)
 
 
 def split(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
@@ -29,6 +33,25 @@ def merge(graphdef: nnx.GraphDef, params: Params) -> Any:
 def abstract(make: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
     """`split(make())` without computing or allocating anything: the leaves are jax.ShapeDtypeStruct."""
     return split(nnx.eval_shape(make))
+
+
+@contextlib.contextmanager
+def preparing_blocks(prepare: Callable[[Params], Params]) -> Iterator[None]:
+    """While models are called in it, the parameters of each rematerialised block go through `prepare` before use.
+
+    Where parameters are split over devices, this is how a block's are gathered when it is their turn, and again for
+    its gradient, so that those of one block are whole at a time.
+    """
+    token = _prepare.set(prepare)
+    try:
+        yield
+    finally:
+        _prepare.reset(token)
+
+
+def prepared_block(params: Params) -> Params:
+    """A block's parameters as the block uses them, in the body that is rematerialised."""
+    return _prepare.get()(params)
 
 
 def count(params: Params) -> int:

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pvdm_jax.models import functional
-from pvdm_jax.models.ops.attention import attention, rotate, space_rotation, time_rotation
+from pvdm_jax.models.ops.attention import attention
 from pvdm_jax.models.ops.layers import gelu, linear
 from pvdm_jax.models.ops.norms import layer_norm
 from pvdm_jax.models.ops.remat import remat
+from pvdm_jax.models.ops.rotary import rotate, space_rotation, time_rotation
 
 # So few blocks compile as fast one by one, and what the gradient needs of each isn't copied into one array of all.
 UNROLLED = 2
@@ -23,8 +24,8 @@ UNROLLED = 2
 class SelfAttention(nnx.Module):
     """Multi-head self-attention over the second axis of (b, n, channels), without biases on queries, keys, values."""
 
-    def __init__(self, channels: int, num_heads: int, head_dim: int, *, remat=False, dtype, rngs: nnx.Rngs):
-        self.heads, self.remat = (num_heads, head_dim), remat
+    def __init__(self, channels: int, num_heads: int, head_dim: int, *, dtype, rngs: nnx.Rngs):
+        self.heads = (num_heads, head_dim)
         inner = num_heads * head_dim
         self.query = linear(channels, inner, bias=False, dtype=dtype, rngs=rngs)
         self.key = linear(channels, inner, bias=False, dtype=dtype, rngs=rngs)
@@ -37,7 +38,7 @@ class SelfAttention(nnx.Module):
         query, key, value = (y.reshape(*y.shape[:2], *self.heads) for y in (query, key, value))
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        attended = attention(query, key, value, self.remat)
+        attended = attention(query, key, value)
         return self.out(attended.reshape(*attended.shape[:2], -1))
 
 
@@ -67,15 +68,12 @@ class FeedForward(nnx.Module):
 class DividedBlock(nnx.Module):
     """Attention over time, attention over space, gated feed-forward (TimeSformer's divided space-time attention)."""
 
-    def __init__(
-        self, channels: int, num_heads: int, head_dim: int, mlp_ratio: int, *, remat=False, dtype, rngs: nnx.Rngs
-    ):
-        """remat: whether attention weights are computed again for the gradient where there are many."""
+    def __init__(self, channels: int, num_heads: int, head_dim: int, mlp_ratio: int, *, dtype, rngs: nnx.Rngs):
         heads = num_heads, head_dim
         self.time_norm = layer_norm(channels, dtype=dtype, rngs=rngs)
-        self.time_attention = SelfAttention(channels, *heads, remat=remat, dtype=dtype, rngs=rngs)
+        self.time_attention = SelfAttention(channels, *heads, dtype=dtype, rngs=rngs)
         self.space_norm = layer_norm(channels, dtype=dtype, rngs=rngs)
-        self.space_attention = SelfAttention(channels, *heads, remat=remat, dtype=dtype, rngs=rngs)
+        self.space_attention = SelfAttention(channels, *heads, dtype=dtype, rngs=rngs)
         self.mlp_norm = layer_norm(channels, dtype=dtype, rngs=rngs)
         self.mlp = GatedFeedForward(channels, mlp_ratio * channels, dtype=dtype, rngs=rngs)
 
@@ -134,11 +132,18 @@ def scan_to_first(stacked: nnx.Module, x: jax.Array, policy: str = "none") -> ja
     graphdef, params = functional.split(stacked)
     before, last = (jax.tree.map(lambda p, s=s: p[s], params) for s in (slice(None, -1), -1))
     x = _scan(graphdef, before, x, policy)
-    block = remat(lambda layer, x: functional.merge(graphdef, layer)(x, queries=1), policy)
-    return block(last, x)[:, 0]
+    return _block(graphdef, policy, queries=1)(last, x)[:, 0]
 
 
 def _scan(graphdef, params, x, policy, *shared):
     unroll = len(jax.tree.leaves(params)[0]) <= UNROLLED
-    block = remat(lambda layer, *inputs: functional.merge(graphdef, layer)(*inputs), policy, scanned=not unroll)
+    block = _block(graphdef, policy, scanned=not unroll)
     return jax.lax.scan(lambda x, layer: (block(layer, x, *shared), None), x, params, unroll=unroll)[0]
+
+
+def _block(graphdef, policy, scanned=False, **options):
+    def apply(layer, *inputs):
+        layer = layer if policy == "none" else functional.prepared_block(layer)
+        return functional.merge(graphdef, layer)(*inputs, **options)
+
+    return remat(apply, policy, scanned)

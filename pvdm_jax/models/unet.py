@@ -96,7 +96,6 @@ class AttentionBlock(nnx.Module):
     def __init__(self, config: UNetConfig, features: int, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         self.num_heads = features // config.num_head_channels if config.num_head_channels else config.num_heads
-        self.remat = config.remat != "none"
         self.norm = group_norm(features, dtype=dtype, rngs=rngs)
         self.query, self.key, self.value = (linear(features, features, dtype=dtype, rngs=rngs) for _ in range(3))
         self.out = linear(features, features, init=zeros, dtype=dtype, rngs=rngs)
@@ -106,7 +105,7 @@ class AttentionBlock(nnx.Module):
         y = self.norm(x.reshape(batch, -1, features))
         heads = (batch, y.shape[1], self.num_heads, features // self.num_heads)
         projected = (project(y).reshape(heads) for project in (self.query, self.key, self.value))
-        y = attention(*projected, self.remat)
+        y = attention(*projected)
         return x + self.out(y.reshape(batch, -1, features)).reshape(x.shape)
 
 
@@ -216,6 +215,7 @@ class UNet(nnx.Module):
 
     # Layers that read or write latents, which matrix optimizers (Muon) must not update.
     NOT_MATRICES = ("conv_in", "conv_out")
+    BLOCKS = ("input_blocks", "middle_block", "output_blocks")
 
     def __init__(self, config: UNetConfig, spec: LatentSpec, *, rngs: nnx.Rngs):
         self.config, self.spec = config, spec
@@ -324,5 +324,8 @@ class UNet(nnx.Module):
         if self.config.remat == "none":
             return block(*inputs)
         graphdef, params = functional.split(block)
-        call = remat(lambda params, *inputs: functional.merge(graphdef, params)(*inputs), self.config.remat)
-        return call(params, *inputs)
+
+        def call(params, *inputs):
+            return functional.merge(graphdef, functional.prepared_block(params))(*inputs)
+
+        return remat(call, self.config.remat)(params, *inputs)

@@ -164,11 +164,9 @@ class Program:
                 if key in channels or devices == 1:
                     continue
                 channels.add(key)
-                size = array_bytes(instruction.shape, all_memories=True)
-                if instruction.opcode.endswith("-start") and instruction.shape.startswith("("):
-                    # A tuple of the operand and the result.
-                    arrays = (found.group() for found in _ARRAY.finditer(instruction.shape))
-                    size = max(array_bytes(array, all_memories=True) for array in arrays)
+                begun = instruction.opcode.endswith("-start") and kind != "all-reduce"
+                shape = _result_of_start(instruction.shape) if begun else instruction.shape
+                size = array_bytes(shape, all_memories=True)
                 if kind == "all-reduce" and "all-reduce-scatter" in place:
                     kind, size = "reduce-scatter", size / devices  # the form that TPUs use
                 found.append(Collective(kind, devices, runs, _moved(kind, size, devices)))
@@ -240,6 +238,16 @@ def _until_closed(rest: str) -> tuple[str, str]:
         if depth == 0:
             return rest[:index], rest[index + 1 :]
     return rest, ""
+
+
+def _result_of_start(shape: str) -> str:
+    """The shape of the result in that of a transfer's start, (operand, result, ...), either of which may be a tuple."""
+    if not shape.startswith("("):
+        return shape
+    if shape.startswith("(("):
+        rest = _until_closed(shape[2:])[1].lstrip(", ")
+        return _until_closed(rest[1:])[0] if rest.startswith("(") else rest
+    return [found.group() for found in _ARRAY.finditer(shape)][1]
 
 
 def _moved(kind: str, size: float, devices: int) -> float:

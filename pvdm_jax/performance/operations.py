@@ -75,7 +75,7 @@ class Operations:
     def __init__(self, autoencoder: AutoencoderConfig, denoiser: DenoiserConfig, batch: int, mesh: Mesh, steps: int):
         self.autoencoder, self.denoiser = autoencoder, denoiser
         self.batch, self.mesh, self.steps = batch, mesh, steps
-        self.model = LatentModel(autoencoder, denoiser)
+        self.model = LatentModel(autoencoder, denoiser, mesh)
         self.video_shape = (autoencoder.frames, autoencoder.height, autoencoder.width, 3)
 
     def make(self, name: str) -> Operation:

@@ -4,10 +4,12 @@ There are two axes. Along `data` the parameters are copied; along `fsdp` they ar
 each device keeps a slice of every large array, and XLA gathers it where a layer needs it). Batches are split over both.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -98,12 +100,59 @@ def round_up(mesh: Mesh, count: int) -> int:
 def gather(mesh: Mesh, params: Any) -> Any:
     """Parameters for use in a model, inside jit: gathered, if `fsdp` splits them, so that every device has all of them.
 
-    Otherwise XLA often keeps a weight split and moves activations instead, which are many times as large. Gradients
-    are whole as well, and are split again when they are combined with the state.
+    Otherwise XLA often keeps a weight split and moves activations instead, which are many times as large. Their
+    gradient is split as they were: each device gets the sum of its own part alone (a reduce-scatter, half of what
+    summing it whole on every device moves).
     """
-    if mesh.shape["fsdp"] == 1:
+    if mesh.shape["fsdp"] == 1 or jax.sharding.get_abstract_mesh().manual_axes:
         return params
+    return _gather(mesh, params)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gather(mesh, params):
     return jax.lax.with_sharding_constraint(params, replicated(mesh))
+
+
+def _split_gradient(mesh, _, gradient):
+    return (jax.lax.with_sharding_constraint(gradient, parameter_shardings(mesh, gradient)),)
+
+
+_gather.defvjp(lambda mesh, params: (_gather(mesh, params), None), _split_gradient)
+
+
+def map_parts(mesh: Mesh | None, function: Callable[[Any, Any], Any], params: Any, items: Any, at_once: int) -> Any:
+    """`function(params, items)`, inside jit, with at most `at_once` items on each device at a time.
+
+    items: a tree of arrays (b, ...); so is the result, which must not depend on how the items are divided. params: are
+    gathered already. Memory beside items and results does not grow with b. Each device goes through its own items;
+    parts have equal sizes, and the last one is filled up with repetitions.
+    """
+
+    def in_parts(params, items):
+        count = len(jax.tree.leaves(items)[0])
+        parts = -(-count // at_once)
+        size = -(-count // parts)
+        missing = parts * size - count
+
+        def divide(x):
+            return jnp.concatenate([x, x[:missing]]).reshape(parts, size, *x.shape[1:])
+
+        found = jax.lax.map(functools.partial(function, params), jax.tree.map(divide, items))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
+
+    count = jax.tree.leaves(items)[0].shape[0]
+    if not isinstance(count, int):  # that of an exported program, which is open
+        found = jax.lax.map(lambda item: function(params, jax.tree.map(lambda x: x[None], item)), items)
+        return jax.tree.map(lambda x: x[:, 0], found)
+    devices = 1 if mesh is None or count % mesh.size else mesh.size
+    if count <= at_once * devices:
+        return function(params, items)
+    if devices == 1:
+        return in_parts(params, items)
+    rows = PartitionSpec(AXES)
+    specs = (PartitionSpec(), rows)
+    return jax.shard_map(in_parts, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(params, items)
 
 
 def global_batch(mesh: Mesh, local: Any) -> Any:

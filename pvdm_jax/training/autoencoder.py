@@ -14,6 +14,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pvdm_jax.config import AutoencoderConfig, AutoencoderTrainingConfig, Config, ConfigError, config_to_dict, require
+from pvdm_jax.inference import on_mesh
+from pvdm_jax.inference.latent_model import clips_at_once
 from pvdm_jax.losses.lpips import LPIPS
 from pvdm_jax.losses.lpips import SMALLEST as LPIPS_SMALLEST
 from pvdm_jax.models import functional
@@ -169,6 +171,7 @@ class AutoencoderStage:
         return changed, metrics
 
     def _gradients(self, loss: LossFn, params: Any, batch: Batch, key: jax.Array) -> tuple[Any, Metrics]:
+        params = on_mesh.gather_once(self.mesh, params, self.losses.model.remat, self.config.accumulate)
         return accumulate_gradients(loss, params, batch, key, self.config.accumulate)
 
     def _strength(self, state: AdversarialState) -> jax.Array | float:
@@ -187,15 +190,30 @@ class AutoencoderStage:
 
     def _measure(self, params: functional.Params, batch: Batch, constants: Constants) -> dict[str, jax.Array]:
         """Reconstructions in uint8, and the loss of each clip (b,)."""
-        batch = self.losses.prepare(batch, make_key(0))
-        found = self.losses.reconstruct(params, batch["video"])
-        return {"video": to_uint8(found), "error": self.losses.reconstruction(found, batch, constants, (1, 2, 3, 4))[0]}
+
+        def measure(shared, batch):
+            params, constants = shared
+            batch = self.losses.prepare(batch, make_key(0))
+            found = self.losses.reconstruct(params, batch["video"])
+            error = self.losses.reconstruction(found, batch, constants, (1, 2, 3, 4))[0]
+            return {"video": to_uint8(found), "error": error}
+
+        return self._in_parts(measure, (params, constants), batch)
 
     def _measure_hinge(self, state: AdversarialState, batch: Batch) -> jax.Array:
         """The discriminators' loss on a batch and its reconstructions, repeated for each clip (b,)."""
-        batch = self.losses.prepare(batch, make_key(0))
-        found = self.losses.reconstruct(state.params, batch["video"])
-        return jnp.full(len(found), self.losses.discriminator(state.discriminators.params, found, batch)[0])
+
+        def measure(shared, batch):
+            autoencoder, discriminators = shared
+            batch = self.losses.prepare(batch, make_key(0))
+            found = self.losses.reconstruct(autoencoder, batch["video"])
+            return jnp.full(len(found), self.losses.discriminator(discriminators, found, batch)[0])
+
+        return self._in_parts(measure, (state.params, state.discriminators.params), batch)
+
+    def _in_parts(self, measure: Any, shared: Any, batch: Batch) -> Any:
+        shared = sharding.gather(self.mesh, shared)
+        return sharding.map_parts(self.mesh, measure, shared, batch, clips_at_once(self.losses.model))
 
     def evaluate(self, state: TrainState, folder: pathlib.Path) -> dict[str, float]:
         """How well the EMA reconstructs the held-out clips. Writes some of them as reconstruction.gif.

@@ -6,6 +6,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pvdm_jax.config import AutoencoderConfig, AutoencoderTrainingConfig
+from pvdm_jax.inference import on_mesh
 from pvdm_jax.losses.adversarial import discriminator_terms
 from pvdm_jax.losses.generator import generator_loss
 from pvdm_jax.losses.latent_noise import add_noise
@@ -55,9 +56,11 @@ class AutoencoderLosses:
 
     def reconstruct(self, params: functional.Params, video: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """The reconstruction of clips in [-1, 1]; with a key, under the noise of config.latent_noise."""
-        model = functional.merge(self.autoencoder, sharding.gather(self.mesh, params))
-        latents = model.encode(video)
-        return model.decode(latents if key is None else add_noise(latents, self.config.latent_noise, key))
+        params = on_mesh.gather(self.mesh, params, Autoencoder, self.model.remat)
+        model = functional.merge(self.autoencoder, params)
+        with on_mesh.running_on(self.mesh):
+            latents = model.encode(video)
+            return model.decode(latents if key is None else add_noise(latents, self.config.latent_noise, key))
 
     def reconstruction(
         self, reconstruction: jax.Array, batch: Batch, constants: Constants, axes: tuple[int, ...] | None = None

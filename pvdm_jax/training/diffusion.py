@@ -23,6 +23,7 @@ from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.diffusion.predictions import draw_noisy_batch
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.times import Times, logit_normal_times, uniform_times
+from pvdm_jax.inference import on_mesh
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.inference.sampler import SampleBatch, SamplingProgram, split_settings
 from pvdm_jax.models import functional
@@ -93,7 +94,8 @@ class DiffusionStage:
             coin = jax.random.bernoulli(jax.random.fold_in(key, 1), np.float32(self.config.context_prob))
         batch = batch.map_latents(self.scale.normalize)
         loss = functools.partial(self.loss, coin=coin)
-        grads, metrics = accumulate_gradients(loss, state.params, batch, key, self.config.accumulate)
+        params = on_mesh.gather_once(self.mesh, state.params, self.denoiser.remat, self.config.accumulate)
+        grads, metrics = accumulate_gradients(loss, params, batch, key, self.config.accumulate)
         return update(state, grads, self.optimizer, self.config.ema_decay, self.config.ema_every), metrics
 
     def loss(self, params: functional.Params, batch: LatentBatch, key: jax.Array, coin: jax.Array | None = None):

@@ -1,4 +1,4 @@
-"""Rematerialisation and attention in parts change memory, not results."""
+"""Rematerialisation changes memory, not results."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,6 @@ from pvdm_jax.config import AutoencoderConfig, ConfigError, DiTConfig, UNetConfi
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.models.denoiser import make_denoiser
-from pvdm_jax.models.ops import attention as attention_file
-from pvdm_jax.models.ops.attention import _heads_first, _some_queries, attention
 from pvdm_jax.models.triplane import PlaneShape
 
 CLIP = dict(frames=4, height=16, width=16, patch_size=4, channels=32, depth=3, num_heads=2, head_dim=8, plane_depth=2)
@@ -84,29 +82,3 @@ def test_unknown_policies_are_refused():
     for config in (AutoencoderConfig, UNetConfig, DiTConfig):
         with pytest.raises(ConfigError, match="remat is 'all'"):
             config(remat="all")
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_attention_in_parts_is_attention(monkeypatch, dtype):
-    keys = jax.random.split(jax.random.key(0), 4)
-    query, key, value, gradient = (
-        jax.random.normal(k, (3, n, 2, 8)).astype(dtype) for k, n in zip(keys, (12, 10, 10, 12), strict=True)
-    )
-    tolerance = dict(rtol=1e-5, atol=1e-5) if dtype == "float32" else dict(rtol=0.05, atol=0.05)
-    expected, pull = jax.vjp(jax.nn.dot_product_attention, query, key, value)
-    expected = [expected, *pull(gradient)]
-    for part in (2**30, 250, 40, 1):  # all at once, some, one at a time
-        monkeypatch.setattr(attention_file, "CPU_WEIGHTS", part)
-        monkeypatch.setattr(attention_file, "REMAT_WEIGHTS", part)
-        for function in (_heads_first, _some_queries):
-            found, pull = jax.vjp(function, query, key, value)
-            for ours, theirs in zip([found, *pull(gradient)], expected, strict=True):
-                np.testing.assert_allclose(ours.astype(np.float32), theirs.astype(np.float32), **tolerance)
-
-
-def test_weights_of_many_positions_are_not_kept():
-    """The gradient's memory grows with the positions, not with their square."""
-    x = jax.ShapeDtypeStruct((4, 1024, 8, 16), jnp.float32)
-    gradient = jax.jit(jax.grad(lambda q, k, v: jnp.sum(attention(q, k, v)), argnums=(0, 1, 2)))
-    stats = gradient.lower(x, x, x).compile().memory_analysis()
-    assert stats.temp_size_in_bytes < 4 * 8 * 1024 * 1024 * 4 / 2

@@ -148,3 +148,42 @@ def test_no_array_travels_between_processes(monkeypatch):
 @pytest.mark.parametrize("count, expected", [(1, 8), (8, 8), (9, 16)])
 def test_batches_are_rounded_up_to_the_mesh(count, expected):
     assert sharding.round_up(AbstractMesh((4, 2), sharding.AXES), count) == expected
+
+
+@pytest.fixture(scope="module")
+def fsdp():
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, SCRIPT.with_name("fsdp_program.py")],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_blocks_gather_their_parameters_one_by_one(fsdp):
+    whole, by_blocks = fsdp["split"], fsdp["split by blocks"]
+    params = whole["parameters"]
+    assert whole["temporaries"] > params  # all parameters are whole at once
+    assert by_blocks["temporaries"] < 0.6 * params
+    # Gathered for the forward pass, and once more for the gradient.
+    assert by_blocks["moved"]["all-gather"] == pytest.approx(2 * whole["moved"]["all-gather"], rel=0.05)
+    assert set(by_blocks["moved"]) <= {"all-gather", "all-reduce", "reduce-scatter"}  # no activation moves
+
+
+@pytest.mark.slow
+def test_micro_batches_share_one_gathering(fsdp):
+    assert fsdp["micro-batches"]["moved"]["all-gather"] == fsdp["split"]["moved"]["all-gather"]
+
+
+def test_gradients_are_split_as_parameters_are():
+    """The program asks for it; XLA for GPUs and TPUs makes a reduce-scatter of it."""
+    mesh = AbstractMesh((1, 4), ("data", "fsdp"))
+    weight = jax.ShapeDtypeStruct((64, 512), jnp.float32)
+    traced = jax.make_jaxpr(jax.grad(lambda w: jnp.sum(jnp.square(sharding.gather(mesh, w)))))(weight)
+    asked = [equation.params["sharding"].spec for equation in traced.eqns if "sharding" in equation.params]
+    assert asked[-1] == PartitionSpec(None, "fsdp")

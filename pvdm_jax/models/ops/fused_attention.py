@@ -1,0 +1,88 @@
+"""Attention by the fused kernels of libraries, which never write weights to memory: cuDNN's on NVIDIA GPUs, Pallas's on
+TPUs.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+HALVES = ("bfloat16", "float16")
+CUDNN_HEAD = 128  # the largest that GPUs from Ampere on take
+CUDNN_BATCH = 2**16  # what a CUDA kernel's grid holds less than, in the dimension of the batch
+AMPERE = 8.0  # the first compute capability with cuDNN's flash attention
+LANES = 128  # numbers in a row of a TPU's registers: blocks of positions are multiples
+BLOCK = 512  # positions of queries and keys that a TPU has on the chip at once
+
+
+def cudnn_takes(dtype: jax.typing.DTypeLike, shape: tuple[int, ...], keys: int) -> bool:
+    """Whether cuDNN's kernel computes attention of queries of `shape` (b, n, heads, d) to `keys` keys.
+
+    Batches of open size, those of exported programs, are not for kernels.
+    """
+    batch, head = shape[0], shape[-1]
+    sized = all(isinstance(size, int) for size in (*shape, keys)) and batch < CUDNN_BATCH
+    return sized and jnp.dtype(dtype).name in HALVES and head % 8 == 0 and head <= CUDNN_HEAD and _has_cudnn()
+
+
+def cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Attention by cuDNN. It takes even lengths only: one more position, which nothing attends to, makes them even."""
+    queries, keys = query.shape[1], key.shape[1]
+    lengths = {}
+    if queries % 2 or keys % 2:
+        query, key, value = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value))
+        names = {"query_seq_lengths": queries, "key_value_seq_lengths": keys}
+        lengths = {name: jnp.full(query.shape[0], length, jnp.int32) for name, length in names.items()}
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn", **lengths)[:, :queries]
+
+
+@functools.cache
+def _has_cudnn() -> bool:
+    """Whether JAX finds a cuDNN to compile with, and the attached GPU, if there is one, can run its attention."""
+    if jax.default_backend() == "gpu":
+        capability = getattr(jax.local_devices()[0], "compute_capability", "")  # another vendor's GPU has none
+        if not capability or float(capability) < AMPERE:
+            return False
+    x = jax.ShapeDtypeStruct((1, 8, 1, 8), jnp.bfloat16)
+    attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    try:
+        jax.eval_shape(attend, x, x, x)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def splash_takes(dtype: jax.typing.DTypeLike, shape: tuple[int, ...], keys: int) -> bool:
+    """Whether Pallas's kernel computes attention of queries of `shape` (b, n, heads, d) to `keys` keys."""
+    queries = shape[1]
+    sized = all(isinstance(size, int) for size in (*shape, keys))
+    return sized and jnp.dtype(dtype).name in ("bfloat16", "float32") and queries % LANES == 0 == keys % LANES
+
+
+def splash(query: jax.Array, key: jax.Array, value: jax.Array, interpret: bool = False) -> jax.Array:
+    """Attention by JAX's splash attention for TPUs. interpret: without a TPU, step by step, for tests."""
+    kernel = _splash_kernel(query.shape[2], query.shape[1], key.shape[1], interpret)
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))
+    return jnp.swapaxes(jax.vmap(kernel)(query, key, value), 1, 2)
+
+
+def _splash_kernel(heads: int, queries: int, keys: int, interpret: bool):
+    from jax.experimental.pallas.ops.tpu import splash_attention as library
+
+    rows, columns = (math.gcd(BLOCK, length) for length in (queries, keys))
+    blocks = library.BlockSizes(
+        block_q=rows,
+        block_kv=columns,
+        block_kv_compute=columns,
+        block_q_dkv=rows,
+        block_kv_dkv=columns,
+        block_kv_dkv_compute=columns,
+        block_q_dq=rows,
+        block_kv_dq=columns,
+    )
+    everything = library.MultiHeadMask([library.FullMask((queries, keys))] * heads)
+    with jax.ensure_compile_time_eval():
+        return library.make_splash_mha(
+            everything, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret
+        )

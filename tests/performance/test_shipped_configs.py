@@ -1,0 +1,49 @@
+"""The shipped configs against the plans in docs/notes: they fit the devices that their headers name.
+
+A plan takes minutes, so what the compiler said is stored. A config that a row no longer covers must be planned again.
+"""
+
+import json
+import pathlib
+
+import pytest
+from jax.sharding import AbstractMesh
+
+from pvdm_jax.config.loading import load_settings
+from pvdm_jax.performance.planned_step import STAGES
+from pvdm_jax.runtime.sharding import AXES, check_batch
+
+PLANS = json.loads((pathlib.Path(__file__).parents[2] / "docs/notes/plans_2026-11.json").read_text())["rows"]
+DEVICES = {"gpu": (1, 2, 4, 8), "tpu": (16,)}
+LIMITS = {"gpu": 40e9, "tpu": 16e9}
+TPU_STAGE_ONE = [
+    "--config.train_autoencoder.batch_size=32",
+    "--config.train_autoencoder.accumulate=2",
+]  # of the headers
+
+
+def covers(row, config, stage, devices):
+    """Whether a row's plan is that of this configuration, or of more clips at a time."""
+    model = config.autoencoder if stage == 1 else config.denoiser
+    section = getattr(config, STAGES[stage])
+    each = section.batch_size // (section.accumulate * devices)
+    same = row["stage"] == stage and (row["dtype"], row["remat"]) == (model.dtype, model.remat)
+    denoiser = load_settings(row["config"]).denoiser
+    return same and each <= row["per_device"] and (stage == 1 or denoiser == config.denoiser)
+
+
+@pytest.mark.parametrize("kind", ["gpu", "tpu"])
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("spec", ["ucf101:l", "ucf101:dit-l", "sky_timelapse:l", "sky_timelapse:dit-l"])
+def test_a_config_fits_what_its_header_names(spec, stage, kind):
+    overrides = TPU_STAGE_ONE if (stage, kind) == (1, "tpu") else []
+    config = load_settings(spec, overrides)
+    section = getattr(config, STAGES[stage])
+    tpu = {True: "tpu", False: "gpu"}
+    rows = [row for row in PLANS if tpu[row["topology"].startswith("v")] == kind]
+    for devices in DEVICES[kind]:
+        mesh = AbstractMesh((1, devices), AXES)
+        check_batch(mesh, section.batch_size, "batch_size", section.accumulate)
+        found = [row for row in rows if covers(row, config, stage, devices)]
+        assert found, f"stage {stage} of {spec} on {devices} devices has no plan in docs/notes/plans_2026-11.json"
+        assert min(row["memory"] for row in found) <= LIMITS[kind]

@@ -25,6 +25,7 @@ BATCH_NORM_EPS = 1e-3
 LOOKUP = 101  # frames that a frame is compared with, itself in the middle
 BINS = 512  # of the colour histograms: three bits of each colour
 WINDOW, STEP = 100, 50  # frames that are seen at once; of these, the middle ones are used
+WINDOWS_AT_ONCE = 4
 
 Weights = dict[str, jax.Array]  # by the names of the file
 
@@ -35,16 +36,15 @@ def cut_probabilities(weights: Weights, videos: jax.Array) -> jax.Array:
     Frames are resized to 27 x 48 whatever their shape. As in the original, windows of 100 frames are seen one after the
     other, of which the middle 50 count; before the first and after the last frame these two are repeated.
     """
+    n, frames = videos.shape[:2]
     small = resize(videos)
-    frames = videos.shape[1]
-    before = (WINDOW - STEP) // 2
-    windows = -(-frames // STEP)
-    places = np.clip(np.arange(windows * STEP + 2 * before) - before, 0, frames - 1)
-    found = []
-    for start in range(0, windows * STEP, STEP):
-        logits = cut_logits(weights, small[:, places[start : start + WINDOW]])
-        found.append(logits[:, before : before + STEP])
-    return jax.nn.sigmoid(jnp.concatenate(found, axis=1)[:, :frames])
+    before, count = (WINDOW - STEP) // 2, -(-frames // STEP)
+    places = np.arange(count)[:, None] * STEP + np.arange(WINDOW) - before
+    windows = small[:, np.clip(places, 0, frames - 1)].reshape(n * count, WINDOW, *small.shape[2:])
+    # A few windows at a time: all at once would take gigabytes.
+    logits = lax.map(lambda window: cut_logits(weights, window[None])[0], windows, batch_size=WINDOWS_AT_ONCE)
+    middle = logits[:, before : before + STEP].reshape(n, count * STEP)
+    return jax.nn.sigmoid(middle[:, :frames])
 
 
 def resize(videos: jax.Array) -> jax.Array:
@@ -76,11 +76,13 @@ def _stage(weights: Weights, name: str, x: jax.Array) -> jax.Array:
     """Blocks with a shortcut from the first to the last, then the average of 2 x 2 places."""
     shortcut = None
     for block in range(BLOCKS):
-        parts = []
-        for dilation in DILATIONS:
-            place = f"{name}.{block}.Conv3D_{dilation}.layers"
-            y = _convolve(x, weights[f"{place}.0.weight"], (0, 1, 1), 1)
-            parts.append(_convolve(y, weights[f"{place}.1.weight"], (dilation, 0, 0), dilation))
+        # The four convolutions over space have the same input: they are one.
+        layers = [f"{name}.{block}.Conv3D_{dilation}.layers" for dilation in DILATIONS]
+        y = _over_space(x, jnp.concatenate([weights[f"{layer}.0.weight"] for layer in layers], axis=-1))
+        parts = [
+            _over_time(part, weights[f"{layer}.1.weight"], dilation)
+            for part, layer, dilation in zip(jnp.split(y, len(layers), axis=-1), layers, DILATIONS, strict=True)
+        ]
         x = jnp.concatenate(parts, axis=-1) * _channels(weights[f"{name}.{block}.scale"])
         x = x + _channels(weights[f"{name}.{block}.shift"])
         x = jax.nn.relu(x)
@@ -90,16 +92,28 @@ def _stage(weights: Weights, name: str, x: jax.Array) -> jax.Array:
     return total / 4
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, padding: tuple[int, int, int], dilation: int) -> jax.Array:
-    """3D convolution: (n, t, h, w, c) with a kernel (t, h, w, c, d), dilated in time."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1, 1),
-        [(p, p) for p in padding],
-        rhs_dilation=(dilation, 1, 1),
-        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-        precision=PRECISION,
+def _over_space(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A convolution of each frame: (n, t, h, w, c) with a kernel (1, 3, 3, c, d)."""
+    frames = x.reshape(-1, *x.shape[2:])
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    y = lax.conv_general_dilated(frames, kernel[0], (1, 1), "SAME", dimension_numbers=dimensions, precision=PRECISION)
+    return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+def _over_time(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    """A convolution of each place over time: (n, t, h, w, c) with a kernel (3, 1, 1, c, d).
+
+    It is three matrix products: XLA's dilated convolutions are slow on CPUs.
+    """
+    padded = jnp.pad(x, ((0, 0), (dilation, dilation), (0, 0), (0, 0), (0, 0)))
+    return sum(
+        jnp.einsum(
+            "nthwc,cd->nthwd",
+            padded[:, step * dilation : step * dilation + x.shape[1]],
+            kernel[step, 0, 0],
+            precision=PRECISION,
+        )
+        for step in range(3)
     )
 
 

@@ -289,9 +289,9 @@ def _open_features(
     protocol: ProtocolConfig, mesh: Mesh, paths: EvaluationPaths
 ) -> tuple[ProtocolConfig, list[FeatureSpace]]:
     """The feature spaces, and the protocol that names them."""
-    features = choose_features(protocol.features, paths.weights, paths.features_file)
-    options = {"network_resize": protocol.network_resize, "folder": paths.weights, "path": paths.features_file}
-    spaces = [open_features(name, mesh, **options) for name in features]
+    files = {"folder": paths.weights, "path": paths.features_file}
+    features = choose_features(protocol.features, min(protocol.frames), **files)
+    spaces = [open_features(name, mesh, network_resize=protocol.network_resize, **files) for name in features]
     return dataclasses.replace(protocol, features=features), spaces
 
 

@@ -90,12 +90,16 @@ class FeatureSpace:
 
 
 def choose_features(
-    features: tuple[str, ...], folder: pathlib.Path | None = None, path: pathlib.Path | None = None
+    features: tuple[str, ...], frames: int, *, folder: pathlib.Path | None = None, path: pathlib.Path | None = None
 ) -> tuple[str, ...]:
-    """A protocol's `features` without `auto`: i3d if its weights are there, and scattering. See `find_weights`."""
+    """A protocol's `features` with `auto` replaced: by i3d if it can be used, and scattering.
+
+    frames: of the shortest clips; I3D needs MIN_FRAMES. Weights are looked for as in `find_weights`.
+    """
     if features != ("auto",):
         return features
-    return ("i3d", "scattering") if path is not None or has_weights("i3d", folder) else ("scattering",)
+    usable = frames >= i3d.MIN_FRAMES and (path is not None or has_weights("i3d", folder))
+    return ("i3d", "scattering") if usable else ("scattering",)
 
 
 def open_features(

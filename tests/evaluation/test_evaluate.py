@@ -24,7 +24,15 @@ from pvdm_jax.runtime import sharding
 from pvdm_jax.video.read import read_video
 from pvdm_jax.video.write import write_video
 
-TINY = ProtocolConfig(samples=12, real_samples=12, frames=(8, 16), bootstrap=10, reconstruction_samples=6)
+TINY = ProtocolConfig(
+    measures=("fvd", "reconstruction", "seams"),
+    features=("scattering",),
+    samples=12,
+    real_samples=12,
+    frames=(8, 16),
+    bootstrap=10,
+    reconstruction_samples=6,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +62,8 @@ def test_two_folders(folders, card):
     assert card["not_measured"].keys() == {"reconstruction", "seams"}
     protocol = card["protocol"]
     assert (protocol["height"], protocol["width"], protocol["split"], protocol["steps"]) == (32, 32, "all", -1)
-    assert card["networks"]["fvd"]["network"] == "scattering"
-    assert card["passes"]["real 16"]["clips"] == 12 and card["software"]["jax"] == jax.__version__
+    assert card["networks"]["frechet_scattering"]["network"] == "scattering"
+    assert card["passes"]["real 16, scattering"]["clips"] == 12 and card["software"]["jax"] == jax.__version__
     assert card["generated"]["frames_16"]["clips"] == 12
 
 
@@ -74,7 +82,7 @@ def test_cards_are_written_and_read(card, tmp_path):
     assert read_card(tmp_path) == read_card(tmp_path / "card.json") == json.loads(json.dumps(card))
     page = (tmp_path / "card.md").read_text()
     assert page == to_markdown(card)
-    for text in ("no FVD", "| protocol.samples | 12 |", "networks.fvd.network", "it needs a model"):
+    for text in ("no FVD", "| protocol.samples | 12 |", "networks.frechet_scattering.network", "it needs a model"):
         assert text in page
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ConfigError, match="other.json is no card"):
@@ -86,7 +94,7 @@ def test_cards_are_written_and_read(card, tmp_path):
 def test_cards_with_other_protocols_are_refused(card):
     other = copy.deepcopy(card)
     other["protocol"]["steps"] = 50
-    other["networks"]["fvd"]["sha256"] = "f" * 64
+    other["networks"]["frechet_scattering"]["sha256"] = "f" * 64
     other["real"]["frames_16"]["windows"] = "0" * 64
     other["generated"]["frames_16"]["clips"] = 11
     # What may differ: which videos were judged, and names.
@@ -96,7 +104,7 @@ def test_cards_with_other_protocols_are_refused(card):
         compare(card, other)
     lines = str(refusal.value).splitlines()
     assert len(lines) == 5 and "  protocol.steps: -1 and 50" in lines
-    assert "  networks.fvd.sha256: absent and ffffffffffff..." in lines
+    assert "  networks.frechet_scattering.sha256: absent and ffffffffffff..." in lines
     assert any(line.startswith("  real.frames_16.windows: ") for line in lines)
     assert "  generated.frames_16.clips: 12 and 11" in lines
 
@@ -179,7 +187,7 @@ def test_refusals_come_before_the_work(tmp_path):
     model = Model()
     paths = EvaluationPaths(tmp_path, weights=tmp_path)
     with pytest.raises(FileNotFoundError, match="i3d_pretrained_400.pt.*--features-file.*--features=scattering"):
-        evaluate_model(model, dataclasses.replace(TINY, features="i3d_official"), paths)
+        evaluate_model(model, dataclasses.replace(TINY, features=("i3d_official",)), paths)
     with pytest.raises(ConfigError, match="frames is 4; the feature space scattering needs at least 7"):
         evaluate_model(model, dataclasses.replace(TINY, frames=(4,)), paths)
     with pytest.raises(ConfigError, match="sample.steps is 5000"):
@@ -252,7 +260,7 @@ def test_changed_protocols():
     assert load_protocol("paper_ucf101") is PROTOCOLS["paper_ucf101"]
     changed = load_protocol("paper_sky", ["samples=64", "frames=16", "measures=fvd,seams", "eta=0"], "scattering")
     assert (changed.name, changed.samples, changed.frames, changed.eta) == ("paper_sky+", 64, (16,), 0.0)
-    assert changed.measures == ("fvd", "seams") and changed.features == "scattering"
+    assert changed.measures == ("fvd", "seams") and changed.features == ("scattering",)
     assert load_protocol("quick", ["samples=256"]) == PROTOCOLS["quick"]
 
 
@@ -261,7 +269,7 @@ def test_the_papers_protocols():
     for name in ("paper_ucf101", "paper_sky"):
         protocol = PROTOCOLS[name]
         assert (protocol.samples, protocol.real_samples, protocol.frames) == (2048, 2048, (16, 128))
-        assert "fvd" in protocol.measures and protocol.features == "i3d_official"
+        assert "fvd" in protocol.measures and protocol.features == ("i3d_official",)
     assert "is" in PROTOCOLS["paper_ucf101"].measures and PROTOCOLS["paper_ucf101"].inception_samples == 10_000
 
 
@@ -288,6 +296,11 @@ def test_protocol_files(tmp_path):
         ("measures=fid", "protocol.measures is 'fid'; choose from fvd"),
         ("height=64", "set both sides, or neither"),
         ("ddof=2", "0 or 1"),
+        ("features=i3d,i3d_official", "at most one I3D with trained weights"),
+        ("features=auto,scattering", "auto stands alone"),
+        ("features=c3d", "protocol.features is 'c3d'; choose from auto, i3d"),
+        ("long_clips=1", "a border lies between two clips"),
+        ("samples=2", "the kernel distance needs at least 3"),
         ("split=val", "choose one of train, holdout, test, all"),
     ],
 )

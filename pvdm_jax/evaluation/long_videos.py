@@ -43,6 +43,8 @@ class LongVideos:
         self._results, self._protocol = results, protocol
         self._spaces = spaces if {"drift", "borders"} & set(protocol.measures) else ()
         self._detector = detector
+        if detector is not None:
+            results.networks["cuts"] = detector.facts
         self._clip, self._batch_size = clip_frames, batch_size
         self.frames = protocol.long_clips * clip_frames
         self._clips = [2**i for i in range(protocol.long_clips.bit_length())]  # 1, 2, 4, ... as far as there are clips
@@ -114,6 +116,8 @@ class LongVideos:
             [*names, "slope", "border_excess"], values, bounds, wanted, strict=True
         ):
             if is_wanted:
+                if name in names and low is not None:  # a distance, not a difference
+                    low = max(low, 0.0)
                 estimate = statistics.Estimate(value, low, high)
                 samples = [len(real), len(windows)]
                 self._results.add(f"{start}_{name}", estimate, better="" if prefix else "lower", samples=samples)

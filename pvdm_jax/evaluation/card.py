@@ -7,6 +7,7 @@ networks, `real` and `generated` which clips were measured (hashes of the files 
 import datetime
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,19 @@ TITLES = {
     "lpips": "LPIPS (VGG16) of reconstructions",
     "inception_score": "Inception score (C3D)",
     "seam_score": "seam score of long videos (1: none)",
+    "cut_border": "cut detector (TransNetV2): probability at the borders of clips",
+    "cut_inside": "cut detector (TransNetV2): probability inside clips",
+    "real_cut_border": "cut detector (TransNetV2): real videos, at the places of borders",
+    "real_cut_inside": "cut detector (TransNetV2): real videos, at the places inside",
+}
+# The names of distances, and where in long videos they are of.
+_DISTANCE = re.compile(
+    r"(?:(reconstruction|real|noise)_)?(fvd|(?:frechet|kernel)_\w+?)_(\d+)(?:_(clip_\d+|slope|astride|border_excess))?"
+)
+_PLACES = {
+    "slope": ", change per clip of long videos",
+    "astride": ", astride a border of clips",
+    "border_excess": ", astride a border less that of the clip before it",
 }
 
 
@@ -138,13 +152,17 @@ def title(name: str) -> str:
         return TITLES[name]
     if known := yardstick_numbers.title(name):
         return known
-    of = next((of for of in ("reconstruction", "real", "noise") if name.startswith(f"{of}_")), "")
-    prefix = {"real": "other real clips: ", "": ""}.get(of, f"{of} ")
-    kind, _, frames = name.removeprefix(f"{of}_").rpartition("_")
-    if kind == "fvd":
-        return f"{prefix}FVD, {frames} frames"
-    network = kind.removeprefix("frechet_")
-    return f"{prefix}Frechet distance in {network} features, {frames} frames (no FVD)"
+    found = _DISTANCE.fullmatch(name)
+    if found is None:
+        return name
+    of, kind, frames, place = found.groups()
+    prefix = {None: "", "real": "other real clips: "}.get(of, f"{of} ")
+    network = kind.partition("_")[2]
+    distance = {"fvd": "FVD", "kernel": f"kernel distance in {network} features"}.get(kind.partition("_")[0])
+    distance = distance or f"Frechet distance in {network} features"
+    note = " (no FVD)" if kind.startswith("frechet") else ""
+    where = _PLACES.get(place, f", {(place or '').replace('_', ' ')} of long videos") if place else ""
+    return f"{prefix}{distance}, {frames} frames{note}{where}"
 
 
 def result_rows(card: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str]]:

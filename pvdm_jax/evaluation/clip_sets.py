@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -107,13 +107,24 @@ class VideoWindows:
                 last = error
         raise VideoError(f"neither clip {number} nor those after it can be read; the last: {last}")
 
+    def named_windows(self) -> list[tuple[str, int]]:
+        """The name of the video and the first frame of each clip."""
+        return [(self._videos[i].name, start) for i, start in self.windows]
+
     def labels(self) -> np.ndarray:
         """Each clip's class, int32 (n,), -1 for none."""
         return np.array([self._videos[i].label for i, _ in self.windows], np.int32)
 
 
 def choose_windows(
-    lengths: Sequence[int], span: int, count: int, *, videos: str, clips: str, seed: int
+    lengths: Sequence[int],
+    span: int,
+    count: int,
+    *,
+    videos: str,
+    clips: str,
+    seed: int,
+    avoid: Collection[tuple[int, int]] = (),
 ) -> list[tuple[int, int]]:
     """At most `count` windows (index of the video, first frame) of `span` frames in videos of the given lengths.
 
@@ -121,8 +132,14 @@ def choose_windows(
     are taken: the "first", evenly "spread" ones, or "random" ones. If there are fewer, further windows of the same
     videos follow in rounds, as long as there are unused ones. clips: "random" windows start anywhere; with "start",
     the first one starts at the beginning and each further one where the previous one ends.
+
+    avoid: windows of a first set, whose videos are not used; if only one other video is long enough, other windows of
+    the same videos are.
     """
     long_enough = [i for i, length in enumerate(lengths) if length >= span]
+    used = {i for i, _ in avoid}
+    unused = [i for i in long_enough if i not in used]
+    long_enough = unused if len(unused) >= 2 else long_enough
     rng = np.random.default_rng([seed, 3])
     if videos == "spread" and len(long_enough) > count:
         long_enough = [long_enough[(2 * k + 1) * len(long_enough) // (2 * count)] for k in range(count)]
@@ -133,6 +150,8 @@ def choose_windows(
     starts = {}
     for i in long_enough[:count]:
         possible = np.arange(0, lengths[i] - span + 1, step)
+        if i in used:
+            possible = np.array([start for start in possible if (i, start) not in avoid], np.int64)
         if clips == "random":
             possible = np.random.default_rng([seed, 4, i]).choice(possible, min(len(possible), count), replace=False)
         starts[i] = possible
@@ -182,16 +201,28 @@ class VideoFolder:
         """Frames of the longest video."""
         return max(info.frames for _, info in self._files)
 
-    def real_clips(self, frames: int, protocol: ProtocolConfig, size: tuple[int, int]) -> VideoWindows:
-        """The windows that the protocol chooses in real videos. Raises ConfigError if there are fewer than two."""
+    def real_clips(
+        self,
+        frames: int,
+        protocol: ProtocolConfig,
+        size: tuple[int, int],
+        *,
+        count: int | None = None,
+        avoid: VideoWindows | None = None,
+    ) -> VideoWindows:
+        """The windows that the protocol chooses in real videos. Raises ConfigError if there are fewer than two.
+
+        count: of the windows, if it is not the protocol's. avoid: see `choose_windows`.
+        """
         return self._clips(
             frames,
-            protocol.real_samples,
+            count or protocol.real_samples,
             protocol,
             size,
             stride=protocol.stride,
             videos=protocol.videos,
             clips=protocol.clips,
+            avoid=avoid,
         )
 
     def generated_clips(self, frames: int, count: int, protocol: ProtocolConfig, size: tuple[int, int]) -> VideoWindows:
@@ -208,6 +239,7 @@ class VideoFolder:
         stride: int,
         videos: str,
         clips: str,
+        avoid: VideoWindows | None = None,
     ) -> VideoWindows:
         files = [
             VideoFile(path, path.relative_to(self.path).as_posix(), info.frames, *size, protocol.resize)
@@ -215,7 +247,8 @@ class VideoFolder:
         ]
         span = clip_span(frames, stride)
         lengths = [file.frames for file in files]
-        windows = choose_windows(lengths, span, count, videos=videos, clips=clips, seed=protocol.seed)
+        taken = _places(files, avoid)
+        windows = choose_windows(lengths, span, count, videos=videos, clips=clips, seed=protocol.seed, avoid=taken)
         _check_enough(windows, frames=frames, span=span, where=str(self.path), longest=self.longest)
         facts = {
             "folder": self.path.name,
@@ -225,6 +258,7 @@ class VideoFolder:
             "resize": protocol.resize,
             "skipped": self.skipped,
         }
+        facts |= _shared(windows, taken)
         return VideoWindows(files, windows, frames, stride, facts)
 
 
@@ -237,10 +271,12 @@ def source_clips(
     count: int,
     size: tuple[int, int],
     identity: str | None = None,
+    avoid: VideoWindows | None = None,
 ) -> VideoWindows:
     """Windows of the data that a configuration names, from the protocol's split.
 
-    seed: of the synthetic source. identity: the dataset's fingerprint (None: it is computed). Raises ConfigError if the
+    seed: of the synthetic source. identity: the dataset's fingerprint (None: it is computed). avoid: see
+    `choose_windows`. Raises ConfigError if the
     data or the split does not exist, or if fewer than two windows fit into its videos.
     """
     clip = AutoencoderConfig(frames=frames, height=size[0], width=size[1], patch_size=1)
@@ -250,7 +286,10 @@ def source_clips(
     allowed = f"no video in it has {span} frames; choose another split, or shorter clips"
     require(len(videos) > 0, "protocol.split", protocol.split, allowed)
     lengths = [videos[i].frames for i in range(len(videos))]
-    windows = choose_windows(lengths, span, count, videos=protocol.videos, clips=protocol.clips, seed=protocol.seed)
+    taken = _places(videos, avoid)
+    windows = choose_windows(
+        lengths, span, count, videos=protocol.videos, clips=protocol.clips, seed=protocol.seed, avoid=taken
+    )
     where = f"the {protocol.split} split"
     _check_enough(windows, frames=frames, span=span, where=where, longest=max(lengths))
     facts = {
@@ -273,7 +312,21 @@ def source_clips(
 
         path = pathlib.Path(data.path if os.path.isdir(data.path) else find_tfds_dataset(data.path))
         facts |= {"folder": path.name, "sha256": identity or dataset_identity(data)}
-    return VideoWindows(videos, windows, frames, protocol.stride, facts)
+    return VideoWindows(videos, windows, frames, protocol.stride, facts | _shared(windows, taken))
+
+
+def _places(videos: Sequence[Video], avoid: VideoWindows | None) -> set[tuple[int, int]]:
+    """The windows of another set as (index of the video, first frame) among these videos."""
+    if avoid is None:
+        return set()
+    numbers = {videos[i].name: i for i in range(len(videos))}
+    return {(numbers[name], start) for name, start in avoid.named_windows() if name in numbers}
+
+
+def _shared(windows: Sequence[tuple[int, int]], taken: Collection[tuple[int, int]]) -> dict[str, int]:
+    """How many of a second set's windows are of videos that the first set uses, too."""
+    used = {i for i, _ in taken}
+    return {"windows_of_shared_videos": sum(i in used for i, _ in windows)} if taken else {}
 
 
 def _split_videos(data: DataConfig, clip: AutoencoderConfig, split: str, seed: int) -> Sequence[Video]:

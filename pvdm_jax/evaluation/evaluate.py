@@ -7,7 +7,7 @@ Both functions check everything that they can before the long work starts, store
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,25 @@ from jax.sharding import Mesh
 
 from pvdm_jax.config import Config, ConfigError, DataConfig, MeshConfig, require
 from pvdm_jax.config.evaluation import ProtocolConfig
-from pvdm_jax.data.dataset_files import is_dataset
 from pvdm_jax.data.dataset_identity import dataset_identity
 from pvdm_jax.evaluation.c3d import FRAMES as INCEPTION_FRAMES
 from pvdm_jax.evaluation.clip_measurements import Rows
 from pvdm_jax.evaluation.clip_sets import VideoFolder, VideoWindows, source_clips
 from pvdm_jax.evaluation.continuation import check_truth
 from pvdm_jax.evaluation.continuity import seam_changes
-from pvdm_jax.evaluation.feature_spaces import FeatureSpace, PerceptualDistance, open_classifier, open_features
+from pvdm_jax.evaluation.feature_spaces import (
+    FeatureSpace,
+    PerceptualDistance,
+    choose_features,
+    open_classifier,
+    open_cut_detector,
+    open_features,
+)
 from pvdm_jax.evaluation.generated_clips import SAMPLING_FIELDS, GeneratedClips, settings_beside_weights
+from pvdm_jax.evaluation.long_videos import LONG_MEASURES, LongVideos
+from pvdm_jax.evaluation.real_clips import find_real_clips, long_real_clips, measure_real, other_clips
 from pvdm_jax.evaluation.reconstruction import SSIM_SIDE, gradient_energy_ratio, psnr, ssim, still_psnr
-from pvdm_jax.evaluation.results import EvaluationResults
+from pvdm_jax.evaluation.results import EvaluationResults, feature_rows, rows_features
 from pvdm_jax.evaluation.yardstick import FACTS as SHAPE_FACTS
 from pvdm_jax.evaluation.yardstick import Yardstick, clip_rows, reconstruction_rows
 from pvdm_jax.inference.pipeline import PVDM
@@ -35,7 +43,7 @@ from pvdm_jax.runtime import sharding
 # A protocol's fields that say how videos were generated, for videos of which that is not known.
 UNKNOWN_SAMPLING = {"sampler": "", "steps": -1, "later_steps": -1, "eta": -1.0, "guidance": -1.0, "weights": ""}
 # Measures that need generated videos.
-OF_SAMPLES = {"fvd", "is", "seams", "shapes"}
+OF_SAMPLES = {"fvd", "kernel", "is", "seams", "shapes"} | LONG_MEASURES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,41 +64,58 @@ def evaluate_sets(
 ) -> dict[str, Any]:
     """The card of the videos in `fake` compared with those in `real`, a folder or a dataset of `pvdm prepare`.
 
-    It has the Frechet distance for each of the protocol's lengths and, if the protocol names it, the Inception score.
+    It has the distances for each of the protocol's lengths and, if the protocol names them, the Inception score and the
+    measures of long videos.
     If the protocol has no size, real videos are resized to that of the first generated one. Raises FileNotFoundError,
     VideoError or ConfigError before the long work.
     """
     mesh = sharding.make_mesh(MeshConfig())
-    space = _open_features(protocol, mesh, paths)
+    protocol, spaces = _open_features(protocol, mesh, paths)
+    measures = set(protocol.measures)
     generated = VideoFolder(fake)
     size = (protocol.height, protocol.width) if protocol.height else generated.size
-    for frames in protocol.frames:
-        space.check(frames, size)
+    clip_frames = protocol.clip_frames if measures & LONG_MEASURES else 0
+    lengths = sorted({*protocol.frames, *([clip_frames] if clip_frames else [])})
+    _check_sizes(spaces, lengths, size)
     protocol = dataclasses.replace(protocol, height=size[0], width=size[1], **UNKNOWN_SAMPLING)
-    protocol, real_clips = _find_real_clips(real, protocol, size)
+    protocol, find_real = find_real_clips(real, protocol, size)
+    real_clips = {frames: find_real(frames, protocol.real_samples, None) for frames in lengths}
+    others = other_clips(protocol, real_clips, find_real)
     generated_clips = {
         frames: generated.generated_clips(frames, protocol.samples, protocol, size) for frames in protocol.frames
     }
     batch_size = sharding.round_up(mesh, batch_size)
-    results = EvaluationResults(protocol, space, paths.cache, batch_size)
-    classifier = None
-    if "is" in protocol.measures:
+    results = EvaluationResults(protocol, spaces, paths.cache, batch_size)
+    classifier = detector = None
+    if "cuts" in measures and clip_frames:
+        detector = results.try_to_open("cuts", lambda: open_cut_detector(mesh, paths.weights))
+    if "is" in measures:
         classifier = results.try_to_open("inception_score", lambda: open_classifier(mesh, paths.weights))
     if classifier is not None:
         inception_clips = generated.generated_clips(INCEPTION_FRAMES, protocol.inception_samples, protocol, size)
+    long = None
+    if clip_frames:
+        options = {"detector": detector, "clip_frames": clip_frames, "batch_size": batch_size}
+        long = LongVideos(results, protocol, spaces, **options)
+        long_clips = generated.generated_clips(long.frames, protocol.long_samples, protocol, size)
+        real_long = long_real_clips(results, protocol, long, find_real, real_clips[clip_frames])
 
+    real_features = measure_real(results, real_clips, others)
     for frames in protocol.frames:
-        real_features = results.features(real_clips[frames], space, f"real {frames}")
-        generated_features = results.features(generated_clips[frames], space, f"generated {frames}")
-        results.add_frechet(frames, real_features, generated_features)
-        results.real[f"frames_{frames}"] = real_clips[frames].facts
+        generated_features = results.space_features(generated_clips[frames], f"generated {frames}")
+        results.add_distances(frames, real_features[frames], generated_features)
         results.generated[f"frames_{frames}"] = generated_clips[frames].facts
+    if long:
+        long.measure(long_clips, real_long, real_features[clip_frames])
     if classifier is not None:
         results.add_inception_score(classifier, results.features(inception_clips, classifier, "classes"))
         results.generated["inception"] = inception_clips.facts
     for name in ("reconstruction", "seams", "shapes"):
         if name in protocol.measures:
             results.not_measured[name] = "it needs a model (--model)"
+    for name in sorted(measures & LONG_MEASURES):
+        if not clip_frames:
+            results.not_measured[name] = "where do clips meet? --set clip_frames=16 says that a clip has 16 frames"
     return results.card({"real": real.name, "generated": fake.name})
 
 
@@ -120,44 +145,58 @@ def evaluate_model(
     measures = set(protocol.measures)
     if "shapes" in measures:
         check_truth(data)
-    space = _open_features(protocol, model.mesh, paths)
-    for frames in protocol.frames:
-        space.check(frames, size)
+    protocol, spaces = _open_features(protocol, model.mesh, paths)
+    has_long = bool(measures & LONG_MEASURES) and config.denoiser.previous_clip
+    compares = bool(measures & {"fvd", "kernel"})
+    lengths = set(protocol.frames) if compares else set()
+    if measures & {"drift", "borders"} and has_long:
+        lengths.add(protocol.clip_frames)
+    _check_sizes(spaces, sorted(lengths | set(protocol.frames)), size)
     if measures & OF_SAMPLES:
         _check_samples(model, max(protocol.frames), "protocol.frames")
     batch_size = sharding.round_up(model.mesh, batch_size)
-    results = EvaluationResults(protocol, space, paths.cache, batch_size)
+    results = EvaluationResults(protocol, spaces, paths.cache, batch_size)
     fingerprint = model.fingerprint()
     identity = functools.cache(lambda: dataset_identity(data))
+    space_facts = {"spaces": [space.facts for space in spaces]}
     yardstick, shape_facts = None, {}
     if "shapes" in measures:
         yardstick = Yardstick(
-            results, model, data, protocol, space=space, batch_size=batch_size, fingerprint=fingerprint
+            results, model, data, protocol, spaces=spaces, batch_size=batch_size, fingerprint=fingerprint
         )
         shape_facts = SHAPE_FACTS
 
-    def real_clips(frames: int, count: int, size: tuple[int, int]) -> VideoWindows:
-        return source_clips(
-            data, protocol, seed=config.seed, frames=frames, count=count, size=size, identity=identity()
-        )
+    def real_clips(
+        frames: int, count: int, avoid: VideoWindows | None = None, size: tuple[int, int] = size
+    ) -> VideoWindows:
+        options = {"frames": frames, "count": count, "size": size, "avoid": avoid}
+        return source_clips(data, protocol, seed=config.seed, identity=identity(), **options)
 
     # Everything that may be missing is opened before the long work.
-    classifier = lpips = None
+    classifier = lpips = detector = None
+    if "cuts" in measures and has_long:
+        detector = results.try_to_open("cuts", lambda: open_cut_detector(model.mesh, paths.weights))
     if "is" in measures:
         classifier = results.try_to_open("inception_score", lambda: open_classifier(model.mesh, paths.weights))
         if classifier is not None:
             _check_samples(model, INCEPTION_FRAMES, "frames of the Inception score")
     if "reconstruction" in measures:
         lpips = results.try_to_open("lpips", lambda: PerceptualDistance(model.mesh, paths.weights))
-    real = {}
-    if "fvd" in measures:
-        real = {frames: real_clips(frames, protocol.real_samples, size) for frames in protocol.frames}
+    real = {frames: real_clips(frames, protocol.real_samples) for frames in sorted(lengths)}
+    others = other_clips(protocol, real, real_clips)
+    if yardstick:
+        others.pop(clip.frames, None)  # it has its own
+    long = None
+    if has_long:
+        options = {"detector": detector, "clip_frames": protocol.clip_frames, "batch_size": batch_size}
+        long = LongVideos(results, protocol, spaces, **options)
+        real_long = long_real_clips(results, protocol, long, real_clips, real.get(protocol.clip_frames))
     labels = None
     if measures & OF_SAMPLES and config.denoiser.num_classes > 0:
         labels = _sampled_labels(
             protocol,
             config.denoiser.num_classes,
-            lambda: real_clips(clip.frames, protocol.real_samples, (clip.height, clip.width)).labels(),
+            lambda: real_clips(clip.frames, protocol.real_samples, size=(clip.height, clip.width)).labels(),
         )
 
     def generate(frames: int, count: int, sampled: np.ndarray | None = None) -> GeneratedClips:
@@ -174,24 +213,25 @@ def evaluate_model(
 
     # The videos for FVD serve for the seams too, if they have at least two clips.
     longest = max(protocol.frames)
-    share_seams = {"fvd", "seams"} <= measures and longest >= 2 * clip.frames
-    if "fvd" in measures:
+    share_seams = compares and "seams" in measures and longest >= 2 * clip.frames
+    real_features = measure_real(results, real, others)
+    if compares:
         videos = generate(longest, protocol.samples, sampled)
 
         def measure_videos(batch: np.ndarray) -> Rows:
-            rows = {f"features_{frames}": space(batch[:, :frames], batch_size) for frames in protocol.frames}
+            rows = {}
+            for frames in protocol.frames:
+                rows |= feature_rows(spaces, batch[:, :frames], batch_size, f"frames_{frames}")
             rows |= clip_rows(batch, clip.frames) if yardstick else {}
             return rows | (_seam_rows(batch, clip.frames) if share_seams else {})
 
-        facts = {"space": space.facts, "frames": list(protocol.frames), "seams": share_seams} | shape_facts
+        facts = {"frames": list(protocol.frames), "seams": share_seams} | space_facts | shape_facts
         rows = results.measure(videos, measure_videos, facts, "generated")
         results.generated["videos"] = videos.facts
-        for frames, clips in real.items():
-            real_features = results.features(clips, space, f"real {frames}")
-            results.add_frechet(frames, real_features, rows[f"features_{frames}"])
+        for frames in protocol.frames:
+            results.add_distances(frames, real_features[frames], rows_features(rows, f"frames_{frames}"))
             if yardstick and frames == clip.frames:
-                yardstick.measure_distances(real_features)
-            results.real[f"frames_{frames}"] = clips.facts
+                yardstick.measure_distances(real_features[frames])
         if yardstick:
             yardstick.add_generated(rows)
         if share_seams:
@@ -212,19 +252,25 @@ def evaluate_model(
                 yardstick.add_long(rows)
         else:
             results.not_measured["seams"] = "this model's denoiser takes no previous clip"
+    if long:
+        videos = generate(long.frames, protocol.long_samples)
+        long.measure(videos, real_long, real_features.get(protocol.clip_frames, {}))
+    elif measures & LONG_MEASURES:
+        reason = "this model's denoiser takes no previous clip"
+        results.not_measured |= {name: reason for name in sorted(measures & LONG_MEASURES)}
     if classifier is not None:
         videos = generate(INCEPTION_FRAMES, protocol.inception_samples)
         results.add_inception_score(classifier, results.features(videos, classifier, "classes"))
         results.generated["inception"] = videos.facts
     if "reconstruction" in measures:
-        clips = real_clips(clip.frames, protocol.reconstruction_samples, (clip.height, clip.width))
+        clips = real_clips(clip.frames, protocol.reconstruction_samples, size=(clip.height, clip.width))
         results.real["reconstruction"] = clips.facts
-        facts = {"space": space.facts, "weights": fingerprint, "lpips": lpips and lpips.facts} | shape_facts
+        facts = {"weights": fingerprint, "lpips": lpips and lpips.facts} | space_facts | shape_facts
         facts["model"] = settings_beside_weights(config)
 
         def measure_reconstruction(batch: np.ndarray) -> Rows:
             found = model.reconstruct(batch)
-            rows = _reconstruction_rows(batch, found, space, lpips, batch_size)
+            rows = _reconstruction_rows(batch, found, spaces, lpips, batch_size)
             return rows | (reconstruction_rows(batch, found) if yardstick else {})
 
         rows = results.measure(clips, measure_reconstruction, facts, "reconstruction")
@@ -239,36 +285,20 @@ def evaluate_model(
     return results.card({"model": name, "weights": fingerprint})
 
 
-def _open_features(protocol: ProtocolConfig, mesh: Mesh, paths: EvaluationPaths) -> FeatureSpace:
-    return open_features(
-        protocol.features,
-        mesh,
-        network_resize=protocol.network_resize,
-        folder=paths.weights,
-        path=paths.features_file,
-    )
+def _open_features(
+    protocol: ProtocolConfig, mesh: Mesh, paths: EvaluationPaths
+) -> tuple[ProtocolConfig, list[FeatureSpace]]:
+    """The feature spaces, and the protocol that names them."""
+    files = {"folder": paths.weights, "path": paths.features_file}
+    features = choose_features(protocol.features, min(protocol.frames), **files)
+    spaces = [open_features(name, mesh, network_resize=protocol.network_resize, **files) for name in features]
+    return dataclasses.replace(protocol, features=features), spaces
 
 
-def _find_real_clips(
-    real: pathlib.Path, protocol: ProtocolConfig, size: tuple[int, int]
-) -> tuple[ProtocolConfig, dict[int, VideoWindows]]:
-    """The real clips of each length, and the protocol with the split that they are of."""
-    if is_dataset(real):
-        # Nothing was held out from these videos: a split is one of the dataset's own, or all of them.
-        data = DataConfig(source="tfds", path=str(real), holdout=0.0)
-        protocol = dataclasses.replace(protocol, split="all" if protocol.split == "holdout" else protocol.split)
-        identity = dataset_identity(data)
-        clips = {
-            frames: source_clips(
-                data, protocol, seed=0, frames=frames, count=protocol.real_samples, size=size, identity=identity
-            )
-            for frames in protocol.frames
-        }
-        return protocol, clips
-    # A folder has no splits: all of it is compared.
-    protocol = dataclasses.replace(protocol, split="all")
-    folder = VideoFolder(real)
-    return protocol, {frames: folder.real_clips(frames, protocol, size) for frames in protocol.frames}
+def _check_sizes(spaces: Sequence[FeatureSpace], lengths: Sequence[int], size: tuple[int, int]) -> None:
+    for space in spaces:
+        for frames in lengths:
+            space.check(frames, size)
 
 
 def _complete_protocol(protocol: ProtocolConfig, config: Config) -> ProtocolConfig:
@@ -282,7 +312,14 @@ def _complete_protocol(protocol: ProtocolConfig, config: Config) -> ProtocolConf
     given = {name: getattr(protocol, name) for name in SAMPLING_FIELDS if getattr(protocol, name) not in ("", -1)}
     sample = settings_of(config, given)
     sampling = {name: getattr(sample, name) for name in SAMPLING_FIELDS}
-    return dataclasses.replace(protocol, height=size[0], width=size[1], **sampling)
+    clip_frames = config.autoencoder.frames
+    require(
+        protocol.clip_frames in (0, clip_frames),
+        "protocol.clip_frames",
+        protocol.clip_frames,
+        f"a clip of this model has {clip_frames}",
+    )
+    return dataclasses.replace(protocol, height=size[0], width=size[1], clip_frames=clip_frames, **sampling)
 
 
 def _check_samples(model: PVDM, frames: int, field: str) -> None:
@@ -311,7 +348,7 @@ def _seam_rows(videos: np.ndarray, clip_frames: int) -> Rows:
 def _reconstruction_rows(
     video: np.ndarray,
     reconstruction: np.ndarray,
-    space: FeatureSpace,
+    spaces: Sequence[FeatureSpace],
     lpips: PerceptualDistance | None,
     batch_size: int,
 ) -> Rows:
@@ -319,9 +356,8 @@ def _reconstruction_rows(
         "psnr": psnr(video, reconstruction),
         "still_psnr": still_psnr(video),
         "gradient_energy_ratio": gradient_energy_ratio(video, reconstruction),
-        "real": space(video, batch_size),
-        "found": space(reconstruction, batch_size),
     }
+    rows |= feature_rows(spaces, video, batch_size, "real") | feature_rows(spaces, reconstruction, batch_size, "found")
     if min(video.shape[2:4]) >= SSIM_SIDE:
         rows["ssim"] = ssim(video, reconstruction)
     if lpips is not None:

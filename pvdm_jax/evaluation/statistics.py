@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pvdm_jax.evaluation.frechet import frechet_distance
+from pvdm_jax.evaluation.kernel_distance import kernel_distance
 
 LEVEL = 0.95  # of the confidence intervals
+NORMAL = 1.959964  # deviations of a normal distribution that hold LEVEL of it
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1)  # of the samples, for the dependence on their number
 DRAWS = 4  # random subsets for each fraction below 1
 
@@ -50,6 +52,12 @@ def frechet_estimate(real: np.ndarray, generated: np.ndarray, ddof: int, resampl
             distances.append(frechet_distance(real[rows[0]], generated[rows[1]], ddof))
         points.append((min(counts), float(np.mean(distances))))
     return Estimate(value, low, high, tuple(points), _at_infinity(points))
+
+
+def kernel_estimate(real: np.ndarray, generated: np.ndarray) -> Estimate:
+    """The kernel distance of two sets of features (n, d) and (m, d). It and its interval may be negative."""
+    value, error = kernel_distance(real, generated)
+    return Estimate(value, value - NORMAL * error, value + NORMAL * error)
 
 
 def mean_estimate(values: np.ndarray, resamplings: int, seed: int) -> Estimate:
@@ -96,12 +104,24 @@ def interval(
     It is the spread of the resampled statistic around its own mean, centred on `value`. (None, None) if `resamplings`
     is 0.
     """
+    (only,) = intervals(lambda *drawn: [statistic(*drawn)], sets, [value], resamplings, seed)
+    return only
+
+
+def intervals(
+    statistics: Callable[..., Sequence[float]],
+    sets: Sequence[np.ndarray],
+    values: Sequence[float],
+    resamplings: int,
+    seed: int,
+) -> list[tuple[float | None, float | None]]:
+    """The `interval` of each of several statistics, all of the same resampled sets."""
     if resamplings == 0:
-        return None, None
+        return [(None, None)] * len(values)
     rng = np.random.default_rng([seed, 5])
-    drawn = np.array([statistic(*(s[rng.integers(len(s), size=len(s))] for s in sets)) for _ in range(resamplings)])
-    low, high = np.quantile(drawn - drawn.mean(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(value + low), float(value + high)
+    drawn = np.array([statistics(*(s[rng.integers(len(s), size=len(s))] for s in sets)) for _ in range(resamplings)])
+    low, high = np.quantile(drawn - drawn.mean(0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return [(float(v + a), float(v + b)) for v, a, b in zip(values, low, high, strict=True)]
 
 
 def _at_infinity(points: Sequence[tuple[int, float]]) -> float | None:

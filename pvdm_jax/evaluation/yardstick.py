@@ -4,6 +4,8 @@ The other measures of an evaluation hand their clips to `clip_rows`, so that not
 of real clips and the real sets beside them are measured here.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pvdm_jax.config import DataConfig
@@ -14,7 +16,7 @@ from pvdm_jax.evaluation.clip_measurements import Rows
 from pvdm_jax.evaluation.continuation import Continuations, NumberedVideos, long_videos
 from pvdm_jax.evaluation.continuity import seam_changes
 from pvdm_jax.evaluation.feature_spaces import FeatureSpace
-from pvdm_jax.evaluation.results import EvaluationResults
+from pvdm_jax.evaluation.results import EvaluationResults, SpaceFeatures, feature_rows, rows_features
 from pvdm_jax.evaluation.shapes import shows_shapes
 from pvdm_jax.evaluation.yardstick_numbers import BODIES, CLIPS_OF_LONG, RATES
 from pvdm_jax.inference.pipeline import PVDM
@@ -36,7 +38,7 @@ def clip_rows(videos: np.ndarray, clip_frames: int) -> Rows:
 class Yardstick:
     """Adds the numbers of "shapes" to the results of a model's evaluation.
 
-    protocol: complete. data: the synthetic source (see `continuation.check_truth`). space: of the Frechet distances.
+    protocol: complete. data: the synthetic source (see `continuation.check_truth`). spaces: of the distances.
     """
 
     def __init__(
@@ -46,12 +48,12 @@ class Yardstick:
         data: DataConfig,
         protocol: ProtocolConfig,
         *,
-        space: FeatureSpace,
+        spaces: Sequence[FeatureSpace],
         batch_size: int,
         fingerprint: str,
     ):
         self._results, self._model, self._data, self._protocol = results, model, data, protocol
-        self._space, self._batch_size, self._fingerprint = space, batch_size, fingerprint
+        self._spaces, self._batch_size, self._fingerprint = spaces, batch_size, fingerprint
         self._frames = model.config.autoencoder.frames
 
     def add_generated(self, rows: Rows) -> None:
@@ -83,10 +85,10 @@ class Yardstick:
         rows = self._results.measure(NumberedVideos(count, facts), measure, {"seams": True}, "real long videos")
         self._results.add_seams(rows, "seam_real")
 
-    def measure_distances(self, features: np.ndarray) -> None:
+    def measure_distances(self, features: SpaceFeatures) -> None:
         """The Frechet distances of other real clips and of noise from the real ones, the good and the bad bound.
 
-        features: of the real clips (n, dimension), which have the model's number of frames.
+        features: of the real clips, which have the model's number of frames.
         """
         protocol, frames = self._protocol, self._frames
         span = clip_span(frames, protocol.stride)
@@ -101,15 +103,14 @@ class Yardstick:
             noise = [
                 np.random.default_rng([NOISE_SEED, int(n)]).integers(0, 256, clips.shape[1:], np.uint8) for n in numbers
             ]
-            return {
-                "others": self._space(clips, self._batch_size),
-                "noise": self._space(np.stack(noise), self._batch_size),
-            }
+            rows = feature_rows(self._spaces, clips, self._batch_size, "others")
+            return rows | feature_rows(self._spaces, np.stack(noise), self._batch_size, "noise")
 
         videos = NumberedVideos(protocol.real_samples, self._source_facts(others) | {"frames": frames})
-        rows = self._results.measure(videos, measure, {"space": self._space.facts, "noise": NOISE_SEED}, "other real")
-        self._results.add_frechet(frames, features, rows["others"], "real_")
-        self._results.add_frechet(frames, features, rows["noise"], "noise_")
+        facts = {"spaces": [space.facts for space in self._spaces], "noise": NOISE_SEED}
+        rows = self._results.measure(videos, measure, facts, "other real and noise")
+        self._results.add_distances(frames, features, rows_features(rows, "others"), "real_")
+        self._results.add_distances(frames, features, rows_features(rows, "noise"), "noise_")
 
     def measure_continuations(self) -> None:
         """All numbers of the next clips that the model samples after real ones."""

@@ -1,4 +1,4 @@
-"""Names, titles and bounds of the numbers that the measure "shapes" adds to a card.
+"""Names and titles of the numbers that the measure "shapes" adds to a card, and the bounds of all numbers.
 
 A bound is another number of the same card: a bad one, which something worthless reaches, and a good one, which nothing
 can be expected to pass. A number without its bounds says little.
@@ -60,10 +60,11 @@ _BOUNDS: tuple[tuple[str, Bound | None, Bound | None], ...] = (
     ("shapes_(generated|next|reconstructed)|shapes_long_.*", *_EVERY_SHAPE),
     ("seam_next", Bound("seam_stranger", _STRANGER), Bound("seam_real_next", "real videos")),
     ("seam_score", Bound("seam_stranger", "clips of different videos"), Bound("seam_real", "real videos")),
+    (r"(cut_\w+)", None, Bound(r"real_\1", "real videos")),
     ("loss_given_previous", Bound("loss_unconditional", "without the previous clip"), None),
     ("loss_unconditional", Bound("loss_of_zero", "always answering 0"), None),
     (
-        r"(?:reconstruction_)?(frechet_\w+|fvd_\d+)",
+        r"(?:reconstruction_)?((?:frechet|fvd|kernel)_\w+)",
         Bound(r"noise_\1", "noise"),
         Bound(r"real_\1", "other real clips"),
     ),

@@ -1,8 +1,8 @@
-"""Weights from files that other programs wrote: npz, safetensors, PyTorch's .pt and .pth, and TorchScript.
+"""Weights from files that other programs wrote: npz, safetensors, PyTorch's .pt and .pth, TorchScript, and pickles.
 
-Nothing in a file is executed, and PyTorch is not needed: see `torch_files` and `pickle_reader`. A file may be damaged
-or hostile. So only regular files are opened, every size that a file states is compared with the file's own size before
-anything of that size is allocated (`size_limits`), and whatever is wrong ends in one kind of error.
+Nothing in a file is executed, and PyTorch is not needed: see `torch_files`, `numpy_pickles` and `pickle_reader`. A file
+may be damaged or hostile. So only regular files are opened, every size that a file states is compared with the file's
+own size before anything of that size is allocated (`size_limits`), and whatever is wrong ends in one kind of error.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import numpy as np
 from pvdm_jax.storage.files import file_hash, open_regular
 from pvdm_jax.storage.json_files import parse_json
 from pvdm_jax.weights import torch_files
+from pvdm_jax.weights.numpy_pickles import read_numpy_pickle
 from pvdm_jax.weights.size_limits import Archive, Budget, array_of_npy
 
 MAX_HEADER = 100_000_000  # bytes of a safetensors file's header, as in its library
@@ -61,7 +62,7 @@ def read_weights(path: str | pathlib.Path, plain: bool = False) -> WeightFile:
 def _read(file: IO[bytes], path: pathlib.Path, plain: bool) -> tuple[dict[str, np.ndarray], str]:
     """The weights of a file, and its code."""
     budget = Budget(os.fstat(file.fileno()).st_size)
-    start = file.read(16)
+    start = file.read(32)
     if Archive.is_one(file):
         with Archive(file, budget) as archive:
             if torch_files.is_torch_archive(archive):
@@ -69,10 +70,12 @@ def _read(file: IO[bytes], path: pathlib.Path, plain: bool) -> tuple[dict[str, n
             return _read_npz(archive), ""
     if start[8:9] == b"{":
         return _read_safetensors(file, path, budget), ""
-    if start[:1] == b"\x80":
-        file.seek(0)
+    file.seek(0)
+    if torch_files.is_legacy(start):
         return torch_files.read_legacy(file, budget, plain), ""
-    raise ValueError("it is no npz, safetensors, PyTorch or TorchScript file")
+    if start[:1] == b"\x80":
+        return read_numpy_pickle(file, budget), ""
+    raise ValueError("it is no npz, safetensors, PyTorch or TorchScript file, and no pickle of NumPy arrays")
 
 
 def _read_npz(archive: Archive) -> dict[str, np.ndarray]:

@@ -12,18 +12,18 @@ import dataclasses
 import io
 import pathlib
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
 
+from pvdm_jax.weights.named_arrays import named_arrays
 from pvdm_jax.weights.pickle_reader import BoundedFile, Global, Unknown, make_dict, read_pickle
 from pvdm_jax.weights.size_limits import Archive, Budget, element_count
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-MAX_DEPTH = 64  # of nested dicts and modules
-MAX_NODES = 100_000  # dicts, modules and values that are visited, each as often as it is reached
+_MAGIC_BYTES = LEGACY_MAGIC.to_bytes(10, "little")
 # By the names of PyTorch's storage classes, FloatStorage and so on, without the suffix.
 DTYPES = {
     "Double": "<f8",
@@ -77,6 +77,11 @@ def is_torch_archive(archive: Archive) -> bool:
     return any(pathlib.PurePosixPath(name).name == "data.pkl" for name in archive.names)
 
 
+def is_legacy(start: bytes) -> bool:
+    """Whether a file that begins with these bytes (at least 32) was written by torch.save before PyTorch 1.6."""
+    return start[:1] == b"\x80" and _MAGIC_BYTES in start[:32]
+
+
 def read_archive(archive: Archive, budget: Budget, plain: bool) -> tuple[dict[str, np.ndarray], str]:
     """The tensors of a zip file by their dotted names, and its code.
 
@@ -99,7 +104,7 @@ def read_archive(archive: Archive, budget: Budget, plain: bool) -> tuple[dict[st
     pickled = archive.read(pickles[0])
     tree = read_pickle(BoundedFile(io.BytesIO(pickled), len(pickled)), _resolver(read_storage), _maker(plain))
     code = "\n".join(archive.read(name).decode() for name in sorted(archive.names) if name.endswith(".py"))
-    return _arrays(tree, budget), code
+    return named_arrays(tree, budget, _read_tensor), code
 
 
 def read_legacy(file: IO[bytes], budget: Budget, plain: bool) -> dict[str, np.ndarray]:
@@ -134,7 +139,7 @@ def read_legacy(file: IO[bytes], budget: Budget, plain: bool) -> dict[str, np.nd
         if count != len(storage):
             raise ValueError(f"storage {key[:80]} has {count} numbers; its tensors need {len(storage)}")
         storage[:] = np.frombuffer(bounded.read(storage.nbytes), storage.dtype)
-    return _arrays(tree, budget)
+    return named_arrays(tree, budget, _read_tensor)
 
 
 def _resolver(read_storage: ReadStorage) -> Callable[[Any], np.ndarray]:
@@ -182,26 +187,6 @@ def _maker(plain: bool) -> Callable[[Any, Any], Any]:
     return make
 
 
-def _arrays(tree: Any, budget: Budget) -> dict[str, np.ndarray]:
-    """All tensors of a tree of dicts and modules, by their dotted names."""
-    visits = 0
-
-    def walk(node: Any, prefix: str, path: frozenset[int]) -> Iterator[tuple[str, np.ndarray]]:
-        nonlocal visits
-        visits += 1
-        budget.take(len(prefix), "the names of its tensors")
-        if visits > MAX_NODES:
-            raise ValueError(f"its dicts have more than {MAX_NODES:,} values, counting shared ones again")
-        if isinstance(node, _Tensor):
-            yield prefix.rstrip("."), node.read(budget)
-            return
-        children = node.state if isinstance(node, Unknown) else node
-        if not isinstance(children, dict) or id(children) in path or len(path) >= MAX_DEPTH:
-            return
-        for name, child in children.items():
-            if name in ("_parameters", "_buffers", "_modules"):  # of a pickled module
-                yield from walk(child, prefix, path | {id(children)})
-            elif isinstance(name, str):
-                yield from walk(child, f"{prefix}{name}.", path | {id(children)})
-
-    return dict(walk(tree, "", frozenset()))
+def _read_tensor(node: Any, budget: Budget) -> np.ndarray | None:
+    """The array of a tensor; None for what is no tensor."""
+    return node.read(budget) if isinstance(node, _Tensor) else None

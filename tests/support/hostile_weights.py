@@ -21,6 +21,8 @@ MAGIC = 0x1950A86A20F9469CFC6C
 GOOD = (
     *("ok.pth", "legacy_ok.pth", "ok.safetensors", "ok.npz", "deflated.pth", "with_code.pt", "prefix.pth"),
     *("root_traversal.pth", "root_absolute.pth", "shared_tensor.pth", "stride_of_one.pth"),
+    *("numpy_ok.ckpt", "numpy_written.ckpt", "numpy_fortran.ckpt", "numpy_big_endian.ckpt"),
+    *("numpy_shared.ckpt", "numpy_beside.ckpt", "numpy_itself.ckpt"),
 )
 
 
@@ -91,7 +93,7 @@ def legacy(pickled: bytes, keys=("0",), system=None, count=4, numbers=NUMBERS) -
 
 def files() -> Iterator[tuple[str, bytes]]:
     """Every file, by name."""
-    for group in (_calls, _tensors, _bombs, _pickles, _archives, _legacy, _safetensors, _npz, _bytes):
+    for group in (_calls, _tensors, _bombs, _pickles, _archives, _legacy, _numpy_pickles, _safetensors, _npz, _bytes):
         yield from group()
 
 
@@ -244,6 +246,91 @@ def _legacy():
     yield "legacy_other_key.pth", legacy(good, keys=["7"])
     yield "legacy_no_keys.pth", legacy(good, keys=[])
     yield "legacy_keys_number.pth", legacy(good, keys=[0])
+
+
+def numpy_array(shape=(4,), data=NUMBERS, dtype=None, order=b"\x89", made=None, state=None) -> bytes:
+    """A pickled array; `dtype`, `order`, `made` and `state` are instructions."""
+    core = "numpy.core.multiarray"
+    start = _tuple(_named("numpy", "ndarray"), _tuple(_integer(0)), b"C\x01b")
+    made = made or _named(core, "_reconstruct") + start + b"R"
+    sizes = shape if isinstance(shape, bytes) else _tuple(*map(_integer, shape))
+    numbers = b"B" + struct.pack("<I", len(data)) + data
+    return made + (state or _tuple(_integer(1), sizes, dtype or numpy_dtype(), order, numbers)) + b"b"
+
+
+def numpy_dtype(name="f4", order="<", parts=b"NNN", state=None) -> bytes:
+    arguments = _tuple(_text(name), b"\x89", b"\x88")
+    minus = b"J" + struct.pack("<i", -1)
+    state = state or b"(" + _integer(3) + _text(order) + parts + minus * 2 + _integer(0) + b"t"
+    return _named("numpy", "dtype") + arguments + b"R" + state + b"b"
+
+
+def numpy_pickle(*arrays: bytes) -> bytes:
+    return state_dict(*arrays).replace(b"\x80\x02", b"\x80\x04", 1)
+
+
+def _numpy_pickles():
+    """Pickles of NumPy's arrays, as Flax programs save them."""
+    yield "numpy_ok.ckpt", numpy_pickle(numpy_array())
+    yield "numpy_written.ckpt", pickle.dumps({"a": {"b": np.arange(6.0).reshape(2, 3)}}, 4)
+    yield "numpy_fortran.ckpt", numpy_pickle(numpy_array((2, 2), order=b"\x88"))
+    yield "numpy_big_endian.ckpt", numpy_pickle(numpy_array(dtype=numpy_dtype(order=">")))
+    shared = numpy_array() + b"q\x07"
+    yield "numpy_shared.ckpt", numpy_pickle(shared, b"h\x07")
+    yield "numpy_beside.ckpt", numpy_pickle(numpy_array(), _text("a text"), b"N")
+    yield "numpy_itself.ckpt", b"\x80\x04}q\x00(" + _text("a") + b"h\x00" + _text("b") + numpy_array() + b"u."
+    reconstruct = _named("numpy.core.multiarray", "_reconstruct")
+    named = _tuple(_named("numpy", "matrix"), _tuple(_integer(0)), b"C\x01b")
+    odd = {
+        "other_class": dict(made=reconstruct + named + b"R"),
+        "other_module": dict(made=_named("numpy.core.evil", "_reconstruct") + _tuple() + b"R"),
+        "not_empty": dict(
+            made=reconstruct + _tuple(_named("numpy", "ndarray"), _tuple(_integer(2**40)), b"C\x01b") + b"R"
+        ),
+        "no_arguments": dict(made=reconstruct + _tuple() + b"R"),
+        "scalar": dict(made=_named("numpy.core.multiarray", "scalar") + _tuple(numpy_dtype(), b"C\x01b") + b"R"),
+        "shape_negative": dict(shape=(-4,)),
+        "shape_huge": dict(shape=(2**62, 4)),
+        "shape_4TB": dict(shape=(2**40,)),
+        "shape_overflow": dict(shape=(2**32, 2**32)),
+        "shape_text": dict(shape=_text("4")),
+        "shape_float": dict(shape=_tuple(b"G" + struct.pack(">d", 4.0))),
+        "sides_40": dict(shape=(1,) * 40, data=NUMBERS[:4]),
+        "short": dict(data=NUMBERS[:12]),
+        "long": dict(data=NUMBERS * 2),
+        "no_state": dict(state=b"N"),
+        "state_short": dict(state=_tuple(_integer(1), _tuple(_integer(4)))),
+        "objects": dict(dtype=numpy_dtype("O8", "|")),
+        "texts": dict(dtype=numpy_dtype("U1")),
+        "records": dict(dtype=numpy_dtype("V4", "|")),
+        "expression": dict(dtype=numpy_dtype("(10000000,)f4")),
+        "parts": dict(dtype=numpy_dtype(parts=b"NN}")),
+        "order_odd": dict(dtype=numpy_dtype(order="<f4,")),
+        "dtype_state": dict(dtype=numpy_dtype(state=b"N")),
+        "dtype_number": dict(dtype=_integer(4)),
+    }
+    for name, changes in odd.items():
+        yield f"numpy_{name}.ckpt", numpy_pickle(numpy_array(**changes))
+    yield "numpy_called.ckpt", pickle.dumps({"a": np.arange(3.0), "b": _Calls()}, 4)
+    yield "numpy_objects_written.ckpt", pickle.dumps({"a": np.array([_Calls()], dtype=object)}, 4)
+    yield "numpy_buffers.ckpt", pickle.dumps({"a": np.arange(3.0)}, 5)
+    yield "numpy_more.ckpt", numpy_pickle(numpy_array()) + b"x"
+    yield "numpy_two.ckpt", numpy_pickle(numpy_array()) * 2
+    yield "numpy_cut.ckpt", numpy_pickle(numpy_array())[:-12]
+    yield "numpy_reference.ckpt", numpy_pickle(_text("0") + b"Q")
+    yield "numpy_none.ckpt", numpy_pickle(_text("a"))
+    deep = numpy_array() + b"q\x01"
+    yield (
+        "numpy_laugh.ckpt",
+        b"\x80\x04" + deep + (b"}(" + _text("a") + b"h\x01" + _text("b") + b"h\x01uq\x01") * 40 + b".",
+    )
+    rng = random.Random(1)
+    good = numpy_pickle(numpy_array(), numpy_array((2, 2)))
+    for number in range(20):
+        data = bytearray(good)
+        for _ in range(rng.randrange(1, 4)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        yield f"flipped_{number}.ckpt", bytes(data)
 
 
 def _safetensors():

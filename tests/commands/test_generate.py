@@ -29,6 +29,7 @@ class Model:
         unet = UNetConfig(channel_mult=(1,), num_classes=num_classes, next_clip=next_clip)
         self.config = Config(data=DataConfig(stride=stride), autoencoder=clip, denoiser=unet)
         self.class_names = ("bounce", "orbit", "spin")
+        self.card = {}
         self.calls = []
 
     def fingerprint(self):

@@ -149,8 +149,11 @@ def test_whole_files_are_taken_and_cut_ones_named(moving, name):
 
 @pytest.mark.parametrize("name", ["avi", "mkv", "ts", "mpg", "mp4"])
 def test_random_bytes_in_the_middle_are_named(moving, name):
+    """At ten places: whether H.264's decoder notices 300 bytes at one is chance, a third in every version of FFmpeg."""
     data = bytearray(encode(*CONTAINERS[name], moving(40)))
-    middle = len(data) // 2
-    data[middle : middle + 300] = np.random.default_rng(0).bytes(300)
+    rng = np.random.default_rng(0)
+    for place in np.linspace(0.3, 0.7, 10):
+        start = int(place * len(data))
+        data[start : start + 300] = rng.bytes(300)
     with pytest.raises(VideoError, match="x: it (is damaged|is cut off|can't be decoded)"):
         probe_video(bytes(data), "x")

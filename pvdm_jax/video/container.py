@@ -49,7 +49,7 @@ def open_video(source: Source, name: str) -> Iterator[tuple[Any, Any]]:
         raise VideoError(f"{name}: {problem}")
     file = io.BytesIO(source) if isinstance(source, bytes) else media_url(source)
     try:
-        container = av.open(file, container_options=OPTIONS, metadata_errors="replace")
+        container = av.open(file, container_options=OPTIONS, **_metadata_options(av.__version__))
     except av.ArgumentError as error:
         raise VideoError(f"{name}: it can't be decoded (it is none of {', '.join(CONTAINERS)})") from error
     except (av.FFmpegError, UnicodeError, MemoryError) as error:
@@ -63,6 +63,11 @@ def open_video(source: Source, name: str) -> Iterator[tuple[Any, Any]]:
             yield container, stream
     except (av.FFmpegError, UnicodeError, MemoryError) as error:
         raise VideoError(f"{name}: {_reason(error)}") from error
+
+
+def _metadata_options(version: str) -> dict[str, str]:
+    """What makes PyAV read texts that are not UTF-8, such as titles; from version 19 on it does so by itself."""
+    return {"metadata_errors": "replace"} if int(version.partition(".")[0]) < 19 else {}
 
 
 def _reason(error: Exception) -> str:

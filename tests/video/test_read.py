@@ -144,3 +144,19 @@ def test_named_frames_come_in_their_order_as_often_as_named(moving, tmp_path):
     for frame, expected in zip(video_frames(data), whole, strict=True):
         np.testing.assert_array_equal(frame, expected)
     assert probe_video(data).fps == pytest.approx(10)
+
+
+def test_a_title_that_is_not_text_does_no_harm(tmp_path):
+    """PyAV reads titles when it opens a file, each version in its own way."""
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "TITLE"
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width = stream.height = 16
+        frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    content = path.read_bytes()
+    assert b"TITLE" in content
+    path.write_bytes(content.replace(b"TITLE", b"\xff\xfe\xfd\xe9!"))
+    assert probe_video(path).frames == 1

@@ -22,11 +22,12 @@ docs/fidelity.md compares the recipes constant by constant.
 
 Hardware: 1, 2, 4 or 8 GPUs of 40 GB or more, or 16 TPU chips. Batches of stage 1 are split into three micro-batches,
 those of stage 2 into four; `l`, `s`, `dit-l` and `dit-s` compute in bfloat16, the official variants in float32.
-docs/notes/plans_2026-11.md has what `pvdm plan` says of the memory that `l` needs. Changes for other devices:
+Memory on one GPU by `pvdm plan`: stage 1 of `l` 9.4 GB, stage 2 of `l` 28 GB and of `dit-l` 17 GB, encoding 2 GB
+(docs/notes/plans_2026-11.md). Changes for other devices:
 
-    24 GB              --config.denoiser.remat=blocks
+    24 GB              --config.train_diffusion.accumulate=8
     16 TPU chips       --config.train_autoencoder.batch_size=32 --config.train_autoencoder.accumulate=2
-                       --config.mesh.data=1 --config.mesh.fsdp=-1
+                       --config.train_diffusion.accumulate=1 --config.mesh.data=1 --config.mesh.fsdp=-1
 
 Expected time on 8 A100 at 30% of their TF32 peak, computed from the operations, not measured:
 

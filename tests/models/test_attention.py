@@ -1,6 +1,7 @@
 """Every way to compute attention against JAX's own, with its gradients; and the rule that chooses among them."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +108,14 @@ def test_without_cudnn_nothing_fused_is_chosen():
     """On a machine with no NVIDIA GPU the question alone must not fail."""
     assert fused_attention._has_cudnn() in (True, False)
     assert attention(*arrays(5, 5, 2, 8)[:3]).shape == (2, 5, 2, 8)
+
+
+@pytest.mark.parametrize(("capability", "fused"), [("9.0", True), ("8.0", True), ("7.5", False), ("gfx942", False)])
+def test_gpus_without_the_kernel_are_not_asked_for_it(monkeypatch, capability, fused):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [types.SimpleNamespace(compute_capability=capability)])
+    monkeypatch.setattr(jax, "eval_shape", lambda *_: None)  # JAX finds cuDNN
+    assert fused_attention._has_cudnn.__wrapped__() == fused
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])

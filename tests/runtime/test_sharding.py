@@ -187,3 +187,10 @@ def test_gradients_are_split_as_parameters_are():
     traced = jax.make_jaxpr(jax.grad(lambda w: jnp.sum(jnp.square(sharding.gather(mesh, w)))))(weight)
     asked = [equation.params["sharding"].spec for equation in traced.eqns if "sharding" in equation.params]
     assert asked[-1] == PartitionSpec(None, "fsdp")
+
+
+@pytest.mark.slow
+def test_every_device_encodes_its_own_clips_a_few_at_a_time(fsdp):
+    found = fsdp["encoding"]
+    assert found["apart"] < 1e-5 and found["split"]
+    assert found["transfers"] == ["all-gather"]  # of parameters

@@ -2,17 +2,23 @@
 
 usage: python fsdp_program.py
 Prints as one line of JSON, for each case: the bytes of temporaries, the bytes that a device moves by each kind of
-transfer, and the bytes of the parameters.
+transfer, and the bytes of the parameters. "encoding": of 24 clips on the 8 devices, each of which encodes its three one
+by one: how far the latents are from those of one device, whether they stay split, and the kinds of transfers.
 """
 
 import collections
 import json
 
 import jax
+import numpy as np
+from flax import nnx
 from tiny_devices import CLIP
 
 from pvdm_jax.config import Config, DiffusionTrainingConfig, DiTConfig, MeshConfig
+from pvdm_jax.inference import latent_model
+from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.models import functional
+from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.performance import planned_step
 from pvdm_jax.performance.hlo import Program
 from pvdm_jax.runtime import sharding
@@ -46,7 +52,24 @@ def main():
         params = 4 * functional.count(model.model.denoiser_shapes)
         temporaries = compiled.memory_analysis().temp_size_in_bytes
         results[name] = {"temporaries": temporaries, "moved": moved, "parameters": params}
+    results["encoding"] = encoding()
     print(json.dumps(results))
+
+
+def encoding():
+    latent_model.TOKENS_AT_ONCE = 1  # fewer than a clip's
+    mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=8))
+    params = functional.split(Autoencoder(CLIP, rngs=nnx.Rngs(0)))[1]
+    clips = np.random.default_rng(0).integers(0, 256, (24, CLIP.frames, CLIP.height, CLIP.width, 3), np.uint8)
+    expected = jax.jit(LatentModel(CLIP).encode)(params, clips)
+    inputs = sharding.place(mesh, params), sharding.global_batch(mesh, clips)
+    compiled = jax.jit(LatentModel(CLIP, mesh=mesh).encode).lower(*inputs).compile()
+    found = compiled(*inputs)
+    return {
+        "apart": float(np.abs(np.asarray(found) - np.asarray(expected)).max()),
+        "split": found.sharding.is_equivalent_to(sharding.batch_sharding(mesh), found.ndim),
+        "transfers": sorted({transfer.kind for transfer in Program(compiled.as_text()).collectives()}),
+    }
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ TPUs.
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +42,9 @@ def cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 def _has_cudnn() -> bool:
     """Whether JAX finds a cuDNN to compile with, and the attached GPU, if there is one, can run its attention."""
     if jax.default_backend() == "gpu":
-        capability = getattr(jax.local_devices()[0], "compute_capability", "")  # another vendor's GPU has none
-        if not capability or float(capability) < AMPERE:
+        capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+        version = re.fullmatch(r"\d+\.\d+", capability)  # AMD's GPUs have names instead
+        if version is None or float(version[0]) < AMPERE:
             return False
     x = jax.ShapeDtypeStruct((1, 8, 1, 8), jnp.bfloat16)
     attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")

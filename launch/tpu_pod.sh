@@ -9,7 +9,7 @@
 #
 # `run` creates the slice if there is none, installs this checkout's last commit on its hosts, starts the command on
 # all of them and waits. If the slice is preempted or the command fails, it starts over, and training resumes from the
-# newest checkpoint. It gives up after exit code 2 (invalid settings). The hosts don't need this script: it can be
+# newest checkpoint. It gives up after exit code 2 (something to correct). The hosts don't need this script: it can be
 # stopped with Ctrl-C and started again. Checkpoints, metrics and pictures are in --workdir, which must be gs:// or a
 # mounted file system that all hosts see: a host's own disk is deleted with the slice.
 #

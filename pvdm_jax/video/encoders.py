@@ -17,6 +17,7 @@ from pvdm_jax.video.images import encode_png
 
 Target = pathlib.Path | BinaryIO
 
+MP4_OPTIONS = {"crf": "16"}  # of x264
 _HUNDREDTH = fractions.Fraction(1, 100)  # of a second, the unit of time of a gif
 
 
@@ -35,7 +36,7 @@ class Mp4Encoder:
         self._make_frame = av.VideoFrame.from_ndarray
         self._padding = ((0, height % 2), (0, width % 2), (0, 0))
         self._container = av.open(_for_ffmpeg(target), "w", format="mp4")
-        self._stream = self._container.add_stream("libx264", rate=_rate(fps), options={"crf": "16"})
+        self._stream = self._container.add_stream("libx264", rate=_rate(fps), options=MP4_OPTIONS)
         self._stream.height = height + height % 2
         self._stream.width = width + width % 2
         self._stream.pix_fmt = "yuv420p"

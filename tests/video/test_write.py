@@ -2,6 +2,7 @@
 
 import fractions
 import io
+import sys
 
 import av
 import numpy as np

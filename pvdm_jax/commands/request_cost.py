@@ -59,7 +59,8 @@ def say_time(
 
     run()  # compiles
     seconds = run() / few * calls
-    print(f"sampling {videos:,} videos of {frames:,} frames will take about {_duration(seconds)} on this machine")
+    if jax.process_index() == 0:
+        print(f"sampling {videos:,} videos of {frames:,} frames will take about {_duration(seconds)} on this machine")
 
 
 def _size(count: float) -> str:

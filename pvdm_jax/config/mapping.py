@@ -51,7 +51,7 @@ def _convert(hint: Any, value: Any, field: str) -> Any:
         require(isinstance(value, Mapping) or hasattr(value, "items"), field, value, "a group of fields is needed here")
         return config_from_dict(hint, value, f"{field}.")
     if typing.get_origin(hint) in (tuple, types.GenericAlias):
-        require(isinstance(value, list | tuple), field, value, "a list of integers is needed here")
+        require(isinstance(value, list | tuple), field, value, "a list is needed here")
         return tuple(_convert(typing.get_args(hint)[0], item, field) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

@@ -243,6 +243,7 @@ class PVDM:
 
     def _neighbour(self, clips: np.ndarray) -> np.ndarray:
         """Clips as the denoiser sees them beside the one that it models."""
+        self._check_denoiser()
         return self.program.scale.normalize(self.encode(clips))
 
     def _request(
@@ -257,8 +258,7 @@ class PVDM:
         options: Mapping[str, Any],
     ) -> "_Request":
         """Checks what is asked for, and lays it out over the devices. neighbours: by name, {} for none."""
-        if "denoiser" not in self.weights:
-            raise ConfigError("this model has no denoiser: stage 2 has not been trained")
+        self._check_denoiser()
         for name, number in (("num_videos", count), ("num_frames", num_frames)):
             if not (number is None or (isinstance(number, int | np.integer) and 0 < number < 2**31)):
                 raise ValueError(f"{name} is {number!r}; it must be positive, and an integer")
@@ -326,6 +326,10 @@ class PVDM:
         """`function(weights, batch)` over items, a batch of at most `config.encode.batch_size` at a time."""
         size = min(self.config.encode.batch_size, len(items))
         return sharding.map_batches(self.mesh, lambda batch: function(self.weights, batch), items, size)
+
+    def _check_denoiser(self) -> None:
+        if "denoiser" not in self.weights:
+            raise ConfigError("this model has no denoiser: stage 2 has not been trained")
 
     def _check_latents(self, latents: np.ndarray | jax.Array) -> np.ndarray:
         latents, (positions, channels) = np.asarray(latents), self.latent_spec.shape

@@ -69,7 +69,8 @@ def check_continues(config: Config, num_frames: int | None, given: bool = False)
     """
     if given or clips_of(config, num_frames) > 1:
         allowed = "continuing a clip needs a denoiser that takes the previous clip (denoiser.previous_clip=True)"
-        require(config.denoiser.previous_clip, "num_frames", num_frames, allowed)
+        asked = ("denoiser.previous_clip", False) if given else ("num_frames", num_frames)
+        require(config.denoiser.previous_clip, *asked, allowed)
 
 
 def check_interpolates(config: Config) -> None:

@@ -128,10 +128,10 @@ class Checkpoints:
             state = self._attempt(step, _restore_state, abstract)
             if state is not None:
                 self._set_aside(steps[:index])
-                self._needed[step] = info.pop(NEEDED, [])
+                self._needed[step] = info.pop(NEEDED, None) or []
                 for older in steps[index + 1 :]:
                     older_info = self._attempt(older, _restore_info) or {}
-                    self._needed[older] = older_info.get(NEEDED, [])
+                    self._needed[older] = older_info.get(NEEDED) or []
                 return state, step, info
         if steps:
             raise OSError(f"none of the checkpoints in {self._folder} can be read (steps {_listing(steps)})")

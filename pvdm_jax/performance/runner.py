@@ -52,7 +52,8 @@ def run(
     - steps: of the sampling call (None: 100, or as many as fit into the limit).
     - trace: a folder for a profiler trace of one more call of each operation (None: no traces).
     - scaling: times training steps along batch, resolution and frames instead.
-    - output: a folder for benchmark.json, benchmark.txt and a roofline picture of each dtype.
+    - output: a folder for benchmark.json, benchmark.txt and a roofline picture of each dtype, written after every
+      operation: what is measured is not lost if the command is ended.
     - remat: the models' rematerialisation policy.
     - resolution: height and width of the clips in pixels (None: those of the size).
 
@@ -70,6 +71,11 @@ def run(
     found: list[Result] = []
     peaks: dict[str, Peaks] = {}
     scalings: list[dict[str, Any]] = []
+
+    def save() -> None:
+        if output is not None:
+            results.write(output, machine, peaks, found, scalings, "\n".join(lines) + "\n")
+
     say(", ".join(f"{name} {value}" for name, value in machine.items()))
     with _without_compilation_cache():
         for dtype in dtypes:
@@ -80,6 +86,7 @@ def run(
                 measured = measure_scaling(functools.partial(_seconds_and_flops, repeats, limit), dtype, mesh)
                 scalings += [dataclasses.asdict(row) | {"dtype": dtype, "exponent": row.exponent} for row in measured]
                 say(scaling_table(measured))
+                save()
                 continue
             say(results.HEADER)
             for size, make in models.items():
@@ -93,10 +100,10 @@ def run(
                     labels = {"operation": name, "size": size, "dtype": dtype}
                     found.append(_measure(operations, labels, peaks[dtype], repeats, limit, place))
                     say(results.row(found[-1]))
+                    save()
     if trace is not None and not scaling:
         say(f"\ntraces of one call each are in {trace}, for XProf, TensorBoard or ui.perfetto.dev")
-    if output is not None:
-        results.write(output, machine, peaks, found, scalings, "\n".join(lines) + "\n")
+    save()
     return found
 
 

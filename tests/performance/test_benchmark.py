@@ -14,14 +14,16 @@ import pytest
 
 from pvdm_jax.config import ConfigError
 from pvdm_jax.config.loading import load_settings
+from pvdm_jax.performance import runner
 from pvdm_jax.performance.choices import OPERATIONS, SIZES
 from pvdm_jax.performance.flops import traced_flops
 from pvdm_jax.performance.hlo import Program
 from pvdm_jax.performance.operations import Operations
+from pvdm_jax.performance.results import Result
 from pvdm_jax.performance.roofline import roofline_svg
 from pvdm_jax.performance.runner import run
 from pvdm_jax.performance.scaling import VALUES, measure_scaling, scaling_table
-from pvdm_jax.performance.timing import Timing, time_calls
+from pvdm_jax.performance.timing import Peaks, Timing, time_calls
 
 pytestmark = pytest.mark.long
 
@@ -204,6 +206,19 @@ def test_run_writes_table_numbers_and_picture(tmp_path, capsys):
     xml.parse(tmp_path / "roofline_float32.svg")
     assert (tmp_path / "benchmark.txt").read_text().count("\n") == shown.count("\n")
     assert jax.config.jax_enable_compilation_cache
+
+
+def test_what_was_measured_outlives_an_interruption(tmp_path, monkeypatch):
+    def measure(operations, labels, *others):
+        if labels["operation"] == "encode":
+            raise KeyboardInterrupt
+        return Result(**labels, batch=1, resolution=32, remat="none", flops=1.0, note="skipped")
+
+    monkeypatch.setattr(runner, "measure_peaks", lambda dtype: Peaks(1e9, 1e9))
+    monkeypatch.setattr(runner, "_measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        run(only=["decode", "encode"], batch_size=1, output=tmp_path)
+    assert [row["operation"] for row in json.loads((tmp_path / "benchmark.json").read_text())["results"]] == ["decode"]
 
 
 def test_clips_of_another_resolution_and_policy():

@@ -21,7 +21,9 @@ UNET = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, attent
 DIT = DiTConfig(width=32, depth=2, num_heads=2)
 EVERY = [
     pytest.param(UNET, id="unet"),
-    pytest.param(dataclasses.replace(UNET, shared_axes=True, attention_across=False), id="unet-axes"),
+    pytest.param(
+        dataclasses.replace(UNET, shared_axes=True, attention_across=False, position_embedding=True), id="unet-axes"
+    ),
     pytest.param(DIT, id="dit-channels"),
     pytest.param(DiTConfig(width=32, depth=2, num_heads=2, context="tokens"), id="dit-tokens"),
 ]

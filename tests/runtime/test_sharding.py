@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from pvdm_jax.config import ConfigError, MeshConfig
+from pvdm_jax.config import ConfigError, LatentsConfig, MeshConfig
 from pvdm_jax.config.loading import load_settings
 from pvdm_jax.runtime import sharding
 from pvdm_jax.training.autoencoder import AutoencoderStage
@@ -118,7 +118,7 @@ def test_bytes_per_device_fall_with_the_number_of_devices(stage):
         settings = dataclasses.replace(config.train_autoencoder, perceptual_weight=0.0)
         made = AutoencoderStage(config.autoencoder, settings, {"video": np.zeros((0, 16, 256, 256, 3))}, one)
     else:
-        made = DiffusionStage(config, one)
+        made = DiffusionStage(dataclasses.replace(config, latents=LatentsConfig()), one)
     abstract = jax.eval_shape(made.init, jax.random.key(0))
     held = {}
     for devices in (1, 2, 4, 8, 16, 64, 128):

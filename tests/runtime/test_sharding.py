@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from pvdm_jax.config import ConfigError, LatentsConfig, MeshConfig
+from pvdm_jax.config import ConfigError, MeshConfig
 from pvdm_jax.config.loading import load_settings
 from pvdm_jax.runtime import sharding
 from pvdm_jax.training.autoencoder import AutoencoderStage
@@ -113,12 +113,12 @@ def test_bytes_per_device_fall_with_the_number_of_devices(stage):
     What is too small to be split (norms, biases) stays whole: 3 MB of the autoencoder with its discriminators, 6 MB of
     PVDM-L.
     """
-    config, one = load_settings("ucf101:l"), sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    config, one = load_settings("ucf101:l-official"), sharding.make_mesh(MeshConfig(), jax.devices()[:1])
     if stage == "autoencoder":
         settings = dataclasses.replace(config.train_autoencoder, perceptual_weight=0.0)
         made = AutoencoderStage(config.autoencoder, settings, {"video": np.zeros((0, 16, 256, 256, 3))}, one)
     else:
-        made = DiffusionStage(dataclasses.replace(config, latents=LatentsConfig()), one)
+        made = DiffusionStage(config, one)
     abstract = jax.eval_shape(made.init, jax.random.key(0))
     held = {}
     for devices in (1, 2, 4, 8, 16, 64, 128):

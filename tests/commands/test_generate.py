@@ -208,7 +208,7 @@ def test_long_videos_need_a_model_that_takes_the_previous_clip(model, folder, tm
     )
     with pytest.raises(ConfigError, match="num_frames is 5; continuing a clip"):
         generate.sample(model, tmp_path / "out", num_frames=FRAMES + 1)
-    with pytest.raises(ConfigError, match="num_frames is 2; continuing a clip"):
+    with pytest.raises(ConfigError, match="denoiser.previous_clip is False; continuing a clip"):
         generate.extend(model, [folder], tmp_path / "out", num_frames=2)
     assert not (tmp_path / "out").exists()
 

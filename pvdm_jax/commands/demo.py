@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
-from pvdm_jax.commands.demo_clips import Clips, all_numbers
+from pvdm_jax.commands.demo_clips import SEED, Clips, all_numbers, sample_videos
 from pvdm_jax.commands.demo_packaged import PackagedVideos, packaged_sections, packaged_videos
 from pvdm_jax.commands.demo_report import report_sections, write_videos
 from pvdm_jax.config import Config, ConfigError
@@ -24,7 +23,6 @@ from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model
 from pvdm_jax.inference.loading import load
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.reporting.html import write_page
-from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.storage.json_files import try_read_json
@@ -43,7 +41,6 @@ LONG_CLIPS = 8  # clips of a long video
 LONG_VIDEOS = 16
 CONTINUATIONS = 64  # held-out clips whose next clip is sampled
 BATCH = 16  # videos sampled at once, here and by the evaluation: the sampler is compiled once
-SEED = 1  # of the samples
 TITLE = "pvdm demo: moving shapes"
 
 
@@ -129,21 +126,10 @@ def _collect(model: PVDM, config: Config) -> Clips:
         others=real[1::2],
         training=stored,
         reconstructed=model.reconstruct(real[::2]),
-        generated=_sample(model, JUDGED, config.autoencoder.frames, labels),
+        generated=sample_videos(model, JUDGED, config.autoencoder.frames, labels=labels, batch=BATCH),
         # These begin with the first of the generated clips.
-        long=_sample(model, LONG_VIDEOS, frames, labels),
+        long=sample_videos(model, LONG_VIDEOS, frames, labels=labels, batch=BATCH),
     )
-
-
-def _sample(model: PVDM, count: int, frames: int, labels: list[int] | None) -> np.ndarray:
-    """The first `count` videos of the demo's key, clip by clip and a batch at a time."""
-    batches = []
-    for start in range(0, count, BATCH):
-        indices = range(start, min(start + BATCH, count))
-        shown = labels and [labels[i] for i in indices]
-        clips = model.stream(make_key(SEED), len(indices), frames, labels=shown, indices=indices)
-        batches.append(np.concatenate(list(clips), axis=1))
-    return np.concatenate(batches)
 
 
 def _evaluate(model: PVDM, clips: Clips, workdir: pathlib.Path) -> dict[str, Any]:

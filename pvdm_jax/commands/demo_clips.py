@@ -5,7 +5,7 @@ Nearly all of them are those of the evaluation card.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,10 @@ import numpy as np
 from pvdm_jax.evaluation.frechet import frechet_distance
 from pvdm_jax.evaluation.neighbours import nearest_distance
 from pvdm_jax.evaluation.scattering import video_features
+from pvdm_jax.inference.pipeline import PVDM
+from pvdm_jax.runtime.keys import make_key
+
+SEED = 1  # of the samples
 
 # The numbers that have another name on the card; {} stands for the frames of a clip.
 CARD_NAMES = {
@@ -35,6 +39,17 @@ class Clips:
     reconstructed: np.ndarray  # of `held_out`
     generated: np.ndarray
     long: np.ndarray
+
+
+def sample_videos(model: PVDM, count: int, frames: int, *, labels: Sequence[int] | None, batch: int) -> np.ndarray:
+    """The first `count` videos of the demo's key, clip by clip and a batch at a time."""
+    batches = []
+    for start in range(0, count, batch):
+        indices = range(start, min(start + batch, count))
+        shown = labels and [labels[i] for i in indices]
+        clips = model.stream(make_key(SEED), len(indices), frames, labels=shown, indices=indices)
+        batches.append(np.concatenate(list(clips), axis=1))
+    return np.concatenate(batches)
 
 
 def judge(clips: Clips) -> dict[str, float]:

@@ -4,17 +4,16 @@ import dataclasses
 
 import numpy as np
 
+from pvdm_jax.commands.demo_clips import sample_videos
 from pvdm_jax.inference.loading import load
 from pvdm_jax.reporting.sections import Section, Text, Videos
-from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.video.defaults import DEFAULT_FPS
 from pvdm_jax.weights.packaged import FOLDER, packaged_names
 
 NAME = "shapes"
 SHOWN_LONG = 4
-SHOWN = 2 * SHOWN_LONG  # clips
+SHOWN = 2 * SHOWN_LONG  # clips; the long videos begin with the first of them
 LONG_CLIPS = 8
-SEED = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +33,9 @@ def packaged_videos() -> PackagedVideos | None:
     model = load(FOLDER / NAME)
     classes = [i % len(model.class_names) for i in range(SHOWN)]
     frames = model.config.autoencoder.frames
-    # All in batches of one size, for which the sampler is compiled once; the long videos' first clips are shown, too.
-    key, alone = make_key(SEED), range(SHOWN_LONG, 2 * SHOWN_LONG)
-    long = model.stream(key, SHOWN_LONG, LONG_CLIPS * frames, labels=classes[:SHOWN_LONG])
-    long = np.concatenate(list(long), axis=1)
-    more = model.stream(key, len(alone), frames, labels=classes[SHOWN_LONG:], indices=alone)
-    clips = np.concatenate([long[:, :frames], *more])
+    # All in batches of one size, for which the sampler is compiled once.
+    clips = sample_videos(model, SHOWN, frames, labels=classes, batch=SHOWN_LONG)
+    long = sample_videos(model, SHOWN_LONG, LONG_CLIPS * frames, labels=classes, batch=SHOWN_LONG)
     return PackagedVideos([model.class_names[i] for i in classes], clips, long)
 
 

@@ -20,21 +20,26 @@ from pvdm_jax.runtime import sharding
 from pvdm_jax.training.autoencoder import AutoencoderStage
 from pvdm_jax.training.diffusion import DiffusionStage
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "toy_devices.py"
+SUPPORT = pathlib.Path(__file__).parents[1] / "support"
+
+
+def printed(script, *arguments, timeout):
+    """What a script that has devices of its own printed last, as JSON."""
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, SUPPORT / script, *arguments],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def devices(tmp_path_factory):
-    root = pathlib.Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path_factory.mktemp("devices")],
-        env=os.environ | {"PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return printed("toy_devices.py", tmp_path_factory.mktemp("devices"), timeout=300)
 
 
 @pytest.mark.parametrize("mesh", ["8x1", "2x4", "1x8"])
@@ -152,16 +157,7 @@ def test_batches_are_rounded_up_to_the_mesh(count, expected):
 
 @pytest.fixture(scope="module")
 def fsdp():
-    root = pathlib.Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, SCRIPT.with_name("fsdp_program.py")],
-        env=os.environ | {"PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return printed("fsdp_program.py", timeout=600)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ or one stage at a time:
 from ml_collections import ConfigDict
 
 from pvdm_jax.config.loading import default_config
-from pvdm_jax.config.recipes import default_diffusion
+from pvdm_jax.config.recipes import default_diffusion, short_autoencoder, short_diffusion
 
 
 def get_config() -> ConfigDict:
@@ -38,19 +38,9 @@ def get_config() -> ConfigDict:
 
     # L2, because most of each clip is background: L1 is minimised by the median, so it first learns to draw nothing.
     stage = config.train_autoencoder
-    stage.l1_weight = 0.0
-    stage.l2_weight = 1.0
+    short_autoencoder(stage, learning_rate=2e-3)
     stage.latent_noise = 0.1  # the decoder then keeps whole what stage 2 gets nearly right
     stage.steps = 1800
-    stage.batch_size = 4
-    stage.optimizer.learning_rate = 2e-3
-    stage.optimizer.muon_learning_rate = 8e-3
-    stage.optimizer.b2 = 0.95
-    stage.optimizer.warmup_steps = 50
-    stage.optimizer.decay = "cosine"
-    stage.optimizer.clip_norm = 1.0
-    stage.ema_decay = 0.99
-    stage.log_every = 50
     stage.eval_every = 450
     stage.checkpoint_every = 450
 
@@ -67,17 +57,11 @@ def get_config() -> ConfigDict:
 
     default_diffusion(config)
     stage = config.train_diffusion
+    short_diffusion(stage)
     stage.steps = 2800
     stage.batch_size = 8
-    stage.optimizer.learning_rate = 1e-3
-    stage.optimizer.muon_learning_rate = 8e-3
-    stage.optimizer.b2 = 0.99
-    stage.optimizer.warmup_steps = 50
-    stage.optimizer.decay = "cosine"
-    stage.optimizer.clip_norm = 1.0
     stage.context_prob = 0.4
     stage.ema_decay = 0.995
-    stage.log_every = 50
     stage.eval_every = 1400
     stage.eval_clips = 64
     stage.checkpoint_every = 1400

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from pvdm_jax.config import require
 from pvdm_jax.config.loading import default_config, use_denoiser
-from pvdm_jax.config.recipes import default_diffusion
+from pvdm_jax.config.recipes import default_diffusion, short_autoencoder, short_diffusion, short_schedule
 
 SIDES = ("64", "128")
 KINDS = ("", "official", "dit")  # of the denoiser and its recipe
@@ -53,19 +53,9 @@ def get_config(variant: str = "64") -> ConfigDict:
     config.autoencoder.plane_mlp_dim = 256
 
     stage = config.train_autoencoder
-    stage.l1_weight = 0.0
-    stage.l2_weight = 1.0
+    short_autoencoder(stage, learning_rate=1.5e-3)
     stage.latent_noise = 0.1
     stage.steps = 4000
-    stage.batch_size = 4
-    stage.optimizer.learning_rate = 1.5e-3
-    stage.optimizer.muon_learning_rate = 8e-3
-    stage.optimizer.b2 = 0.95
-    stage.optimizer.warmup_steps = 50
-    stage.optimizer.decay = "cosine"
-    stage.optimizer.clip_norm = 1.0
-    stage.ema_decay = 0.99
-    stage.log_every = 50
     stage.eval_every = 1000
     stage.checkpoint_every = 1000
 
@@ -75,21 +65,15 @@ def get_config(variant: str = "64") -> ConfigDict:
     stage = config.train_diffusion
     stage.steps = 6000
     stage.batch_size = 8
-    stage.optimizer.warmup_steps = 50
-    stage.optimizer.decay = "cosine"
-    stage.optimizer.clip_norm = 1.0
     stage.context_prob = 0.5
     stage.ema_decay = 0.995
-    stage.log_every = 50
     stage.eval_every = 1500
     stage.eval_clips = 64
     stage.checkpoint_every = 1500
     if kind == "official":
         _set_official_recipe(config)
     else:
-        stage.optimizer.learning_rate = 1e-3
-        stage.optimizer.muon_learning_rate = 8e-3
-        stage.optimizer.b2 = 0.99
+        short_diffusion(stage)
         default_diffusion(config)
         config.sample.sampler = "heun"
         config.sample.grid = "quadratic"
@@ -119,6 +103,7 @@ def _set_official_recipe(config: ConfigDict) -> None:
     """Noise prediction, times drawn uniformly, AdamW, DDIM with eta 1: as in the official code."""
     stage = config.train_diffusion
     stage.recipe = "official"
+    short_schedule(stage)
     stage.optimizer.learning_rate = 1e-4
     config.encode.unconditional_anywhere = True
     config.sample.steps = 100

@@ -12,7 +12,7 @@ The default of data.path is data/videos. With a GPU, raise the sizes: `ucf101.py
 from ml_collections import ConfigDict
 
 from pvdm_jax.config.loading import default_config
-from pvdm_jax.config.recipes import default_diffusion
+from pvdm_jax.config.recipes import default_diffusion, short_autoencoder, short_diffusion
 
 
 def get_config() -> ConfigDict:
@@ -41,18 +41,8 @@ def get_config() -> ConfigDict:
     config.autoencoder.plane_mlp_dim = 256
 
     stage = config.train_autoencoder
-    stage.l1_weight = 0.0
-    stage.l2_weight = 1.0
+    short_autoencoder(stage, learning_rate=1.5e-3)
     stage.steps = 2000
-    stage.batch_size = 4
-    stage.optimizer.learning_rate = 1.5e-3
-    stage.optimizer.muon_learning_rate = 8e-3
-    stage.optimizer.b2 = 0.95
-    stage.optimizer.warmup_steps = 50
-    stage.optimizer.decay = "cosine"
-    stage.optimizer.clip_norm = 1.0
-    stage.ema_decay = 0.99
-    stage.log_every = 50
     stage.eval_every = 500
     stage.checkpoint_every = 500
 
@@ -68,17 +58,11 @@ def get_config() -> ConfigDict:
 
     default_diffusion(config)
     stage = config.train_diffusion
+    short_diffusion(stage)
     stage.steps = 1500
     stage.batch_size = 8
-    stage.optimizer.learning_rate = 1e-3
-    stage.optimizer.muon_learning_rate = 8e-3
-    stage.optimizer.b2 = 0.99
-    stage.optimizer.warmup_steps = 50
-    stage.optimizer.decay = "cosine"
-    stage.optimizer.clip_norm = 1.0
     stage.context_prob = 0.5
     stage.ema_decay = 0.995
-    stage.log_every = 50
     stage.eval_every = 500
     stage.eval_clips = 32
     stage.checkpoint_every = 500

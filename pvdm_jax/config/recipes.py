@@ -1,7 +1,9 @@
-"""The settings that the paper's experiments share: `configs/ucf101.py` and `configs/sky_timelapse.py` are made of them.
+"""What configurations share: the settings of the paper's experiments, of which `configs/ucf101.py` and
+`configs/sky_timelapse.py` are made, this project's stage 2, and trainings that take minutes to hours.
 
-Two recipes: `official` trains as the official code does (constants of its code and of its author's answers), `default`
-differs where stability or exported quality can gain. docs/fidelity.md compares them constant by constant.
+The paper's have two recipes: `official` trains as the official code does (constants of its code and of its author's
+answers), `default` differs where stability or exported quality can gain. docs/fidelity.md compares them constant by
+constant.
 """
 
 from ml_collections import ConfigDict
@@ -49,6 +51,34 @@ def paper_config(name: str, variant: str, context_prob: float) -> ConfigDict:
     config.sample.steps = 200 if large else 100
     config.sample.later_steps = 200 if large else 20
     return config
+
+
+def short_schedule(stage: ConfigDict) -> None:
+    """For trainings of minutes to hours: a short warm-up, and a learning rate that has decayed by the last step."""
+    stage.optimizer.warmup_steps = 50
+    stage.optimizer.decay = "cosine"
+    stage.optimizer.clip_norm = 1.0
+    stage.log_every = 50
+
+
+def short_autoencoder(stage: ConfigDict, learning_rate: float) -> None:
+    """What the small configurations share of stage 1: L2, and Muon for matrices."""
+    stage.l1_weight = 0.0
+    stage.l2_weight = 1.0
+    stage.batch_size = 4
+    stage.optimizer.learning_rate = learning_rate
+    stage.optimizer.muon_learning_rate = 8e-3
+    stage.optimizer.b2 = 0.95
+    stage.ema_decay = 0.99
+    short_schedule(stage)
+
+
+def short_diffusion(stage: ConfigDict) -> None:
+    """What the small configurations share of stage 2, except for an official recipe."""
+    stage.optimizer.learning_rate = 1e-3
+    stage.optimizer.muon_learning_rate = 8e-3
+    stage.optimizer.b2 = 0.99
+    short_schedule(stage)
 
 
 def default_diffusion(config: ConfigDict) -> None:

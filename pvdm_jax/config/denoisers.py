@@ -75,6 +75,7 @@ class UNetConfig(DenoiserConfig):
     edge_features: bool = False  # shows the neighbouring clips' frames next to this one at all of its frames
     attention_across: bool = True  # attention over the positions of all planes, after every block
     shared_axes: bool = False  # shows each position what the other planes hold on the axes that it shares with them
+    axis_mixing: bool = False  # dense layers along the planes' rows and columns, after the first and the last block
     position_embedding: bool = False  # tells planes and positions apart; the official code has none
 
     def __post_init__(self):

@@ -9,8 +9,8 @@ as batches of images, those of one size together.
 Shared weights and attention cannot tell one motion plane from the other where they have the same size: exchanging
 them in the input exchanges them in the output. Without a previous clip, half of all samples therefore have them the
 wrong way round, which the autoencoder decodes to rubbish. Nor does attention across the planes know which of their
-positions belong together. `position_embedding` says both, and `shared_axes` adds up what belongs together; the
-official code has neither.
+positions belong together. `position_embedding` says both, `shared_axes` adds up what belongs together, and `axis_mixing`
+follows paths through the frames; the official code has none of them.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from flax import nnx
 
 from pvdm_jax.config import UNetConfig
 from pvdm_jax.models import functional
+from pvdm_jax.models.axis_mixing import AxisMixing
 from pvdm_jax.models.condition import Condition
 from pvdm_jax.models.embeddings import POSITION_FEATURES, class_embedding, position_features, time_embedding
 from pvdm_jax.models.latent import LatentSpec, Tokens
@@ -133,13 +134,24 @@ class Upsample(nnx.Module):
 
 
 class UNetBlock(nnx.Module):
-    """`layers` on each plane, then what the planes tell each other: on shared axes, by attention, or both."""
+    """`layers` on each plane, then what the planes tell each other: on shared axes, by attention, or both.
 
-    def __init__(self, config: UNetConfig, features: int, layers: list[nnx.Module], *, rngs: nnx.Rngs):
+    mixed: the size of the planes in the block that mixes along their axes between the two; None: it doesn't.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        features: int,
+        layers: list[nnx.Module],
+        mixed: PlaneShape | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        dtype = jnp.dtype(config.dtype)
         self.layers = nnx.List(layers)
-        self.shared_axes = (
-            SharedAxes(features, dtype=jnp.dtype(config.dtype), rngs=rngs) if config.shared_axes else None
-        )
+        self.shared_axes = SharedAxes(features, dtype=dtype, rngs=rngs) if config.shared_axes else None
+        self.mixing = None if mixed is None else AxisMixing(features, mixed, dtype=dtype, rngs=rngs)
         self.across = AttentionBlock(config, features, rngs=rngs) if config.attention_across else None
 
     def __call__(self, planes: Planes, embedding: jax.Array, skip: Planes | None = None) -> Planes:
@@ -157,6 +169,8 @@ class UNetBlock(nnx.Module):
         planes = fusion_barrier(_to_planes(images))
         if self.shared_axes is not None:
             planes = fusion_barrier(self.shared_axes(planes))
+        if self.mixing is not None:
+            planes = fusion_barrier(self.mixing(planes))
         if self.across is None:
             return planes
         return fusion_barrier(unpack(self.across(planes.pack()), planes.shape))
@@ -234,12 +248,13 @@ class UNet(nnx.Module):
             self.embed_position = linear(POSITION_FEATURES, width, bias=False, init=normal, dtype=dtype, rngs=rngs)
 
         skips, features, factor = [width], width, 1
+        mixed = PlaneShape.of(spec) if config.axis_mixing else None  # in the first and the last block
         blocks = []
         for level, multiplier in enumerate(config.channel_mult):
             for _ in range(config.num_res_blocks):
                 layers = self._layers(features, multiplier * width, factor, rngs)
                 features = multiplier * width
-                blocks.append(UNetBlock(config, features, layers, rngs=rngs))
+                blocks.append(UNetBlock(config, features, layers, None if blocks else mixed, rngs=rngs))
                 skips.append(features)
             if level != len(config.channel_mult) - 1:
                 if config.resblock_updown:
@@ -269,7 +284,8 @@ class UNet(nnx.Module):
                     else:
                         layers.append(Upsample(config, features, rngs=rngs))
                     factor //= 2
-                blocks.append(UNetBlock(config, features, layers, rngs=rngs))
+                last = level == 0 and index == config.num_res_blocks
+                blocks.append(UNetBlock(config, features, layers, mixed if last else None, rngs=rngs))
         self.output_blocks = nnx.List(blocks)
 
         self.norm_out = group_norm(features, dtype=dtype, rngs=rngs)

@@ -92,7 +92,8 @@ def test_official_stage_two():
     assert (stage.optimizer.b1, stage.optimizer.b2, stage.optimizer.weight_decay) == (0.9, 0.999, 0.01)
     assert (stage.optimizer.warmup_steps, stage.optimizer.decay, stage.optimizer.clip_norm) == (0, "constant", 0.0)
     denoiser = config.denoiser
-    assert not (denoiser.position_embedding or denoiser.edge_features or denoiser.shared_axes)
+    added = (denoiser.position_embedding, denoiser.edge_features, denoiser.shared_axes, denoiser.axis_mixing)
+    assert not any(added)
     assert denoiser.attention_across and not config.latents.normalize
     assert (config.process.prediction, stage.times, stage.context_last_time) == ("eps", "uniform", 0.0)
     assert config.encode.unconditional_anywhere and not load_settings("ucf101:l").encode.unconditional_anywhere

@@ -22,7 +22,8 @@ DIT = DiTConfig(width=32, depth=2, num_heads=2)
 EVERY = [
     pytest.param(UNET, id="unet"),
     pytest.param(
-        dataclasses.replace(UNET, shared_axes=True, attention_across=False, position_embedding=True), id="unet-axes"
+        dataclasses.replace(UNET, shared_axes=True, axis_mixing=True, attention_across=False, position_embedding=True),
+        id="unet-axes",
     ),
     pytest.param(DIT, id="dit-channels"),
     pytest.param(DiTConfig(width=32, depth=2, num_heads=2, context="tokens"), id="dit-tokens"),

@@ -109,7 +109,7 @@ def test_the_wrong_model_is_named(reference, recipe, weights):
         official.autoencoder_from_torch(weights)
 
 
-@pytest.mark.parametrize("name", ["position_embedding", "edge_features", "shared_axes"])
+@pytest.mark.parametrize("name", ["position_embedding", "edge_features", "shared_axes", "axis_mixing"])
 def test_a_model_that_the_official_code_has_no_place_for(name):
     config = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, **{name: True})
     with pytest.raises(ValueError, match=f"denoiser.{name} is True"):

@@ -30,6 +30,7 @@ OFFICIAL = {
     "position_embedding": False,
     "edge_features": False,
     "shared_axes": False,
+    "axis_mixing": False,
     "attention_across": True,
 }
 

@@ -9,7 +9,7 @@ as batches of images, those of one size together.
 Shared weights and attention cannot tell one motion plane from the other where they have the same size: exchanging
 them in the input exchanges them in the output. Without a previous clip, half of all samples therefore have them the
 wrong way round, which the autoencoder decodes to rubbish. Nor does attention across the planes know which of their
-positions belong together. `position_embedding` says both, `shared_axes` adds up what belongs together, and `axis_mixing`
+positions belong together. `position_embedding` says both, `shared_axes` adds up what belongs together, `axis_mixing`
 follows paths through the frames; the official code has none of them.
 """
 

@@ -8,15 +8,22 @@ or one stage at a time:
     pvdm encode            --config=demo --workdir=runs/demo
     pvdm train-diffusion   --config=demo --workdir=runs/demo
     pvdm sample            --model=runs/demo --output=runs/demo/samples
+
+Variants, for comparison (`examples/equal_compute.py`): `demo:dit` has a transformer as denoiser, `demo:official` the
+denoiser and the recipe of stage 2 of the official code.
 """
 
 from ml_collections import ConfigDict
 
-from pvdm_jax.config.loading import default_config
+from pvdm_jax.config import require
+from pvdm_jax.config.loading import default_config, use_denoiser
 from pvdm_jax.config.recipes import default_diffusion, short_autoencoder, short_diffusion
 
+VARIANTS = ("", "dit", "official")
 
-def get_config() -> ConfigDict:
+
+def get_config(variant: str = "") -> ConfigDict:
+    require(variant in VARIANTS, "variant", variant, "demo has dit and official, or none")
     config = default_config()
 
     config.data.source = "synthetic"
@@ -46,25 +53,22 @@ def get_config() -> ConfigDict:
 
     config.encode.windows = 1
 
-    config.denoiser.model_channels = 64
-    config.denoiser.channel_mult = (1, 1)
-    config.denoiser.num_res_blocks = 1
-    # At this size attention adds only time to what the planes tell each other on the axes that they share.
-    config.denoiser.attention_across = False
-    config.denoiser.attention_resolutions = ()
-    config.denoiser.num_heads = 1
-    config.denoiser.num_classes = 3
-
-    default_diffusion(config)
+    _set_denoiser(config, variant)
     stage = config.train_diffusion
     short_diffusion(stage)
-    stage.steps = 2800
+    if variant == "official":
+        stage.recipe = "official"
+        config.encode.unconditional_anywhere = True
+    else:
+        default_diffusion(config)
+        stage.context_last_time = 0.5
+    stage.steps = 2400
     stage.batch_size = 8
     stage.context_prob = 0.4
     stage.ema_decay = 0.995
-    stage.eval_every = 1400
+    stage.eval_every = 2400
     stage.eval_clips = 64
-    stage.checkpoint_every = 1400
+    stage.checkpoint_every = 800
 
     # 11 calls of the denoiser. After minutes of training, samplers that add no noise give better clips.
     config.sample.sampler = "heun"
@@ -72,3 +76,24 @@ def get_config() -> ConfigDict:
     config.sample.steps = 6
     config.sample.later_steps = 6
     return config
+
+
+def _set_denoiser(config: ConfigDict, variant: str) -> None:
+    """Each kind has about as many parameters, 1.5 to 2.6 M."""
+    if variant == "dit":
+        use_denoiser(config, "dit")
+        config.denoiser.width = 128
+        config.denoiser.depth = 6
+        config.denoiser.num_heads = 4
+    else:
+        config.denoiser.model_channels = 64
+        config.denoiser.channel_mult = (1, 1)
+        config.denoiser.num_res_blocks = 1
+        config.denoiser.num_heads = 1
+        if variant == "official":
+            config.denoiser.attention_resolutions = (2, 1)
+        else:
+            # At this size attention adds only time to what the planes tell each other on the axes that they share.
+            config.denoiser.attention_across = False
+            config.denoiser.attention_resolutions = ()
+    config.denoiser.num_classes = 3

@@ -96,4 +96,5 @@ def _set_denoiser(config: ConfigDict, variant: str) -> None:
             # At this size attention adds only time to what the planes tell each other on the axes that they share.
             config.denoiser.attention_across = False
             config.denoiser.attention_resolutions = ()
+            config.denoiser.axis_mixing = True
     config.denoiser.num_classes = 3

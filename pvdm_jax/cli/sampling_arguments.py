@@ -10,6 +10,8 @@ from pvdm_jax.config.diffusion import GRIDS, PLANE_ORDERS, SAMPLERS
 _FIELDS = (
     "sampler",
     "grid",
+    "later_sampler",
+    "later_grid",
     "eta",
     "guidance",
     "class_guidance",
@@ -37,6 +39,8 @@ def add_sampling(command: argparse.ArgumentParser) -> None:
     group.add_argument("--later-steps", type=positive, help="denoising steps of each continuation")
     group.add_argument("--sampler", choices=SAMPLERS, help="sampler")
     group.add_argument("--grid", choices=GRIDS, help="grid of the times that the sampler visits")
+    group.add_argument("--later-sampler", choices=SAMPLERS, help="sampler of each continuation, if it is another one")
+    group.add_argument("--later-grid", choices=GRIDS, help="grid of each continuation, if it is another one")
     group.add_argument("--eta", type=number, help="noise of DDIM, from 0 to 1")
     help = "weight w of (1 + w) f(previous clip) - w f(nothing), f being the denoiser"
     group.add_argument("--guidance", type=number, metavar="WEIGHT", help=help)

@@ -66,6 +66,8 @@ class SampleConfig:
     steps: int = 100  # of the first clip
     later_steps: int = 100  # of each continuation
     grid: str = "uniform"  # which times: uniform (the official one), trailing, logsnr, quadratic
+    later_sampler: str = ""  # of each continuation; "": the same
+    later_grid: str = ""  # likewise
     eta: float = 1.0  # DDIM's noise, 0 to 1
     clip_x0: bool = True  # clip the predicted latents to where the autoencoder's lie, [-1, 1] before normalisation
     guidance: float = 0.0  # w of (1 + w) f(previous clip) - w f(nothing), f being the denoiser
@@ -78,6 +80,8 @@ class SampleConfig:
     def __post_init__(self):
         one_of("sample", self, "sampler", SAMPLERS)
         one_of("sample", self, "grid", GRIDS)
+        one_of("sample", self, "later_sampler", ("", *SAMPLERS))
+        one_of("sample", self, "later_grid", ("", *GRIDS))
         one_of("sample", self, "plane_order", PLANE_ORDERS)
         positive("sample", self, "steps", "later_steps")
         at_least_zero("sample", self, "guidance", "class_guidance")
@@ -88,3 +92,9 @@ class SampleConfig:
             self.guidance_from,
             f"0 <= guidance_from < guidance_to ({self.guidance_to}) <= 1",
         )
+
+    def solver(self, later: bool) -> tuple[str, int, str]:
+        """The sampler, its steps and their grid; later: of a continuation, not of a first clip."""
+        if later:
+            return self.later_sampler or self.sampler, self.later_steps, self.later_grid or self.grid
+        return self.sampler, self.steps, self.grid

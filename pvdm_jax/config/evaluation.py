@@ -54,6 +54,7 @@ class ProtocolConfig:
     sampler: str = ""
     steps: int = -1
     later_steps: int = -1
+    later_sampler: str = ""
     eta: float = -1.0
     guidance: float = -1.0
     classes: str = "data"  # of a model with classes: those of real clips (data), or each in turn (turn)

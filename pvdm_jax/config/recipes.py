@@ -96,7 +96,6 @@ def default_diffusion(config: ConfigDict) -> None:
         config.denoiser.position_embedding = True
         config.denoiser.edge_features = True
         config.denoiser.shared_axes = True
-        config.denoiser.axis_mixing = True
 
 
 def _fit_into_memory(config: ConfigDict, variant: str) -> None:

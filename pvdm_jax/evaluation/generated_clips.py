@@ -12,7 +12,7 @@ from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.runtime.keys import make_key
 
-SAMPLING_FIELDS = ("sampler", "steps", "later_steps", "eta", "guidance")  # of a protocol: how the model samples
+SAMPLING_FIELDS = ("sampler", "steps", "later_sampler", "later_steps", "eta", "guidance")  # of a protocol
 
 
 UNUSED = {"autoencoder": ("remat",), "denoiser": ("remat",)}  # settings that no number depends on

@@ -231,8 +231,7 @@ class PVDM:
     def calls(self, num_frames: int | None = None, given: bool = False, **options: Any) -> int:
         """How often the denoiser is called for a video of `num_frames`."""
         settings, clips = settings_of(self.config, options), clips_of(self.config, num_frames)
-        first = count_calls(settings.sampler, settings.steps, self.program.process)
-        later = count_calls(settings.sampler, settings.later_steps, self.program.process)
+        first, later = (count_calls(*settings.solver(later)[:2], self.program.process) for later in (False, True))
         return clips * later if given else first + (clips - 1) * later
 
     def _previous(self, video: np.ndarray) -> dict[str, np.ndarray]:

@@ -42,9 +42,11 @@ def settings_of(config: Config, options: Mapping[str, Any] | None) -> SampleConf
     """A model's own settings of sampling with `options`, fields of SampleConfig, in place of those that aren't None.
 
     Raises ConfigError for an unknown field, a value of another type, and where the model can't sample that way: every
-    way to sample, from Python or from a command, comes through here.
+    way to sample, from Python or from a command, comes through here. A sampler or grid that is chosen alone is that of
+    all clips.
     """
     chosen = {name: _plain(value) for name, value in (options or {}).items() if value is not None}
+    chosen = {f"later_{name}": "" for name in ("sampler", "grid") if name in chosen} | chosen
     settings = config_from_dict(SampleConfig, config_to_dict(config.sample) | chosen, "sample.")
     dataclasses.replace(config, sample=settings)  # checks the two together
     clip, denoiser = config.autoencoder, config.denoiser
@@ -209,15 +211,16 @@ class SamplingProgram:
             # A time t lies at the fraction (t + 1) / num_steps of the process.
             ends = (numbers["guidance_from"], numbers["guidance_to"])
             interval = tuple(end * self.process.num_steps - 1 for end in ends)
+        sampler, steps, grid = settings.solver(later)
         denoise = functools.partial(self.model.denoise_in_parts, weights["denoiser"])
         return sample_clip(
             guide(denoise, condition, away, interval=interval),
             self.process,
             keys,
             self.model.spec.shape,
-            sampler=settings.sampler,
-            steps=settings.later_steps if later else settings.steps,
-            grid=settings.grid,
+            sampler=sampler,
+            steps=steps,
+            grid=grid,
             eta=numbers["eta"],
             bounds=self.scale.bounds if settings.clip_x0 else None,
             trace=trace,

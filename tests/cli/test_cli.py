@@ -105,10 +105,11 @@ def test_sample(replace, model):
 
 def test_extend(replace, model):
     extend = replace("pvdm_jax.commands.generate", "extend")
-    assert cli.main(["extend", "--model=run", "--source", "a.mp4", "more", "--output=out", "--later-steps=2"]) == 0
+    later = ["--later-steps=2", "--later-sampler=ddim", "--later-grid=trailing"]
+    assert cli.main(["extend", "--model=run", "--source", "a.mp4", "more", "--output=out", *later]) == 0
     given, options = extend.call_args
     assert given == (model, [Path("a.mp4"), Path("more")], Path("out"))
-    assert options["options"] == {"later_steps": 2}
+    assert options["options"] == {"later_steps": 2, "later_sampler": "ddim", "later_grid": "trailing"}
     assert options["fps"] is None
 
 

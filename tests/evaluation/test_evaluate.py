@@ -182,7 +182,14 @@ def test_a_model(tmp_path):
     card = evaluate_model(model, protocol, EvaluationPaths(tmp_path, weights=tmp_path), name="run")
     # 20 videos in two batches, each of the longer length; steps as the protocol has them, the rest as the model's.
     assert [call[:3] for call in model.calls] == [(16, 16, None)] * 2
-    assert model.calls[0][3] == {"sampler": "ddim", "steps": 3, "later_steps": 100, "eta": 1.0, "guidance": 0.0}
+    assert model.calls[0][3] == {
+        "sampler": "ddim",
+        "steps": 3,
+        "later_sampler": "",
+        "later_steps": 100,
+        "eta": 1.0,
+        "guidance": 0.0,
+    }
     results = card["results"]
     for frames in (8, 16):
         assert results[f"frechet_scattering_{frames}"]["samples"] == [12, 20]
@@ -358,7 +365,7 @@ def test_wrong_changes_are_refused(change, message):
 
 
 def test_samples_do_not_depend_on_batches():
-    settings = {"sampler": "ddim", "steps": 2, "later_steps": 2, "eta": 1.0, "guidance": 0.0}
+    settings = {"sampler": "ddim", "steps": 2, "later_sampler": "", "later_steps": 2, "eta": 1.0, "guidance": 0.0}
     protocol = dataclasses.replace(TINY, **settings)
 
     def generate(size):

@@ -1,5 +1,6 @@
 """Sampling with a loaded model: what a video depends on, what is compiled, guidance, long videos, plane order."""
 
+import dataclasses
 import io
 import pathlib
 import subprocess
@@ -13,7 +14,7 @@ from tiny_model import FRAMES, SIDE, formula_model, model_config, tiny_model
 
 from pvdm_jax.config import ConfigError, SampleConfig
 from pvdm_jax.inference.latent_model import LatentModel
-from pvdm_jax.inference.sampler import SamplingProgram, split_settings
+from pvdm_jax.inference.sampler import SamplingProgram, settings_of, split_settings
 from pvdm_jax.models.triplane import PlaneShape, unpack
 
 KEY = jax.random.key(3)
@@ -103,6 +104,9 @@ def test_a_second_call_compiles_nothing(model):
     assert compilations(lambda: jax.jit(lambda x: jnp.cos(x) + 0.12345)(np.float32(1))) == 1
 
 
+LATER = {"later_steps", "later_sampler", "later_grid", "guidance", "reencode"}  # options that a first clip ignores
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -111,6 +115,7 @@ def test_a_second_call_compiles_nothing(model):
         {"eta": 0.0},
         {"guidance": 2.0},
         {"sampler": "heun", "grid": "quadratic"},
+        {"later_sampler": "heun", "later_grid": "quadratic"},
         {"reencode": True},
         {"labels": [1]},
         {"labels": [1], "class_guidance": 4.0},
@@ -119,7 +124,7 @@ def test_a_second_call_compiles_nothing(model):
 def test_options_matter(model, videos, options):
     found = model.sample(KEY, 1, num_frames=2 * FRAMES, **options)
     # The first clip has no clip before it.
-    assert close(found[:, :FRAMES], videos[:1, :FRAMES]) == (set(options) <= {"later_steps", "guidance", "reencode"})
+    assert close(found[:, :FRAMES], videos[:1, :FRAMES]) == (set(options) <= LATER)
     assert not close(found[:, FRAMES:], videos[:1, FRAMES : 2 * FRAMES])
 
 
@@ -170,7 +175,18 @@ def test_calls_of_the_denoiser(model):
     assert model.calls(LONG) == 3 + 2 + 2
     assert model.calls(LONG, given=True) == 2 + 2 + 2
     assert model.calls(LONG, sampler="heun", steps=10, later_steps=4) == 19 + 7 + 7
+    assert model.calls(LONG, sampler="heun", later_sampler="ddim", steps=10, later_steps=4) == 19 + 4 + 4
     assert model.calls(sampler="ddpm") == 1000
+
+
+def test_a_sampler_that_is_chosen_alone_is_that_of_all_clips(model):
+    settings = SampleConfig(sampler="heun", grid="quadratic", later_sampler="ddim", later_grid="trailing", steps=9)
+    config = dataclasses.replace(model.config, sample=settings)
+    assert settings_of(config, {}).solver(later=True)[::2] == ("ddim", "trailing")
+    assert settings_of(config, {"sampler": "dpmpp"}).solver(later=True)[::2] == ("dpmpp", "trailing")
+    assert settings_of(config, {"grid": "logsnr"}).solver(later=True)[::2] == ("ddim", "logsnr")
+    chosen = {"grid": "logsnr", "later_grid": "uniform"}
+    assert settings_of(config, chosen).solver(later=True)[::2] == ("ddim", "uniform")
 
 
 def test_preview_ends_with_the_sample(model):

@@ -49,8 +49,10 @@ class Preview:
 def preview(data: DataConfig, clip: AutoencoderConfig, seed: int, output, count: int = 16) -> Preview:
     """Shows `count` training clips and as many held-out ones in the new or empty folder `output`.
 
-    Raises FileExistsError if `output` isn't empty, and what `open_source` and `train_batches` raise.
+    Raises FileExistsError if `output` isn't empty, ConfigError if training would refuse the data, and what
+    `open_source` and `train_batches` raise.
     """
+    data.check_held_out()
     folder = pathlib.Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty; name a new folder")

@@ -133,6 +133,7 @@ def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathl
     All devices and processes share the work; the first process writes. An existing cache is kept and an incomplete one
     is resumed if autoencoder, dataset and settings are the same; otherwise ConfigError is raised.
     """
+    config.data.check_held_out()
     folder = RunFolder(workdir).latents
     mesh = sharding.make_mesh(config.mesh)
     if not config.encode.cache:

@@ -144,7 +144,7 @@ def evaluate_model(
     size = (protocol.height, protocol.width)
     measures = set(protocol.measures)
     if "shapes" in measures:
-        check_truth(data)
+        check_truth(data, protocol)
     protocol, spaces = _open_features(protocol, model.mesh, paths)
     has_long = bool(measures & LONG_MEASURES) and config.denoiser.previous_clip
     compares = bool(measures & {"fvd", "kernel"})

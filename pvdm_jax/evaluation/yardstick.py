@@ -92,11 +92,11 @@ class Yardstick:
         """
         protocol, frames = self._protocol, self._frames
         span = clip_span(frames, protocol.stride)
-        # The videos that follow those of the held-out part belong to neither part.
-        held_out = long_videos(self._model.config, self._data, protocol, 1)
-        first = held_out.first_index + len(held_out)
+        # The videos that follow those of either part belong to neither.
+        real = long_videos(self._model.config, self._data, protocol, 1)
+        first = real.first_index + len(real)
         size = protocol.height, protocol.width
-        others = SyntheticVideos(protocol.real_samples, span, *size, held_out.seed, first_index=first)
+        others = SyntheticVideos(protocol.real_samples, span, *size, real.seed, first_index=first)
 
         def measure(numbers: np.ndarray) -> Rows:
             clips = np.stack([others[int(n)].read(0, frames, protocol.stride) for n in numbers])

@@ -123,6 +123,18 @@ def test_stage_two_normalises_by_the_statistics_of_its_segments(cached, tmp_path
     assert diffusion._with_statistics(config, cache, folder) == completed
 
 
+def test_every_process_has_the_statistics_of_the_first(cached, tmp_path, monkeypatch):
+    """Also a host that doesn't see the run's folder: it must neither measure alone nor get other last digits."""
+    config = dataclasses.replace(CONFIG, latents=LatentsConfig(normalize=True))
+    cache = latents.open_latents(config, cached, "train")
+    measured = diffusion._with_statistics(config, cache, StageFolder(tmp_path)).latents
+    first = dataclasses.replace(measured, mean=(0.25,) * len(measured.mean))
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(diffusion, "broadcast_json", lambda value: config_to_dict(first))
+    monkeypatch.setattr(cache, "statistics", None)
+    assert diffusion._with_statistics(config, cache, StageFolder(tmp_path)).latents == first
+
+
 @pytest.mark.parametrize("damage", ["shard missing", "statistics damaged"])
 def test_what_is_missing_or_damaged_is_encoded_again(cached, tmp_path, monkeypatch, damage):
     monkeypatch.setattr(latents, "SHARD_WINDOWS", 4)

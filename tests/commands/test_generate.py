@@ -7,6 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from read_frames import read_video
 
 from pvdm_jax.commands import generate
 from pvdm_jax.commands.reconstruct import reconstruct
@@ -15,7 +16,7 @@ from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.runtime.sharding import AXES, make_mesh
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.grid import MIN_SIDE
-from pvdm_jax.video.read import probe_video, read_video
+from pvdm_jax.video.read import probe_video
 from pvdm_jax.video.write import FORMATS, write_video
 
 FRAMES, SIDE = 4, 16

@@ -7,6 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from read_frames import read_video
 from tiny_protocol import TINY
 
 from pvdm_jax.config import ConfigError
@@ -14,7 +15,6 @@ from pvdm_jax.evaluation.card import compare, differences, read_card, to_markdow
 from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_sets
 from pvdm_jax.evaluation.frechet import frechet_distance
 from pvdm_jax.evaluation.scattering import video_features
-from pvdm_jax.video.read import read_video
 from pvdm_jax.video.write import write_video
 
 

@@ -17,7 +17,7 @@ from pvdm_jax.data.sources import SPLITS, open_source
 from pvdm_jax.data.synthetic import SyntheticVideos
 from pvdm_jax.evaluation.bodies import find_bodies, kept, position_errors, true_bodies
 from pvdm_jax.evaluation.clip_measurements import Rows
-from pvdm_jax.evaluation.continuity import seam_changes
+from pvdm_jax.evaluation.continuity import seam_rows
 from pvdm_jax.evaluation.generated_clips import SAMPLING_FIELDS
 from pvdm_jax.evaluation.held_out_loss import HeldOutLoss
 from pvdm_jax.evaluation.reconstruction import psnr
@@ -115,8 +115,8 @@ class Continuations:
         }
         rows |= self._loss.measure(previous, truth, labels, padded)
         for name, clips in (("next", sampled), ("real", truth), ("stranger", strangers)):
-            across, inside = seam_changes(np.concatenate([previous, clips], axis=1), self._frames)
-            rows |= {f"{name}_across": across, f"{name}_inside": inside}
+            seams = seam_rows(np.concatenate([previous, clips], axis=1), self._frames)
+            rows |= {f"{name}_{place}": changes for place, changes in seams.items()}
         count = len(numbers)
         rows = {name: values[:count] for name, values in rows.items()}
         for name, shown in (("shapes_next", sampled), ("shapes_repeat", repeated)):

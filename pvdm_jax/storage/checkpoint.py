@@ -302,7 +302,7 @@ def _restore_info(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
 
 def _restore_record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
     record = manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
-    check_json(record, "its record", ADDED)
+    check_json(record, ADDED, "its record")
     known = RECORD_FINGERPRINT in record or FINGERPRINTS in record
     if known and record.get(RECORD_FINGERPRINT) != _record_fingerprint(record):
         raise ValueError("its record is not what was saved")

@@ -265,7 +265,7 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     stage = DiffusionStage(
         config,
         mesh,
-        decoder=load_autoencoder(config.autoencoder, workdir, mesh)[1],
+        decoder=load_autoencoder(config.autoencoder, workdir, mesh),
         held_out=held_out,
         real=_held_out_videos(config),
     )

@@ -72,7 +72,7 @@ def test_stage_two_refuses_latents_of_an_autoencoder_that_was_trained_on(stage_o
     latents.encode(CONFIG, run)
     identity = latents.open_latents(CONFIG, run, "train").identity
     folder = RunFolder(run).autoencoder
-    _, params = load_autoencoder(CONFIG.autoencoder, run)
+    params = load_autoencoder(CONFIG.autoencoder, run)
     with Checkpoints(folder.path, keep=1) as checkpoints:
         checkpoints.save(2, {"ema": jax.tree.map(lambda x: x * 1.01, params)}, {})
     folder.best.unlink()

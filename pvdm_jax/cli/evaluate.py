@@ -10,6 +10,7 @@ from pvdm_jax.cli.arguments import MODEL_HELP, AddCommand, load_config, load_mod
 from pvdm_jax.config import ConfigError, DataConfig, require
 from pvdm_jax.config.evaluation import FEATURES, PROTOCOLS
 from pvdm_jax.storage.cache import cache_folder
+from pvdm_jax.storage.files import check_new_folder
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -33,8 +34,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     require(shown is None or args.model is not None, "--data", shown, "it names the data of a --model")
     require(shown is None or args.config is None, "--data", shown, "--config names data, too; give one of them")
     require(not args.overrides or args.config is not None, "--config.field=value", args.overrides, "name --config, too")
-    if args.output is not None and args.output.exists() and any(args.output.iterdir()):
-        raise FileExistsError(f"{args.output} is not empty; name a new folder")
+    if args.output is not None:
+        check_new_folder(args.output)
 
     data = load_config(args).data if args.config is not None else None
     if args.data is not None:

@@ -36,6 +36,7 @@ from pvdm_jax.inference.sampler import (
 )
 from pvdm_jax.models import functional
 from pvdm_jax.runtime.keys import make_key
+from pvdm_jax.storage.files import check_new_folder
 from pvdm_jax.storage.run_folder import RunFolder
 from pvdm_jax.weights import model_folder, packaged
 from pvdm_jax.weights.model_card import EVALUATION, HELD_OUT, KEPT
@@ -80,7 +81,7 @@ def export(
     is written.
     """
     output = pathlib.Path(output)
-    model_folder.check_new(output)
+    check_new_folder(output)
     require(dtype in DTYPES, "dtype", dtype, f"choose one of {', '.join(DTYPES)}")
     directory = packaged.find_model(directory)
     measured = {} if evaluation is None else {EVALUATION: _evaluation(evaluation)}

@@ -7,7 +7,6 @@ model_folder.md has what the criterion accepts and refuses on videos of known ki
 """
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,12 @@ def measure_held_out(model: PVDM, count: int) -> dict[str, Any]:
 
 def reconstruction_psnr(model: PVDM, clips: np.ndarray) -> np.ndarray:
     """The PSNR in dB of each clip's reconstruction, float64 (n,); clips is uint8 (n, frames, height, width, 3)."""
-    return np.concatenate([psnr(batch, found) for batch, found in _reconstructions(model, clips)])[: len(clips)]
+    values = []
+    for start in range(0, len(clips), BATCH):
+        # The last batch is filled with repeated clips, so that one compiled program serves all.
+        batch = clips[np.minimum(np.arange(start, start + BATCH), len(clips) - 1)]
+        values.append(psnr(batch, model.reconstruct(batch)))
+    return np.concatenate(values)[: len(clips)]
 
 
 def check_video(model: PVDM, name: str, values: np.ndarray) -> bool | None:
@@ -88,10 +92,3 @@ def lowest_psnr(model: PVDM) -> float | None:
     """The PSNR that 99 of 100 held-out clips exceed, from the model's card; None if it has none."""
     held_out = model.card.get("held_out")
     return held_out["psnr_lowest_percent"] if held_out else None
-
-
-def _reconstructions(model: PVDM, clips: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of one size, so that one compiled program serves all; the last is filled with repeated clips."""
-    for start in range(0, len(clips), BATCH):
-        rows = np.minimum(np.arange(start, start + BATCH), len(clips) - 1)
-        yield clips[rows], model.reconstruct(clips[rows])

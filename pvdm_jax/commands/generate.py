@@ -22,6 +22,7 @@ from pvdm_jax.commands.request_cost import check_disk, say_time
 from pvdm_jax.config import Config, ConfigError, SampleConfig, check_seed, config_to_dict, require
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.inference.sampler import check_continues, check_interpolates, settings_of
+from pvdm_jax.runtime import sharding
 from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.video.defaults import DEFAULT_FORMATS, DEFAULT_FPS, MAX_VIDEOS
@@ -91,7 +92,7 @@ def sample(
         output_folder.make_or_resume_folder(output, request, may_change=("videos", "formats"))
     _wait_for_all("the folder is there")
 
-    batch_size = _fill_devices(batch_size)
+    batch_size = sharding.round_up(model.mesh, batch_size)
     key = make_key(seed)
     share = numbers[jax.process_index() :: jax.process_count()]  # of this process
     missing = [number for number in share if not output_folder.is_finished(paths[number], formats)]
@@ -163,7 +164,7 @@ def extend(
     targets = [output / path.stem for path in paths]
     check_disk(output, targets, frames=num_frames, clip=model.config.autoencoder, formats=formats)
     output_folder.make_new_folder(output)
-    batch_size = _fill_devices(batch_size)
+    batch_size = sharding.round_up(model.mesh, batch_size)
     num_clips = max(1, original_frames // model.config.autoencoder.frames)
     records: list[dict] = []
     skipped: list[dict] = []
@@ -237,7 +238,7 @@ def interpolate(
     after, _ = read_clips(second, model.config, 1, from_end=False)
     output_folder.make_new_folder(output)
     frames = model.config.autoencoder.frames
-    batch_size = _fill_devices(batch_size)
+    batch_size = sharding.round_up(model.mesh, batch_size)
     for start in range(0, num_videos, batch_size):
         rows = start + np.arange(batch_size)
         between = model.interpolate(
@@ -271,12 +272,6 @@ def _check_options(
     check_seed("seed", seed)
     require(0 < batch_size <= MAX_BATCH, "batch_size", batch_size, f"from 1 to {MAX_BATCH:,}")
     return settings_of(config, options)
-
-
-def _fill_devices(batch_size: int) -> int:
-    """The batch size rounded up to a multiple of this process's devices, which would otherwise repeat videos."""
-    devices = jax.local_device_count()
-    return -(-batch_size // devices) * devices
 
 
 def _video_numbers(num_videos: int, first_video: int, videos: Sequence[int] | None) -> list[int]:

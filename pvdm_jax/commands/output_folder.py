@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pvdm_jax.config import ConfigError, require
-from pvdm_jax.storage.files import remove_leftovers, write_json
+from pvdm_jax.storage.files import check_new_folder, remove_leftovers, write_json
 from pvdm_jax.storage.json_files import read_json
 from pvdm_jax.video.defaults import DEFAULT_FORMATS, MAX_FPS, MIN_FPS
 from pvdm_jax.video.grid import enlarge, video_grid
@@ -45,8 +45,7 @@ def check_formats(formats: Sequence[str], fps: float | None = None) -> None:
 def make_new_folder(output: Path) -> None:
     """Makes a folder. Raises FileExistsError unless it is new or empty, but for what a killed command left."""
     remove_leftovers(output)
-    if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty; name a new folder")
+    check_new_folder(output)
     output.mkdir(parents=True, exist_ok=True)
 
 

@@ -16,6 +16,7 @@ from pvdm_jax.commands.output_folder import is_finished
 from pvdm_jax.config import AutoencoderConfig, ConfigError
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.inference.sampler import clips_of
+from pvdm_jax.storage.files import format_bytes
 
 BYTES_PER_PIXEL = {"mp4": 0.05, "gif": 0.3, "png": 1.0, "npz": 1.0}
 WORTH_SAYING = 10**9  # bytes
@@ -33,11 +34,13 @@ def check_disk(
     pixels = missing * frames * clip.height * clip.width
     needed = sum(BYTES_PER_PIXEL[name] for name in formats) * pixels
     free = shutil.disk_usage(next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())).free
-    text = f"{missing:,} videos of {frames:,} frames in {', '.join(formats)} take about {_size(needed)}"
+    text = f"{missing:,} videos of {frames:,} frames in {', '.join(formats)} take about {format_bytes(needed)}"
     if needed > free:
-        raise ConfigError(f"{text}, and {output} has {_size(free)} left: ask for fewer, or name a folder elsewhere")
+        raise ConfigError(
+            f"{text}, and {output} has {format_bytes(free)} left: ask for fewer, or name a folder elsewhere"
+        )
     if needed > WORTH_SAYING:
-        print(f"{text}; {_size(free)} are free")
+        print(f"{text}; {format_bytes(free)} are free")
 
 
 def say_time(
@@ -61,14 +64,6 @@ def say_time(
     seconds = run() / few * calls
     if jax.process_index() == 0:
         print(f"sampling {videos:,} videos of {frames:,} frames will take about {_duration(seconds)} on this machine")
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.0f} PB"
 
 
 def _duration(seconds: float) -> str:

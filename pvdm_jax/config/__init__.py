@@ -9,7 +9,7 @@ from pvdm_jax.config.checks import ConfigError, check_seed, require
 from pvdm_jax.config.data import DataConfig, EncodeConfig
 from pvdm_jax.config.denoisers import DenoiserConfig, DiTConfig, UNetConfig
 from pvdm_jax.config.diffusion import LatentsConfig, ProcessConfig, SampleConfig
-from pvdm_jax.config.mapping import config_from_dict, config_to_dict
+from pvdm_jax.config.mapping import config_from_dict, config_to_dict, default_settings
 from pvdm_jax.config.models import DTYPES, AutoencoderConfig, DiscriminatorConfig
 from pvdm_jax.config.run import Config, MeshConfig
 from pvdm_jax.config.training import (
@@ -43,5 +43,6 @@ __all__ = [
     "check_seed",
     "config_from_dict",
     "config_to_dict",
+    "default_settings",
     "require",
 ]

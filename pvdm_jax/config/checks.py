@@ -31,7 +31,7 @@ def positive(section: str, config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(value > 0, f"{section}.{name}", value, "it must be positive")
-        require(value <= LARGEST, f"{section}.{name}", value, f"it can't be larger than {LARGEST}")
+    at_most(section, config, LARGEST, *names)
 
 
 def at_least_zero(section: str, config: Any, *names: str) -> None:
@@ -39,7 +39,7 @@ def at_least_zero(section: str, config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(value >= 0, f"{section}.{name}", value, "it can't be negative")
-        require(value <= LARGEST, f"{section}.{name}", value, f"it can't be larger than {LARGEST}")
+    at_most(section, config, LARGEST, *names)
 
 
 def at_most(section: str, config: Any, limit: int, *names: str) -> None:

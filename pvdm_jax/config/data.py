@@ -50,13 +50,19 @@ class DataConfig:
             "data.source=tfds needs the folder that `pvdm prepare` wrote, or TFDS's name of a dataset",
         )
         require(self.split != "", "data.split", self.split, "name the videos to train on: train, test or all")
-        allowed = f"data.split={self.split} trains on its videos; name other videos, or none to hold out videos' ends"
-        overlaps = self.eval_split != "" and ("all" in (self.split, self.eval_split) or self.split == self.eval_split)
-        require(not overlaps, "data.eval_split", self.eval_split, allowed)
         if self.source == "synthetic":
             for name, default in (("split", "train"), ("eval_split", ""), ("fps", 0.0), ("short_videos", "skip")):
                 value = getattr(self, name)
                 require(value == default, f"data.{name}", value, f"data.source=synthetic has only {default!r}")
+
+    def check_held_out(self) -> None:
+        """Raises ConfigError if a training with these settings would be evaluated on videos that it trains on.
+
+        Called where training starts: what an older version trained so can still be read.
+        """
+        allowed = f"data.split={self.split} trains on its videos; name other videos, or none to hold out videos' ends"
+        overlaps = self.eval_split != "" and ("all" in (self.split, self.eval_split) or self.split == self.eval_split)
+        require(not overlaps, "data.eval_split", self.eval_split, allowed)
 
 
 @dataclasses.dataclass(frozen=True)

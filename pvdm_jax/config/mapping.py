@@ -9,6 +9,7 @@ from typing import Any
 
 from pvdm_jax.config.checks import require
 from pvdm_jax.config.denoisers import DenoiserConfig, UNetConfig
+from pvdm_jax.config.run import Config
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -20,6 +21,12 @@ def config_to_dict(config: Any) -> dict[str, Any]:
         return list(value) if isinstance(value, tuple) else value
 
     return plain(config)
+
+
+def default_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of all fields of a `Config` whose denoiser is of the kind that `settings`, nested dicts, name."""
+    kind = settings.get("denoiser", {}).get("name", UNetConfig.name)
+    return config_to_dict(Config()) | {"denoiser": config_to_dict(DenoiserConfig.kind(kind)())}
 
 
 def config_from_dict(cls: type, values: Mapping[str, Any], path: str = "") -> Any:

@@ -16,6 +16,7 @@ from pvdm_jax.video.images import IMAGE_SUFFIXES
 ARRAY_SUFFIXES = (".npy", ".npz")
 # Beside video files, folders with at least as many pictures are clips; those with fewer hold previews.
 MANY_PICTURES = 8
+NAMED = 6  # of a folder's contents, in an error message
 # The splits that a folder of videos can have, and the names of the subfolders that hold them.
 FOLDER_SPLITS = ("train", "test")
 DATASET_SPLITS = (*FOLDER_SPLITS, "holdout")  # that a prepared dataset can have; rendered ones have all three
@@ -123,10 +124,11 @@ class SplitFolders:
         root = self.source / inside[0]
         return self.roots.get(root, ""), root
 
-    def entry(self, path: pathlib.Path, kind: str, *, classes: bool = True, skipped: str = "") -> VideoEntry:
+    def entry(self, path: pathlib.Path, kind: str, *, classes: bool = True) -> VideoEntry:
         """The entry of a file or a folder of pictures; skipped by name if it belongs to no split."""
         split, root = self.place(path)
-        if not split and not skipped:
+        skipped = ""
+        if not split:
             names = ", ".join(f"{folder.name}/" for folder in self.roots)
             skipped = f"it lies beside {names}, which divide the folder; move it into one of them"
         return VideoEntry(
@@ -168,11 +170,11 @@ def class_of(path: pathlib.Path, root: pathlib.Path) -> str:
     return inside[0] if inside else ""
 
 
-def describe_contents(folder: pathlib.Path, most: int = 6) -> str:
+def describe_contents(folder: pathlib.Path) -> str:
     """The first names in a folder, for an error message."""
     names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "an empty folder") + more
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return (", ".join(names[:NAMED]) or "an empty folder") + more
 
 
 def find_video_files(source: pathlib.Path) -> Iterator[VideoEntry]:

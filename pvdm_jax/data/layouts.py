@@ -129,34 +129,25 @@ def _has_videos(contents: FolderContents) -> bool:
 
 def _find_frames(source: pathlib.Path, list_number: int) -> Iterator[VideoEntry]:
     scan = FolderScan(source)
-    splits = SplitFolders(scan, IMAGE_SUFFIXES)
-    entries = [splits.entry(folder, "pictures") for folder in _clips(scan) if folder not in splits.roots]
-    yield from sorted(entries, key=splits.order)
-    yield from skipped_entries(scan.skipped_files(()))
-    yield from _videos_beside(scan)
+    yield from _picture_entries(scan, SplitFolders(scan, IMAGE_SUFFIXES))
 
 
 def _find_sky(source: pathlib.Path, list_number: int) -> Iterator[VideoEntry]:
     scan = FolderScan(data_folder(source, "sky"))
     splits = SplitFolders(scan, IMAGE_SUFFIXES, allow_others=True)
-    if not splits.roots:
-        return
-    # The folders between split and clip are YouTube's videos, not classes.
-    entries = [splits.entry(folder, "pictures", classes=False) for folder in _clips(scan) if folder not in splits.roots]
+    if splits.roots:
+        # The folders between split and clip are YouTube's videos, not classes.
+        yield from _picture_entries(scan, splits, classes=False)
+
+
+def _picture_entries(scan: FolderScan, splits: SplitFolders, classes: bool = True) -> Iterator[VideoEntry]:
+    """The folders of pictures; then, skipped, what can't be read, and the video files beside them."""
+    clips = [
+        folder for folder in scan.folders if folder != scan.root and next(scan.files(IMAGE_SUFFIXES, folder), None)
+    ]
+    entries = [splits.entry(folder, "pictures", classes=classes) for folder in clips if folder not in splits.roots]
     yield from sorted(entries, key=splits.order)
     yield from skipped_entries(scan.skipped_files(()))
-    yield from _videos_beside(scan)
-
-
-def _clips(scan: FolderScan) -> Iterator[pathlib.Path]:
-    """The folders of pictures below the root."""
-    for folder in scan.folders:
-        if folder != scan.root and next(scan.files(IMAGE_SUFFIXES, folder), None):
-            yield folder
-
-
-def _videos_beside(scan: FolderScan) -> Iterator[VideoEntry]:
-    """Skipped entries for the video files beside folders of frames."""
     why = "it is a video file among folders of frames; --layout=videos takes the files instead"
     paths = scan.files(VIDEO_SUFFIXES)
     yield from skipped_entries({path.relative_to(scan.root).as_posix(): why for path in paths})

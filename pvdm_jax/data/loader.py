@@ -21,7 +21,7 @@ from pvdm_jax.data.samples import (
     check_not_empty,
 )
 from pvdm_jax.data.sources import VideoSource
-from pvdm_jax.data.streams import Batches, BatchSpec, endless_batches, listed_batches
+from pvdm_jax.data.streams import Batches, BatchSpec, endless_batches
 from pvdm_jax.video.errors import VideoError
 
 
@@ -75,11 +75,6 @@ def clip_pairs(source: VideoSource, clip: AutoencoderConfig, data: DataConfig, s
     in `train_batches`.
     """
     return ClipPairs(Replacing(source), clip, data, spec, seed)
-
-
-def read_ahead(pairs: ClipPairs, rows: Sequence[Sequence[int]], data: DataConfig) -> Batches:
-    """For each list of `rows`, those items stacked; made ahead by threads or processes, as `data` says."""
-    return listed_batches(pairs, rows, data, pairs.read)
 
 
 def fixed_clips(source: VideoSource, clip: AutoencoderConfig, data: DataConfig, count: int) -> dict:

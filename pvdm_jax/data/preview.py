@@ -19,7 +19,7 @@ from pvdm_jax.data.sources import VideoSource, open_source
 from pvdm_jax.data.streams import BatchSpec
 from pvdm_jax.reporting.html import write_page
 from pvdm_jax.reporting.sections import Items, Section, Table, Text, Videos
-from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.files import check_new_folder, write_json
 from pvdm_jax.storage.json_files import Maybe, read_json
 from pvdm_jax.video.defaults import DEFAULT_FPS
 from pvdm_jax.video.grid import enlarge, video_grid
@@ -49,11 +49,12 @@ class Preview:
 def preview(data: DataConfig, clip: AutoencoderConfig, seed: int, output, count: int = 16) -> Preview:
     """Shows `count` training clips and as many held-out ones in the new or empty folder `output`.
 
-    Raises FileExistsError if `output` isn't empty, and what `open_source` and `train_batches` raise.
+    Raises FileExistsError if `output` isn't empty, ConfigError if training would refuse the data, and what
+    `open_source` and `train_batches` raise.
     """
+    data.check_held_out()
     folder = pathlib.Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is not empty; name a new folder")
+    check_new_folder(folder)
     training, held_out = (open_source(data, clip, split, seed) for split in ("train", "holdout"))
     batches = train_batches(training, clip, dataclasses.replace(data, workers=0), BatchSpec(count, seed))
     batch = next(batches)

@@ -65,8 +65,9 @@ def _version(folder: pathlib.Path) -> tuple:
 class TFDSDataset:
     """A dataset that TFDS built. Raises ConfigError if it holds no videos or isn't stored as array_record.
 
-    splits: the facts of each split's videos, as in `datasets.Dataset`. Only the records tell how long videos are, so
-    all of them are read when a dataset is opened for the first time; the result is kept in the user's cache folder.
+    stored: how videos are, "pictures" or "array" (see records.py). splits: the facts of each split's videos, as in
+    `datasets.Dataset`. Only the records tell how long videos are, so all of them are read when a dataset is opened for
+    the first time; the result is kept in the user's cache folder.
     """
 
     def __init__(self, folder: str):
@@ -74,7 +75,7 @@ class TFDSDataset:
 
         self._folder = pathlib.Path(folder)
         features = _features(self._folder)
-        self._feature, self._kind, self._shape = self._find_video(features)
+        self._feature, self.stored, self._shape = self._find_video(features)
         self._label, self.class_names = _find_label(self._folder, features)
         self._sources = {split: ArrayRecordDataSource(paths) for split, paths in _shards(self._folder).items()}
         self.splits: dict[str, list[dict]] = self._index()
@@ -82,23 +83,11 @@ class TFDSDataset:
     def load(self, split: str, facts: dict, piece: int) -> bytes:
         """PIECE_FRAMES frames of a video, from frame piece * PIECE_FRAMES on; see records.py."""
         first = piece * PIECE_FRAMES
-        frames = self._frames(split, facts["record"])[first : first + PIECE_FRAMES]
-        return pack_pictures(frames) if self._kind == "pictures" else np.ascontiguousarray(frames).tobytes()
+        frames = self.frames(split, facts["record"])[first : first + PIECE_FRAMES]
+        return pack_pictures(frames) if self.stored == "pictures" else np.ascontiguousarray(frames).tobytes()
 
-    def pictures(self, split: str, record: int) -> list[bytes]:
-        """The pictures of a video, each as the bytes of a file."""
-        return self._frames(split, record)
-
-    @property
-    def stored(self) -> str:
-        """How videos are stored: "pictures" or "array"; see records.py."""
-        return self._kind
-
-    def array(self, split: str, record: int) -> np.ndarray:
-        """A video that is stored as a tensor: uint8 (t, h, w, 3)."""
-        return self._frames(split, record)
-
-    def _frames(self, split: str, record: int) -> Any:
+    def frames(self, split: str, record: int) -> Any:
+        """A whole video, as it is stored: a list of the bytes of picture files, or uint8 (t, h, w, 3)."""
         key = (str(self._folder), self._feature, split, record)
         if getattr(_local, "key", None) != key:
             _local.key = None  # in case the record can't be decoded
@@ -109,7 +98,7 @@ class TFDSDataset:
 
     def _decode(self, example: Any) -> Any:
         value = example.features.feature[self._feature]
-        if self._kind == "pictures":
+        if self.stored == "pictures":
             return list(value.bytes_list.value)
         if value.bytes_list.value:
             flat = np.frombuffer(value.bytes_list.value[0], np.uint8)
@@ -162,7 +151,7 @@ class TFDSDataset:
                 example = _example(self._sources[split][record])
                 frames = self._decode(example)
             if len(frames):
-                height, width = (decode_image(frames[0], name) if self._kind == "pictures" else frames[0]).shape[:2]
+                height, width = (decode_image(frames[0], name) if self.stored == "pictures" else frames[0]).shape[:2]
         except VideoError as error:
             logging.warning("skipped: %s", error)
             return None
@@ -173,7 +162,7 @@ class TFDSDataset:
             "height": height,
             "width": width,
             "fps": 0.0,
-            "stored": self._kind,
+            "stored": self.stored,
             "record": record,
         }
 

@@ -1,6 +1,6 @@
 """The bodies of a clip of moving shapes: where each one is, of which kind, and how large.
 
-Bodies are told apart by their colour (`shapes.find_shapes`). The kind is decided for the whole clip, because no body
+Bodies are told apart by their colour (`shapes.find_in`). The kind is decided for the whole clip, because no body
 changes it: the coverage around a body's centre is compared in every frame with drawings of circles, squares and
 triangles of all sizes and angles, and the kind whose best drawings fit best wins. Pixels that another body covers don't
 count.

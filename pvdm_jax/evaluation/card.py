@@ -172,14 +172,10 @@ def result_rows(card: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, 
         interval = "" if entry["low"] is None else f"{entry['low']:.4g} to {entry['high']:.4g}"
         fewer = ", ".join(f"{count}: {value:.4g}" for count, value in entry["by_count"][:-1])
         unlimited = "" if entry["unlimited"] is None else f"{entry['unlimited']:.4g}"
-        beside = _beside(name, card)
+        bounds = yardstick_numbers.bounds(name, card["results"])
+        beside = "; ".join(f"{called} {value:.4g}" for called, value in bounds)
         rows.append((title(name), f"{entry['value']:.4g}", interval, beside, fewer, unlimited))
     return rows
-
-
-def _beside(name: str, card: Mapping[str, Any]) -> str:
-    """The bad and the good bound of a number, where the card has them."""
-    return "; ".join(f"{called} {value:.4g}" for called, value in yardstick_numbers.bounds(name, card["results"]))
 
 
 def protocol_rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -16,7 +16,6 @@ import numpy as np
 from pvdm_jax.config import AutoencoderConfig, DataConfig, require
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.clips import center_crop_resize, clip_span
-from pvdm_jax.data.dataset_identity import dataset_identity
 from pvdm_jax.data.sources import Video, open_source
 from pvdm_jax.storage.files import file_hash
 from pvdm_jax.video.errors import VideoError
@@ -201,54 +200,31 @@ class VideoFolder:
         """Frames of the longest video."""
         return max(info.frames for _, info in self._files)
 
-    def real_clips(
-        self,
-        frames: int,
-        protocol: ProtocolConfig,
-        size: tuple[int, int],
-        *,
-        count: int | None = None,
-        avoid: VideoWindows | None = None,
-    ) -> VideoWindows:
-        """The windows that the protocol chooses in real videos. Raises ConfigError if there are fewer than two.
-
-        count: of the windows, if it is not the protocol's. avoid: see `choose_windows`.
-        """
-        return self._clips(
-            frames,
-            count or protocol.real_samples,
-            protocol,
-            size,
-            stride=protocol.stride,
-            videos=protocol.videos,
-            clips=protocol.clips,
-            avoid=avoid,
-        )
-
     def generated_clips(self, frames: int, count: int, protocol: ProtocolConfig, size: tuple[int, int]) -> VideoWindows:
         """The first frames of generated videos. Raises ConfigError if fewer than two videos are long enough."""
-        return self._clips(frames, count, protocol, size, stride=1, videos="first", clips="start")
+        first = dataclasses.replace(protocol, stride=1, videos="first", clips="start")
+        return self.real_clips(frames, count, first, size)
 
-    def _clips(
+    def real_clips(
         self,
         frames: int,
         count: int,
         protocol: ProtocolConfig,
         size: tuple[int, int],
-        *,
-        stride: int,
-        videos: str,
-        clips: str,
         avoid: VideoWindows | None = None,
     ) -> VideoWindows:
+        """`count` windows, which the protocol chooses. Raises ConfigError if there are fewer than two.
+
+        avoid: see `choose_windows`.
+        """
         files = [
             VideoFile(path, path.relative_to(self.path).as_posix(), info.frames, *size, protocol.resize)
             for path, info in self._files
         ]
-        span = clip_span(frames, stride)
+        span = clip_span(frames, protocol.stride)
         lengths = [file.frames for file in files]
         taken = _places(files, avoid)
-        windows = choose_windows(lengths, span, count, videos=videos, clips=clips, seed=protocol.seed, avoid=taken)
+        windows = choose_windows(lengths, span, count, **_choice(protocol), avoid=taken)
         _check_enough(windows, frames=frames, span=span, where=str(self.path), longest=self.longest)
         facts = {
             "folder": self.path.name,
@@ -259,7 +235,7 @@ class VideoFolder:
             "skipped": self.skipped,
         }
         facts |= _shared(windows, taken)
-        return VideoWindows(files, windows, frames, stride, facts)
+        return VideoWindows(files, windows, frames, protocol.stride, facts)
 
 
 def source_clips(
@@ -270,14 +246,13 @@ def source_clips(
     frames: int,
     count: int,
     size: tuple[int, int],
-    identity: str | None = None,
+    identity: str,
     avoid: VideoWindows | None = None,
 ) -> VideoWindows:
     """Windows of the data that a configuration names, from the protocol's split.
 
-    seed: of the synthetic source. identity: the dataset's fingerprint (None: it is computed). avoid: see
-    `choose_windows`. Raises ConfigError if the
-    data or the split does not exist, or if fewer than two windows fit into its videos.
+    seed: of the synthetic source. identity: the dataset's fingerprint. avoid: see `choose_windows`. Raises ConfigError
+    if the data or the split does not exist, or if fewer than two windows fit into its videos.
     """
     clip = AutoencoderConfig(frames=frames, height=size[0], width=size[1], patch_size=1)
     data = dataclasses.replace(data, stride=protocol.stride, resize=protocol.resize, flip=False, crop_scale=1.0)
@@ -287,9 +262,7 @@ def source_clips(
     require(len(videos) > 0, "protocol.split", protocol.split, allowed)
     lengths = [videos[i].frames for i in range(len(videos))]
     taken = _places(videos, avoid)
-    windows = choose_windows(
-        lengths, span, count, videos=protocol.videos, clips=protocol.clips, seed=protocol.seed, avoid=taken
-    )
+    windows = choose_windows(lengths, span, count, **_choice(protocol), avoid=taken)
     where = f"the {protocol.split} split"
     _check_enough(windows, frames=frames, span=span, where=where, longest=max(lengths))
     facts = {
@@ -311,8 +284,13 @@ def source_clips(
         from pvdm_jax.data.tfds_dataset import find_tfds_dataset
 
         path = pathlib.Path(data.path if os.path.isdir(data.path) else find_tfds_dataset(data.path))
-        facts |= {"folder": path.name, "sha256": identity or dataset_identity(data)}
+        facts |= {"folder": path.name, "sha256": identity}
     return VideoWindows(videos, windows, frames, protocol.stride, facts | _shared(windows, taken))
+
+
+def _choice(protocol: ProtocolConfig) -> dict[str, Any]:
+    """How `choose_windows` chooses by a protocol."""
+    return {"videos": protocol.videos, "clips": protocol.clips, "seed": protocol.seed}
 
 
 def _places(videos: Sequence[Video], avoid: VideoWindows | None) -> set[tuple[int, int]]:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from pvdm_jax.config import Config, ConfigError, DataConfig
+from pvdm_jax.config import Config, ConfigError, DataConfig, require
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.clips import clip_span
-from pvdm_jax.data.sources import open_source
+from pvdm_jax.data.sources import SPLITS, open_source
 from pvdm_jax.data.synthetic import SyntheticVideos
 from pvdm_jax.evaluation.bodies import find_bodies, kept, position_errors, true_bodies
 from pvdm_jax.evaluation.clip_measurements import Rows
-from pvdm_jax.evaluation.continuity import seam_changes
+from pvdm_jax.evaluation.continuity import seam_rows
 from pvdm_jax.evaluation.generated_clips import SAMPLING_FIELDS
 from pvdm_jax.evaluation.held_out_loss import HeldOutLoss
 from pvdm_jax.evaluation.reconstruction import psnr
@@ -44,20 +44,21 @@ class NumberedVideos:
         return np.arange(start, stop)
 
 
-def check_truth(data: DataConfig) -> None:
-    """Raises ConfigError unless `data` is the synthetic source, whose truth is known."""
+def check_truth(data: DataConfig, protocol: ProtocolConfig) -> None:
+    """Raises ConfigError unless `data` is the synthetic source, whose truth is known, and the split one of its two."""
     if data.source != "synthetic":
         raise ConfigError(
             f"data.source is {data.source!r}; the measure shapes needs the synthetic source, whose truth is known"
         )
+    allowed = f"the measure shapes is of one part of the synthetic source: {' or '.join(SPLITS)}"
+    require(protocol.split in SPLITS, "protocol.split", protocol.split, allowed)
 
 
 def long_videos(config: Config, data: DataConfig, protocol: ProtocolConfig, clips: int) -> SyntheticVideos:
     """The videos of the protocol's split, drawn as long as `clips` clips of the model."""
     frames = clips * clip_span(config.autoencoder.frames, protocol.stride)
-    split = "train" if protocol.split == "train" else "holdout"
     data = dataclasses.replace(data, synthetic_frames=frames, stride=protocol.stride)
-    return open_source(data, config.autoencoder, split, config.seed)
+    return open_source(data, config.autoencoder, protocol.split, config.seed)
 
 
 class Continuations:
@@ -114,8 +115,8 @@ class Continuations:
         }
         rows |= self._loss.measure(previous, truth, labels, padded)
         for name, clips in (("next", sampled), ("real", truth), ("stranger", strangers)):
-            across, inside = seam_changes(np.concatenate([previous, clips], axis=1), self._frames)
-            rows |= {f"{name}_across": across, f"{name}_inside": inside}
+            seams = seam_rows(np.concatenate([previous, clips], axis=1), self._frames)
+            rows |= {f"{name}_{place}": changes for place, changes in seams.items()}
         count = len(numbers)
         rows = {name: values[:count] for name, values in rows.items()}
         for name, shown in (("shapes_next", sampled), ("shapes_repeat", repeated)):

@@ -20,7 +20,7 @@ from pvdm_jax.evaluation.c3d import FRAMES as INCEPTION_FRAMES
 from pvdm_jax.evaluation.clip_measurements import Rows
 from pvdm_jax.evaluation.clip_sets import VideoFolder, VideoWindows, source_clips
 from pvdm_jax.evaluation.continuation import check_truth
-from pvdm_jax.evaluation.continuity import seam_changes
+from pvdm_jax.evaluation.continuity import seam_rows
 from pvdm_jax.evaluation.feature_spaces import (
     FeatureSpace,
     PerceptualDistance,
@@ -152,7 +152,7 @@ def evaluate_model(
     size = (protocol.height, protocol.width)
     measures = set(protocol.measures)
     if "shapes" in measures:
-        check_truth(data)
+        check_truth(data, protocol)
     protocol, spaces = _open_features(protocol, model.mesh, paths)
     has_long = bool(measures & LONG_MEASURES) and config.denoiser.previous_clip
     compares = bool(measures & {"fvd", "kernel"})
@@ -231,7 +231,7 @@ def evaluate_model(
             for frames in protocol.frames:
                 rows |= feature_rows(spaces, batch[:, :frames], batch_size, f"frames_{frames}")
             rows |= clip_rows(batch, clip.frames) if yardstick else {}
-            return rows | (_seam_rows(batch, clip.frames) if share_seams else {})
+            return rows | (seam_rows(batch, clip.frames) if share_seams else {})
 
         facts = {"frames": list(protocol.frames), "seams": share_seams} | space_facts | shape_facts
         rows = results.measure(videos, measure_videos, facts, "generated")
@@ -251,7 +251,7 @@ def evaluate_model(
             videos = generate(protocol.seam_clips * clip.frames, protocol.seam_samples, sampled_long)
 
             def measure_long(batch: np.ndarray) -> Rows:
-                return _seam_rows(batch, clip.frames) | (clip_rows(batch, clip.frames) if yardstick else {})
+                return seam_rows(batch, clip.frames) | (clip_rows(batch, clip.frames) if yardstick else {})
 
             rows = results.measure(videos, measure_long, {"seams": True} | shape_facts, "long videos")
             results.generated["seams"] = videos.facts
@@ -346,11 +346,6 @@ def _sampled_labels(protocol: ProtocolConfig, classes: int, real_labels: Callabl
     if protocol.classes == "turn":
         return np.arange(classes, dtype=np.int32)
     return np.random.default_rng([protocol.seed, 8]).permutation(real_labels())
-
-
-def _seam_rows(videos: np.ndarray, clip_frames: int) -> Rows:
-    across, inside = seam_changes(videos, clip_frames)
-    return {"across": across, "inside": inside}
 
 
 def _reconstruction_rows(

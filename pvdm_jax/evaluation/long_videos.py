@@ -51,11 +51,6 @@ class LongVideos:
         # The border that is measured is the one after the last of these clips that another one follows.
         self._border = max(clip for clip in self._clips if clip < protocol.long_clips)
 
-    @property
-    def needs_real_clips(self) -> bool:
-        """Whether distances from real clips are measured."""
-        return bool(self._spaces)
-
     def measure(self, generated: ClipSet, real: ClipSet | None, clips: SpaceFeatures) -> None:
         """Measures long videos. real: long real ones, None if there are none. clips: the features of real clips."""
         for videos, name, prefix in ((generated, "long generated videos", ""), (real, "long real videos", "real_")):

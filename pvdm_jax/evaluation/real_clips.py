@@ -37,7 +37,7 @@ def find_real_clips(
     # A folder has no splits: all of it is compared.
     split = dataclasses.replace(protocol, split="all")
     folder = VideoFolder(real)
-    return split, lambda frames, count, avoid: folder.real_clips(frames, split, size, count=count, avoid=avoid)
+    return split, lambda frames, count, avoid: folder.real_clips(frames, count, split, size, avoid)
 
 
 def other_clips(

@@ -138,7 +138,7 @@ class EvaluationResults:
         self.add(name, estimate, better=better, samples=[len(values)])
 
     def add_seams(self, rows: Rows, name: str = "seam_score") -> None:
-        """The seam score of long videos, from the rows "across" and "inside" (see `continuity.seam_changes`)."""
+        """The seam score of long videos, from the rows "across" and "inside" (see `continuity.seam_rows`)."""
         changes = np.stack([rows["across"], rows["inside"]], axis=1)
         value = seam_ratio(*changes.T)
         if not np.isfinite(value):

@@ -47,15 +47,6 @@ class Detection:
     whole: bool  # in one piece, except for crumbs
 
 
-def find_shapes(clip: np.ndarray) -> list[list[Detection]]:
-    """The shapes in each frame of clip, uint8 (frames, height, width, 3): at most one for each colour of the palette.
-
-    Raises ValueError if clip has another type.
-    """
-    coverage, colours, _ = coverage_of(clip)
-    return find_in(clip, coverage, colours)
-
-
 def shows_shapes(clip: np.ndarray) -> bool:
     """Whether clip, uint8 (frames, height, width, 3), shows two or three of the synthetic source's moving shapes.
 

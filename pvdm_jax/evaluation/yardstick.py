@@ -14,7 +14,7 @@ from pvdm_jax.data.clips import clip_span
 from pvdm_jax.data.synthetic import SyntheticVideos
 from pvdm_jax.evaluation.clip_measurements import Rows
 from pvdm_jax.evaluation.continuation import Continuations, NumberedVideos, long_videos
-from pvdm_jax.evaluation.continuity import seam_changes
+from pvdm_jax.evaluation.continuity import seam_rows
 from pvdm_jax.evaluation.feature_spaces import FeatureSpace
 from pvdm_jax.evaluation.results import EvaluationResults, SpaceFeatures, feature_rows, rows_features
 from pvdm_jax.evaluation.shapes import shows_shapes
@@ -78,8 +78,7 @@ class Yardstick:
 
         def measure(numbers: np.ndarray) -> Rows:
             videos = [source[int(n) % len(source)].read(0, self._video_frames, protocol.stride) for n in numbers]
-            across, inside = seam_changes(np.stack(videos), self._frames)
-            return {"across": across, "inside": inside}
+            return seam_rows(np.stack(videos), self._frames)
 
         facts = self._source_facts(source) | {"frames": self._video_frames}
         rows = self._results.measure(NumberedVideos(count, facts), measure, {"seams": True}, "real long videos")
@@ -92,11 +91,11 @@ class Yardstick:
         """
         protocol, frames = self._protocol, self._frames
         span = clip_span(frames, protocol.stride)
-        # The videos that follow those of the held-out part belong to neither part.
-        held_out = long_videos(self._model.config, self._data, protocol, 1)
-        first = held_out.first_index + len(held_out)
+        # The videos that follow those of either part belong to neither.
+        real = long_videos(self._model.config, self._data, protocol, 1)
+        first = real.first_index + len(real)
         size = protocol.height, protocol.width
-        others = SyntheticVideos(protocol.real_samples, span, *size, held_out.seed, first_index=first)
+        others = SyntheticVideos(protocol.real_samples, span, *size, real.seed, first_index=first)
 
         def measure(numbers: np.ndarray) -> Rows:
             clips = np.stack([others[int(n)].read(0, frames, protocol.stride) for n in numbers])

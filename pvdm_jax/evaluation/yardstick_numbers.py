@@ -29,9 +29,9 @@ TITLES = {
     "seam_real": "seam of real long videos",
     "seam_real_next": "seam from the real to the real next clip",
     "seam_stranger": "seam from the real clip to another video's clip",
-    "loss_given_previous": "held-out loss given the previous clip",
-    "loss_unconditional": "held-out loss without it",
-    "loss_of_zero": "held-out loss of always answering 0",
+    "loss_given_previous": "denoiser's loss given the previous clip",
+    "loss_unconditional": "denoiser's loss without it",
+    "loss_of_zero": "loss of always answering 0",
 }
 
 

@@ -42,7 +42,7 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> PVDM:
     newest = run.diffusion if run.diffusion.has_begun else run.autoencoder
     settings = read_settings(newest.config)
     config = settings.config
-    _, weights = run_autoencoder.load_autoencoder(config.autoencoder, directory)
+    weights = run_autoencoder.load_autoencoder(config.autoencoder, directory)
     if settings.encoded_by not in ("", functional.fingerprint(weights)):
         logging.warning(
             "the denoiser in %s was trained on latents of another autoencoder than the one that %s has now; stage 1 "

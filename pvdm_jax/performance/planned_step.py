@@ -9,13 +9,13 @@ import dataclasses
 import multiprocessing
 import os
 import re
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from pvdm_jax.config import Config, ConfigError, LatentsConfig, require
 from pvdm_jax.runtime.keys import make_key
+from pvdm_jax.runtime.worker import end_with_parent
 
 STAGES = {1: "train_autoencoder", 2: "train_diffusion"}
 TPUS = ("v5e", "v5p", "v6e")
@@ -121,21 +121,11 @@ def compile_step(config: Config, stage: int, topology: str, per_device: int) -> 
 def in_subprocess(function: Callable[..., Any], *arguments: Any) -> Any:
     """What the function returns in a process of its own; a message for the user if that process dies."""
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, spawn, initializer=_end_with_parent) as pool:
+    with concurrent.futures.ProcessPoolExecutor(1, spawn, initializer=end_with_parent) as pool:
         try:
             return pool.submit(function, *arguments).result()
         except concurrent.futures.process.BrokenProcessPool:
             return "the compiler's process died: it failed a check of its own, printed above, or ran out of memory"
-
-
-def _end_with_parent() -> None:
-    """Ends this process, which may compile for an hour, as soon as its parent ends."""
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _compile(config: Config, stage: int, topology: str, per_device: int) -> StepCost | str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -54,13 +54,12 @@ def measure_scaling(
     measure: Callable[[Operations, str], tuple[float, float]],
     dtype: str,
     mesh: Mesh | None,
-    values: Mapping[str, Sequence[int]] = VALUES,
 ) -> list[Scaling]:
     """Both stages' training steps along each axis; measure(operations, name) gives a call's seconds and FLOPs."""
     return [
         _along(axis, points, operation, measure, dtype=dtype, mesh=mesh)
         for operation in ("autoencoder_train", "denoiser_train")
-        for axis, points in values.items()
+        for axis, points in VALUES.items()
     ]
 
 

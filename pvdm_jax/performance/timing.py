@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+PEAK_SECONDS = 1.0  # for each of the two peaks
+
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
@@ -54,9 +56,9 @@ class Peaks:
     bandwidth: float  # bytes per second of a copy
 
 
-def measure_peaks(dtype: str, seconds: float = 1.0) -> Peaks:
+def measure_peaks(dtype: str) -> Peaks:
     """Measures square matrix products of growing size in `dtype`, with float32 sums, and copies of an array too large
-    for any cache. Each of the two takes about `seconds`."""
+    for any cache. Each of the two takes about PEAK_SECONDS."""
 
     @jax.jit
     def product(a, b):
@@ -65,13 +67,13 @@ def measure_peaks(dtype: str, seconds: float = 1.0) -> Peaks:
     best, size = 0.0, 1024
     while size <= 16384:
         a = jax.numpy.full((size, size), 0.5, dtype)
-        timing = time_calls(lambda a=a: product(a, a), repeats=20, limit=seconds / 2)
+        timing = time_calls(lambda a=a: product(a, a), repeats=20, limit=PEAK_SECONDS / 2)
         best = max(best, 2 * size**3 / min(timing.seconds))
-        if 8 * min(timing.seconds) > seconds / 2:
+        if 8 * min(timing.seconds) > PEAK_SECONDS / 2:
             break
         size *= 2
     elements = 2**26 if jax.default_backend() == "cpu" else 2**28
     x = jax.numpy.ones(elements, "float32")
     copy = jax.jit(lambda x: x + 1)
-    timing = time_calls(lambda: copy(x), repeats=20, limit=seconds)
+    timing = time_calls(lambda: copy(x), repeats=20, limit=PEAK_SECONDS)
     return Peaks(flops=best, bandwidth=2 * x.nbytes / min(timing.seconds))

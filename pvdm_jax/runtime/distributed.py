@@ -1,11 +1,15 @@
-"""The start of a run of several processes, on several hosts or with one process per GPU."""
+"""Runs of several processes, on several hosts or one per GPU: their start, and what the first one tells the others."""
 
 import glob
+import json
 import os
 import urllib.request
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 
 def start_distributed() -> None:
@@ -32,6 +36,16 @@ def start_distributed() -> None:
         num_processes=int(count) if count else None,
         process_id=int(number) if number else None,
     )
+
+
+def broadcast_json(value: Any) -> Any:
+    """The first process's value, as JSON can hold it, on every process. All of them must call it."""
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.asarray(len(data))))
+    padded = np.zeros(length, np.uint8)
+    if jax.process_index() == 0:
+        padded[:] = data
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
 
 
 def tpu_hosts(environment: Mapping[str, str], has_chips: Callable[[], bool] | None = None) -> int:

@@ -33,12 +33,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import checkpoint_managers as policy
 
-from pvdm_jax.config import ConfigError
+from pvdm_jax.config import ConfigError, default_settings
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.array_fingerprint import fingerprint_arrays
 from pvdm_jax.storage.files import CheckpointError
 from pvdm_jax.storage.json_files import Maybe, check_json, read_json
-from pvdm_jax.storage.run_folder import BEST, CHECKPOINTS, DATASET, StageFolder, check_folder_name
+from pvdm_jax.storage.run_folder import BEST, CHECKPOINTS, DATASET, ENCODED_BY, StageFolder, check_folder_name
 
 # Reading a damaged checkpoint may raise anything else: Orbax trusts the types in its files.
 NOT_DAMAGE = (MemoryError, jax.errors.JaxRuntimeError)
@@ -256,13 +256,15 @@ def read_part(directory: str | pathlib.Path, part: str, abstract: Any) -> Any:
 def check_settings(saved: dict[str, Any], current: dict[str, Any], free: Sequence[str]) -> None:
     """Raises ConfigError, naming the fields, if settings differ from those that a checkpoint was made with.
 
-    Both are nested dicts. Fields that match one of the patterns of `free` ("sample.*") may differ. Where both have a
-    DATASET, the content of the videos, its path may differ too; without it (older versions stored none) only the path
-    is compared.
+    Both are nested dicts. Fields that match one of the patterns of `free` ("sample.*") may differ. A field that an
+    older version did not store counts as its default. Where both have a DATASET, the content of the videos, its path
+    may differ too; without it (older versions stored none) only the path is compared.
     """
-    known = saved.get(DATASET) and current.get(DATASET)
-    free = (*free, DATA_PATH if known else DATASET)
-    old, new = (traverse_util.flatten_dict(json.loads(json.dumps(tree)), sep=".") for tree in (saved, current))
+    unknown = [fact for fact in (DATASET, ENCODED_BY) if not (saved.get(fact) and current.get(fact))]
+    free = (*free, *unknown, *([] if DATASET in unknown else [DATA_PATH]))
+    trees = (saved, current, default_settings(current))
+    old, new, defaults = (traverse_util.flatten_dict(json.loads(json.dumps(tree)), sep=".") for tree in trees)
+    old = {field: defaults[field] for field in new.keys() & defaults.keys()} | old
     differing = [
         f"{_setting(field)} is {new.get(field, 'absent')!r} (it was {old.get(field, 'absent')!r})"
         for field in sorted(old.keys() | new.keys())
@@ -300,7 +302,7 @@ def _restore_info(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
 
 def _restore_record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
     record = manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
-    check_json(record, "its record", ADDED)
+    check_json(record, ADDED, "its record")
     known = RECORD_FINGERPRINT in record or FINGERPRINTS in record
     if known and record.get(RECORD_FINGERPRINT) != _record_fingerprint(record):
         raise ValueError("its record is not what was saved")

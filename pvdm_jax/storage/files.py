@@ -92,9 +92,18 @@ def remove_leftovers(folder: pathlib.Path) -> None:
         elif int(found["process"]) == os.getpid():
             stale = written < _STARTED - 1  # an earlier process had the same number
         else:
-            stale = not _runs(int(found["process"]))
+            stale = not process_runs(int(found["process"]))
         if stale:
             remove(pathlib.Path(entry.path))
+
+
+def check_new_folder(path: str | pathlib.Path) -> None:
+    """Raises FileExistsError unless a folder is new or empty: nothing is overwritten."""
+    path = pathlib.Path(path)
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file; name a new folder")
+    if path.exists() and any(path.iterdir()):
+        raise FileExistsError(f"{path} is not empty; name a new folder")
 
 
 def remove(path: pathlib.Path) -> None:
@@ -109,7 +118,7 @@ def _host() -> str:
     return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:40]
 
 
-def _runs(process: int) -> bool:
+def process_runs(process: int) -> bool:
     """Whether a process of this machine has this number."""
     try:
         os.kill(process, 0)
@@ -124,3 +133,12 @@ def file_hash(path: str | pathlib.Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def format_bytes(count: float) -> str:
+    """A number of bytes for people: 512 bytes, 3.4 kB, 2.1 GB, ..."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if count >= 100 else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.0f} PB"

@@ -60,13 +60,8 @@ def parse_json(data: bytes | str, name: str, shape: Any = object) -> Any:
     """The content of JSON text, as `read_json` checks it. name: of the text in messages."""
     content = _parse(data, name)
     _check_depth_and_integers(content, name)
-    check_json(content, name, shape)
+    check_json(content, shape, name)
     return content
-
-
-def check_json(content: Any, name: str, shape: Any) -> None:
-    """Raises JsonError unless JSON that another library has read has the shape. name: of the file in messages."""
-    _check(content, shape, name, "")
 
 
 def try_read_json(path: str | pathlib.Path, shape: Any, warn: Callable[[str], Any], consequence: str) -> Any:
@@ -128,15 +123,15 @@ def _check_depth_and_integers(content: Any, name: str) -> None:
             raise JsonError(f"{name} is not usable: its lists and objects are nested more than {MAX_DEPTH} deep")
 
 
-def _check(value: Any, shape: Any, name: str, field: str) -> None:
-    """Raises JsonError unless `value`, which `field` of the file `name` holds, has the shape."""
+def check_json(value: Any, shape: Any, name: str, field: str = "") -> None:
+    """Raises JsonError unless `value`, which `field` of the file `name` holds ("": all of it), has the shape."""
     if isinstance(shape, Maybe):
         if value is not None:
-            _check(value, shape.shape, name, field)
+            check_json(value, shape.shape, name, field)
     elif isinstance(shape, list):
         _check_type(value, list, name, field)
         for number, item in enumerate(value):
-            _check(item, shape[0], name, f"{field}[{number}]")
+            check_json(item, shape[0], name, f"{field}[{number}]")
     elif isinstance(shape, Mapping):
         _check_type(value, dict, name, field)
         _check_fields(value, shape, name, f"{field}." if field else "")
@@ -147,23 +142,19 @@ def _check(value: Any, shape: Any, name: str, field: str) -> None:
 def _check_fields(value: dict[str, Any], shape: Mapping[Any, Any], name: str, prefix: str) -> None:
     if str in shape:
         for key, item in value.items():
-            _check(item, shape[str], name, f"{prefix}{key[:80]}")
+            check_json(item, shape[str], name, f"{prefix}{key[:80]}")
         return
     missing = [f"{prefix}{key}" for key, kind in shape.items() if key not in value and not isinstance(kind, Maybe)]
     if missing:
         raise JsonError(f"{name} lacks {', '.join(missing)}")
     for key, kind in shape.items():
-        _check(value.get(key), kind, name, f"{prefix}{key}")
+        check_json(value.get(key), kind, name, f"{prefix}{key}")
 
 
 def _check_type(value: Any, kind: type, name: str, field: str) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     fits = {int: number and isinstance(value, int), float: number}.get(kind, isinstance(value, kind))
     if not fits:
-        shown = "null" if value is None else repr(value) if isinstance(value, int | float) else _kind_of(value)
+        shown = "null" if value is None else repr(value) if isinstance(value, int | float) else _NAMES[type(value)]
         where = f"{name}: {field} is" if field else f"{name} holds"
         raise JsonError(f"{where} {shown[:80]}; {_NAMES[kind]} is needed")
-
-
-def _kind_of(value: Any) -> str:
-    return _NAMES[type(value)]

@@ -28,7 +28,7 @@ from jax.experimental import multihost_utils
 
 from pvdm_jax.config import ConfigError
 from pvdm_jax.storage import buckets
-from pvdm_jax.storage.files import open_regular, write_json
+from pvdm_jax.storage.files import open_regular, process_runs, write_json
 from pvdm_jax.storage.json_files import JsonError, Maybe, parse_json
 from pvdm_jax.storage.run_folder import LOCK, check_folder_name
 
@@ -281,13 +281,7 @@ def _is_running(process: int | None, start: str | None) -> bool:
     if os.path.isdir("/proc/self"):
         now = _start_of(process)
         return bool(now) and now == start
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
+    return process_runs(process)
 
 
 def _start_of(process: int) -> str:

@@ -285,6 +285,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> TrainState:
     from pvdm_jax.data.streams import BatchSpec, ProcessShare
     from pvdm_jax.training.loop import train as run
 
+    config.data.check_held_out()
     check_not_imported(workdir)
     mesh, stage_config = sharding.make_mesh(config.mesh), config.train_autoencoder
     sharding.check_batch(mesh, stage_config.batch_size, "train_autoencoder.batch_size", stage_config.accumulate)

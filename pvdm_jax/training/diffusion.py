@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from pvdm_jax.config import Config, ConfigError, config_to_dict, require
+from pvdm_jax.config import Config, ConfigError, LatentsConfig, config_from_dict, config_to_dict, require
 from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.diffusion.predictions import draw_noisy_batch
 from pvdm_jax.diffusion.process import Process
@@ -32,6 +32,7 @@ from pvdm_jax.models.condition import Condition, Neighbour
 from pvdm_jax.models.denoiser import denoiser_class
 from pvdm_jax.models.latent import LatentScale, Tokens
 from pvdm_jax.runtime import sharding
+from pvdm_jax.runtime.distributed import broadcast_json
 from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.run_folder import CONFIG, DATASET, ENCODED_BY, RunFolder, StageFolder, read_settings
@@ -247,6 +248,7 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     """
     from pvdm_jax.training.loop import train as run
 
+    config.data.check_held_out()
     mesh, stage_config = sharding.make_mesh(config.mesh), config.train_diffusion
     sharding.check_batch(mesh, stage_config.batch_size, "train_diffusion.batch_size", stage_config.accumulate)
     if autoencoder is not None:
@@ -263,7 +265,7 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     stage = DiffusionStage(
         config,
         mesh,
-        decoder=load_autoencoder(config.autoencoder, workdir, mesh)[1],
+        decoder=load_autoencoder(config.autoencoder, workdir, mesh),
         held_out=held_out,
         real=_held_out_videos(config),
     )
@@ -284,22 +286,34 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
 def _with_statistics(config: Config, latents: LatentCache | PixelLatents, folder: StageFolder) -> Config:
     """The configuration with the statistics of the training latents, where it normalises them and names none itself.
 
-    A run that has begun in `folder` keeps its own, which other devices might measure with other last digits.
+    A run that has begun in `folder` keeps its own, which other devices might measure with other last digits. All
+    processes have those of the first one, whether or not they share its folder.
     """
     if not config.latents.normalize or config.latents.mean:
         return config
+    kept = _begun_statistics(folder, latents.identity) if jax.process_index() == 0 else None
+    found = broadcast_json(kept) or broadcast_json(_measured_statistics(config, latents))
+    return dataclasses.replace(config, latents=config_from_dict(LatentsConfig, found, "latents."))
+
+
+def _begun_statistics(folder: StageFolder, autoencoder: str) -> dict[str, Any] | None:
+    """The settings "latents" of the run in `folder`; None unless it has begun with latents of that autoencoder."""
     buckets.fetch(folder.path, CONFIG)
     try:
         begun = read_settings(folder.config) if folder.has_begun else None
     except ConfigError:  # the loop rewrites a damaged one
-        begun = None
-    if begun and begun.config.latents.mean and begun.encoded_by == latents.identity:
-        return dataclasses.replace(config, latents=begun.config.latents)
+        return None
+    known = begun and begun.config.latents.mean and begun.encoded_by == autoencoder
+    return config_to_dict(begun.config.latents) if known else None
+
+
+def _measured_statistics(config: Config, latents: LatentCache | PixelLatents) -> dict[str, Any]:
+    """The same of the latents themselves."""
     statistics = latents.statistics(config)
     segments = [statistics[part.name] for part in latent_spec(config.autoencoder).parts]
-    mean = tuple(value for segment in segments for value in segment["mean"])
-    std = tuple(max(value, SMALLEST_STD) for segment in segments for value in segment["std"])
-    return dataclasses.replace(config, latents=dataclasses.replace(config.latents, mean=mean, std=std))
+    mean = [value for segment in segments for value in segment["mean"]]
+    std = [max(value, SMALLEST_STD) for segment in segments for value in segment["std"]]
+    return {"normalize": True, "mean": mean, "std": std}
 
 
 def _held_out_videos(config: Config) -> np.ndarray | None:

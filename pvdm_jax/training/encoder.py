@@ -17,7 +17,7 @@ class Encoder:
     """The run's autoencoder on all devices: takes this process's clips, returns the latents of all processes."""
 
     def __init__(self, model: AutoencoderConfig, workdir: str | pathlib.Path, mesh: Mesh):
-        _, self._params = load_autoencoder(model, workdir, mesh)
+        self._params = load_autoencoder(model, workdir, mesh)
         self.identity = functional.fingerprint(sharding.to_numpy(self._params))
         self.mesh = mesh
         self.frames = model.frames

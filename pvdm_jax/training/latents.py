@@ -133,6 +133,7 @@ def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathl
     All devices and processes share the work; the first process writes. An existing cache is kept and an incomplete one
     is resumed if autoencoder, dataset and settings are the same; otherwise ConfigError is raised.
     """
+    config.data.check_held_out()
     folder = RunFolder(workdir).latents
     mesh = sharding.make_mesh(config.mesh)
     if not config.encode.cache:
@@ -216,7 +217,7 @@ def open_latents(
     if lost:
         raise ConfigError(f"{lost[0]} is missing; `pvdm encode` makes it again")
     if autoencoder is None:
-        identity = functional.fingerprint(load_autoencoder(config.autoencoder, workdir)[1])
+        identity = functional.fingerprint(load_autoencoder(config.autoencoder, workdir))
     else:
         identity = autoencoder()
     found = {"autoencoder": identity, DATASET: find_dataset_identity(config.data) or index["made_by"].get(DATASET)}
@@ -284,8 +285,7 @@ def _encoded(
     No batch crosses the end of a part. Every process decodes its share of each batch and gets the latents of all; the
     last batch of a part is filled up with repetitions, which are dropped again. Latents of a missing clip are zero.
     """
-    from pvdm_jax.data.loader import read_ahead
-    from pvdm_jax.data.streams import BatchSpec, ProcessShare
+    from pvdm_jax.data.streams import BatchSpec, ProcessShare, listed_batches
 
     batch_size = sharding.round_up(encoder.mesh, config.encode.batch_size)
     share = BatchSpec(batch_size, config.seed, share=ProcessShare.current()).rows
@@ -297,7 +297,7 @@ def _encoded(
             rows.append([part[min(first + row, len(part) - 1)] for row in share])
     if not rows:
         return
-    batches = read_ahead(pairs, rows, config.data)
+    batches = listed_batches(pairs, rows, config.data, pairs.read)
     try:
         for count, batch in zip(counts, batches, strict=True):
             latents = sharding.to_numpy(encoder.encode(batch.pop("video")))

@@ -28,11 +28,12 @@ from pvdm_jax.storage.checkpoint import Checkpoints, check_settings
 from pvdm_jax.storage.files import write_json, write_text
 from pvdm_jax.storage.run_folder import StageFolder
 from pvdm_jax.storage.run_lock import check_still_writer
-from pvdm_jax.training.decisions import Decisions
+from pvdm_jax.training import decisions
 from pvdm_jax.training.metrics import MetricWriter
 from pvdm_jax.training.non_finite import NonFiniteGuard, NonFiniteRecord, go_back
 from pvdm_jax.training.policy import PhaseRecord, Policy
 from pvdm_jax.training.progress import Progress, StepClock, duration, parameter_table
+from pvdm_jax.training.run import Run
 from pvdm_jax.training.schedule_change import warn_of_schedule
 from pvdm_jax.training.step import Batch, Stage, compile_step, keys
 
@@ -112,7 +113,7 @@ def train(
             MetricWriter(directory, start) as writer,
             Progress(stage.name, start, config.steps, config.batch_size) as progress,
         ):
-            decisions = Decisions(
+            run = _Training(
                 stage=stage,
                 policy=policy,
                 config=config,
@@ -121,49 +122,31 @@ def train(
                 writer=writer,
                 progress=progress,
                 placed=placed,
+                settings=settings,
+                mesh=mesh,
+                seed=seed,
+                guard=NonFiniteGuard(stage.name, config, directory, skipped),
+                window=window,
             )
             if start:
-                state = decisions.resume(state, start)
-                progress.retarget(decisions.last_step)
-            if start >= decisions.last_step:
-                progress.say(f"{stage.name}: finished, {start} of {decisions.last_step} steps are done ({directory})")
+                state = decisions.resume(run, state, start)
+                progress.retarget(run.last_step)
+            if start >= run.last_step:
+                progress.say(f"{stage.name}: finished, {start} of {run.last_step} steps are done ({directory})")
                 return state
             progress.say(f"{stage.name}: parameters\n{parameter_table(abstract.params)}")
             if start:
                 progress.say(f"{stage.name}: resuming after step {start} ({directory})")
-            run = _Run(
-                stage=stage,
-                policy=policy,
-                decisions=decisions,
-                config=config,
-                settings=settings,
-                mesh=mesh,
-                seed=seed,
-                checkpoints=checkpoints,
-                writer=writer,
-                progress=progress,
-                placed=placed,
-                guard=NonFiniteGuard(stage.name, config, directory, skipped),
-                window=window,
-            )
             return run.train(state, start, batches)
 
 
 @dataclasses.dataclass
-class _Run:
-    """One process's part of a run."""
+class _Training(Run):
+    """A run, and what of it the loop alone needs."""
 
-    stage: Stage
-    policy: Policy
-    decisions: Decisions
-    config: StageConfig
     settings: dict[str, Any]
     mesh: Mesh
     seed: int
-    checkpoints: Checkpoints
-    writer: MetricWriter
-    progress: Progress
-    placed: Any  # the state's structure, of ShapeDtypeStructs with shardings
     guard: NonFiniteGuard
     window: list[dict[str, float]]  # metrics of every step since the last log; checkpoints keep them
     pending: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)  # the newest, still on the device
@@ -182,11 +165,11 @@ class _Run:
             self.progress.begin()
             self.clock.reset()
             step = start
-            while step < self.decisions.last_step:
+            while step < self.last_step:
                 step += 1
                 state, metrics = self.program(step, state, batch)(state, batch)
                 self.pending.append(metrics)
-                if step < self.decisions.last_step:
+                if step < self.last_step:
                     batch = self.next_batch(iterator)
                 if len(self.pending) > 1:
                     # One step runs while the next is prepared; more in flight would only fill memory with batches.
@@ -194,14 +177,14 @@ class _Run:
                 self.progress.advance(step)
                 state = self.finish_step(state, step, stop_requested(step))
         self.checkpoints.wait()
-        self.decisions.share()
+        self.share()
         return state
 
     def finish_step(self, state: Any, step: int, stop: bool) -> Any:
         """Logs, saves and evaluates after `step` where that is due, and ends the program if it must `stop`."""
-        config, last = self.config, step == self.decisions.last_step
+        config, last = self.config, step == self.last_step
         log = last or step % config.log_every == 0
-        evaluate = self.decisions.due(step)
+        evaluate = decisions.evaluation_due(self, step)
         save = evaluate or last or step % config.checkpoint_every == 0
         save = save or (config.keep_every > 0 and step % config.keep_every == 0)
         if not (log or save or stop):
@@ -217,7 +200,7 @@ class _Run:
             self.progress.say(f"{self.stage.name}: SIGTERM; saved after step {step}, run again to resume")
             raise SystemExit(SIGTERM_EXIT)
         if evaluate:
-            state = self.decisions.evaluate(state, step)
+            state = decisions.evaluate(self, state, step)
         self.progress.skip()
         self.clock.resume()
         return state
@@ -250,7 +233,7 @@ class _Run:
 
     def save(self, step: int, state: Any, scheduled: bool) -> None:
         """Saves in the background. scheduled: whether the settings ask for it at this step."""
-        check_still_writer(self.decisions.folder.path)
+        check_still_writer(self.folder.path)
         self.guard.note_checkpoint(step, scheduled)
         info = {
             "settings": self.settings,
@@ -260,7 +243,7 @@ class _Run:
         }
         # A run that resumes from this checkpoint may have to go back to one of these.
         needed = (self.guard.record.good_step, self.policy.record.best_step)
-        self.decisions.share()  # the metrics up to here belong to the checkpoint
+        self.share()  # the metrics up to here belong to the checkpoint
         self.checkpoints.save(step, state, info, needed)
 
     def fetch(self, step: int) -> int:

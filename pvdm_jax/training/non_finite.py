@@ -43,9 +43,9 @@ class NonFiniteGuard:
         config: StageConfig,
         folder: Any,
         record: NonFiniteRecord,
-        videos: Callable[[int], Sequence[str]] | None = None,
     ):
-        self.record, self.videos = record, videos
+        self.record = record
+        self.videos: Callable[[int], Sequence[str]] | None = None
         self._name, self._config, self._folder = name, config, folder
         self._skipped = 0  # updates skipped in a row, up to the newest step that was checked
 

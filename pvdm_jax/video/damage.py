@@ -9,6 +9,7 @@ from pvdm_jax.video.errors import VideoError
 # By how much the packets may end before the duration that the header states: frames, and a fraction of the duration.
 MISSING_FRAMES = 2.5
 MISSING_FRACTION = 0.01
+TAIL = 1024  # bytes, in which the end mark of a gif is looked for
 
 
 class DamageCheck:
@@ -54,10 +55,10 @@ class DamageCheck:
             raise VideoError(f"{self._name}: it is cut off: a gif's end mark is missing")
 
 
-def _tail(source: Source, size: int = 1024) -> bytes:
-    """The last bytes of a file."""
+def _tail(source: Source) -> bytes:
+    """The last TAIL bytes of a file."""
     if isinstance(source, bytes):
-        return source[-size:]
+        return source[-TAIL:]
     with open(source, "rb") as file:
-        file.seek(max(0, os.path.getsize(source) - size))
+        file.seek(max(0, os.path.getsize(source) - TAIL))
         return file.read()

@@ -187,11 +187,8 @@ def video_files(folder: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, str
 
 def skipped_videos(scan: FolderScan) -> dict[str, str]:
     """{name within the root: reason} of the videos of a folder that are not taken."""
-    others = scan.files(OTHER_VIDEO_SUFFIXES)
-    unread = {shown(path.relative_to(scan.root)): container_problem(path) for path in others}
+    unread = {
+        shown(path.relative_to(scan.root)): f"{path.suffix} files are not read; convert it, for example to .mp4"
+        for path in scan.files(OTHER_VIDEO_SUFFIXES)
+    }
     return scan.skipped_files(VIDEO_SUFFIXES + OTHER_VIDEO_SUFFIXES) | unread
-
-
-def container_problem(path: pathlib.Path) -> str:
-    """Why a file with one of OTHER_VIDEO_SUFFIXES is not taken."""
-    return f"{path.suffix} files are not read; convert it, for example to .mp4"

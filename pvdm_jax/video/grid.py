@@ -34,6 +34,6 @@ def upscale(frames: np.ndarray, factor: int) -> np.ndarray:
     return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
-def enlarge(frames: np.ndarray, side: int = MIN_SIDE) -> np.ndarray:
-    """Upscales (..., h, w, c) by the smallest factor that brings the shorter side to at least `side` pixels."""
-    return upscale(frames, math.ceil(side / min(frames.shape[-3:-1])))
+def enlarge(frames: np.ndarray) -> np.ndarray:
+    """Upscales (..., h, w, c) by the smallest factor that brings the shorter side to at least MIN_SIDE pixels."""
+    return upscale(frames, math.ceil(MIN_SIDE / min(frames.shape[-3:-1])))

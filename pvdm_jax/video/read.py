@@ -5,9 +5,7 @@ is reached.
 import dataclasses
 import itertools
 import math
-import os
 import pathlib
-import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 
@@ -68,38 +66,6 @@ def probe_video(source: Source, name: str = "the video") -> VideoInfo:
         return VideoInfo(len(stamps), height, width, fps, times)
 
 
-def read_video(
-    path: str | os.PathLike, start: int = 0, count: int | None = None, stride: int = 1, total: int | None = None
-) -> np.ndarray:
-    """Reads frames start, start + stride, ... of a file: `count` of them, or all (None).
-
-    total: the number of frames that `probe_video` counted. With it, decoding can start at the last key frame before
-    `start`; without it, nothing tells which of a file's frames can be decoded, so decoding begins with the first.
-
-    Returns:
-        uint8 (count, height, width, 3).
-
-    Raises VideoError if the file isn't a video or has too few frames, FileNotFoundError if it doesn't exist.
-    """
-    return _read_every(path, source_name(path, ""), start, count, stride, total=total)
-
-
-def decode_video(
-    data: bytes,
-    start: int = 0,
-    count: int | None = None,
-    stride: int = 1,
-    name: str = "the video",
-    transform: Transform | None = None,
-    total: int | None = None,
-) -> np.ndarray:
-    """`read_video` from the bytes of a file, which errors call `name`.
-
-    `transform` is applied to each frame (h, w, 3) as it is decoded, so that large frames aren't all held at once.
-    """
-    return _read_every(data, name, start, count, stride, transform=transform, total=total)
-
-
 def decode_frames(
     source: Source,
     numbers: Sequence[int],
@@ -109,17 +75,26 @@ def decode_frames(
 ) -> np.ndarray:
     """The frames with these numbers, in any order and with repetitions, of a file or of its bytes.
 
-    Other arguments as in `decode_video`. The file is decoded once, and not beyond the last of them.
+    name: what errors call bytes. transform: applied to each frame (h, w, 3) as it is decoded, so that large frames
+    aren't all held at once. total: the number of frames that `probe_video` counted. With it, decoding can start at the
+    last key frame before the first of them; without it, nothing tells which of a file's frames can be decoded, so
+    decoding begins with the first. The file is decoded once, and not beyond the last of them.
+
+    Returns uint8 (len(numbers), height, width, 3). Raises VideoError if the file isn't a video or has too few frames,
+    FileNotFoundError if it doesn't exist.
     """
     name = source_name(source, name)
-    wanted = np.unique(np.asarray(numbers, np.int64))
-    if len(wanted) == 0 or wanted[0] < 0:
+    wanted = np.unique(np.asarray(numbers, np.int64)).tolist()
+    if not wanted or wanted[0] < 0:
         raise ValueError(f"{name}: frames {list(numbers)[:5]} are asked for; at least one, and none below 0, is needed")
-    frames = _read_numbers(source, name, wanted.tolist(), transform, total)
+    frames = _read_numbers(source, name, wanted, transform, total)
     if len(frames) < len(wanted):
-        raise _missing_frame(name, number=int(wanted[-1]), start=int(wanted[0]), found=len(frames))
-    frames = _stack(frames, name)
-    return frames if np.array_equal(wanted, numbers) else frames[np.searchsorted(wanted, numbers)]
+        missing = f"there is no frame {wanted[-1]}; from frame {wanted[0]} on only {len(frames)} could be read"
+        raise VideoError(f"{name}: {missing}")
+    if len({frame.shape for frame in frames}) > 1:
+        raise VideoError(f"{name}: its frames change their size")
+    found = np.stack(frames)
+    return found if np.array_equal(wanted, numbers) else found[np.searchsorted(wanted, numbers)]
 
 
 def video_frames(source: Source, name: str = "the video") -> Iterator[np.ndarray]:
@@ -157,50 +132,16 @@ def first_frames(path: pathlib.Path, count: int) -> np.ndarray:
     return np.stack(list(itertools.islice(video_frames(path), count)))
 
 
-def _read_every(
-    source: Source,
-    name: str,
-    start: int,
-    count: int | None,
-    stride: int,
-    *,
-    transform: Transform | None = None,
-    total: int | None,
-) -> np.ndarray:
-    """Every stride-th frame from `start` on, `count` of them or all."""
-    if start < 0 or stride < 1 or (count is not None and count < 1):
-        raise ValueError(
-            f"{name}: start={start}, count={count}, stride={stride}; start is at least 0, the others at least 1"
-        )
-    numbers = range(start, sys.maxsize if count is None else start + count * stride, stride)
-    frames = _read_numbers(source, name, numbers, transform, total)
-    if len(frames) < (count or 1):
-        last = start if count is None else numbers[-1]
-        raise _missing_frame(name, number=last, start=start, found=len(frames))
-    return _stack(frames, name)
-
-
-def _missing_frame(name: str, number: int, start: int, found: int) -> VideoError:
-    return VideoError(f"{name}: there is no frame {number}; from frame {start} on only {found} could be read")
-
-
-def _stack(frames: list[np.ndarray], name: str) -> np.ndarray:
-    if len({frame.shape for frame in frames}) > 1:
-        raise VideoError(f"{name}: its frames change their size")
-    return np.stack(frames)
-
-
 def _read_numbers(
     source: Source, name: str, numbers: Sequence[int], transform: Transform | None, total: int | None
 ) -> list[np.ndarray]:
     """The frames with these ascending numbers, as far as there are any."""
     if numbers[0] > 0 and total is not None:
-        inside = range(numbers.start, min(numbers.stop, total), numbers.step) if isinstance(numbers, range) else numbers
         try:
             frames = _decode(source, name, numbers, transform, total)
         except (_NotSeekable, VideoError):  # a seek can fail, or lead to where decoding fails
             frames = []
-        if len(frames) >= len(inside):
+        if len(frames) == len(numbers):
             return frames
     return _decode(source, name, numbers, transform, None)
 

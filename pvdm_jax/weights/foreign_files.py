@@ -8,6 +8,7 @@ own size before anything of that size is allocated (`size_limits`), and whatever
 import dataclasses
 import os
 import pathlib
+import zipfile
 from typing import IO
 
 import numpy as np
@@ -63,7 +64,7 @@ def _read(file: IO[bytes], path: pathlib.Path, plain: bool) -> tuple[dict[str, n
     """The weights of a file, and its code."""
     budget = Budget(os.fstat(file.fileno()).st_size)
     start = file.read(32)
-    if Archive.is_one(file):
+    if zipfile.is_zipfile(file):
         with Archive(file, budget) as archive:
             if torch_files.is_torch_archive(archive):
                 return torch_files.read_archive(archive, budget, plain)

@@ -32,7 +32,15 @@ from pvdm_jax.config import (
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder, latent_spec
 from pvdm_jax.models.denoiser import make_denoiser
-from pvdm_jax.storage.files import file_hash, remove, remove_leftovers, temporary_path, write_bytes, write_json
+from pvdm_jax.storage.files import (
+    check_new_folder,
+    file_hash,
+    remove,
+    remove_leftovers,
+    temporary_path,
+    write_bytes,
+    write_json,
+)
 from pvdm_jax.storage.json_files import JsonError, Maybe, read_json
 from pvdm_jax.storage.run_folder import StageFolder
 from pvdm_jax.weights.model_card import AUTOENCODER, DENOISER, read_card, write_card
@@ -108,7 +116,7 @@ def write_model(
     killed one left beside it is removed.
     """
     directory = pathlib.Path(directory)
-    check_new(directory)
+    check_new_folder(directory)
     require(dtype in DTYPES, "dtype", dtype, f"choose one of {', '.join(DTYPES)}")
     networks = {name: params for name, params in ((AUTOENCODER, autoencoder), (DENOISER, denoiser)) if params}
     if not networks:
@@ -157,13 +165,6 @@ def _write_content(
     write_json(folder / CONFIG_FILE, settings)
     parameters = {network: file["parameters"] for network, file in files.items()}
     write_card(folder, card, name=name, config=config, parameters=parameters)
-
-
-def check_new(directory: str | pathlib.Path) -> None:
-    """Raises FileExistsError if a model folder can't be written because `directory` exists and is not empty."""
-    directory = pathlib.Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} exists already; a model folder never overwrites anything")
 
 
 def read_model(directory: str | pathlib.Path, networks: tuple[str, ...] = (AUTOENCODER, DENOISER)) -> Model:

@@ -33,21 +33,21 @@ NOTE = "Imported from"  # how the note on the card begins
 
 def load_autoencoder(
     model: AutoencoderConfig, workdir: str | pathlib.Path, mesh: Mesh | None = None
-) -> tuple[nnx.GraphDef, functional.Params]:
-    """The autoencoder of a run: the EMA weights that it trained, or the imported ones.
+) -> functional.Params:
+    """The weights of a run's autoencoder: the EMA of those that it trained, or the imported ones.
 
     They are distributed over the mesh; without one, they lie on this process's first device. Raises FileNotFoundError
     if the run has no autoencoder, and ConfigError if `model` does not describe the imported one.
     """
-    graphdef, abstract = functional.abstract(lambda: Autoencoder(model, rngs=nnx.Rngs(0)))
     folder = RunFolder(workdir).autoencoder.path
     if _is_imported(folder):
         buckets.fetch(folder)
         found, params = model_folder.read_autoencoder(folder)
         _check_settings(model, found, folder)
-        return graphdef, jax.tree.map(jax.numpy.asarray, params) if mesh is None else sharding.place(mesh, params)
+        return jax.tree.map(jax.numpy.asarray, params) if mesh is None else sharding.place(mesh, params)
+    _, abstract = functional.abstract(lambda: Autoencoder(model, rngs=nnx.Rngs(0)))
     try:
-        return graphdef, read_part(folder, "ema", abstract if mesh is None else sharding.place(mesh, abstract))
+        return read_part(folder, "ema", abstract if mesh is None else sharding.place(mesh, abstract))
     except FileNotFoundError as error:
         hint = "train stage 1 (`pvdm train-autoencoder`), or name a trained autoencoder with --autoencoder"
         raise FileNotFoundError(f"{workdir} has no autoencoder: {error}; {hint}") from error
@@ -70,7 +70,7 @@ def import_autoencoder(source: str | pathlib.Path, config: Config, workdir: str 
         buckets.fetch(folder)
     has_one = folder.exists() and any(folder.iterdir())
     if multihost_utils.broadcast_one_to_all(np.asarray(has_one)):
-        found = functional.fingerprint(load_autoencoder(config.autoencoder, workdir)[1])
+        found = functional.fingerprint(load_autoencoder(config.autoencoder, workdir))
         if found != identity:
             raise ConfigError(
                 f"--autoencoder is {source}, whose weights are {identity[:12]}; the run in {workdir} has another "
@@ -106,7 +106,7 @@ def _read(source: pathlib.Path) -> tuple[AutoencoderConfig, functional.Params, d
         card = read_card(folder)
     elif StageFolder(folder).has_begun:
         model = read_settings(StageFolder(folder).config).config.autoencoder
-        _, params = load_autoencoder(model, source)
+        params = load_autoencoder(model, source)
         card = run_card(RunFolder(source))
     else:
         raise FileNotFoundError(f"--autoencoder is {source}; it is neither a model folder nor a run with a stage 1")

@@ -57,11 +57,6 @@ class Archive:
             if entry.compress_type not in METHODS:
                 raise ValueError(f"its entry {entry.filename[:80]!r} is compressed in a way that is not read")
 
-    @staticmethod
-    def is_one(file: IO[bytes]) -> bool:
-        """Whether a file is a zip file."""
-        return zipfile.is_zipfile(file)
-
     def read(self, name: str) -> bytes:
         """The bytes of an entry, whose checksum is compared. Raises KeyError if there is no such entry."""
         entry = self._archive.getinfo(name)

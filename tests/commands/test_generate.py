@@ -7,14 +7,16 @@ import math
 import jax
 import numpy as np
 import pytest
+from read_frames import read_video
 
 from pvdm_jax.commands import generate
 from pvdm_jax.commands.reconstruct import reconstruct
-from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, UNetConfig
+from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, MeshConfig, UNetConfig
 from pvdm_jax.data.clips import center_crop_resize
+from pvdm_jax.runtime.sharding import AXES, make_mesh
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.grid import MIN_SIDE
-from pvdm_jax.video.read import probe_video, read_video
+from pvdm_jax.video.read import probe_video
 from pvdm_jax.video.write import FORMATS, write_video
 
 FRAMES, SIDE = 4, 16
@@ -30,6 +32,7 @@ class Model:
         self.config = Config(data=DataConfig(stride=stride), autoencoder=clip, denoiser=unet)
         self.class_names = ("bounce", "orbit", "spin")
         self.card = {}
+        self.mesh = make_mesh(MeshConfig(), jax.local_devices())
         self.calls = []
 
     def fingerprint(self):
@@ -318,10 +321,10 @@ def test_no_usable_source(model, folder, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size, rows", [(4, 8), (8, 8), (9, 16)])
-def test_batches_fill_the_devices(tmp_path, monkeypatch, batch_size, rows):
+def test_batches_fill_the_devices(tmp_path, batch_size, rows):
     """On eight devices a batch of four would be made twice: each device takes at least one video."""
-    monkeypatch.setattr(jax, "local_device_count", lambda: 8)
     model = Model()
+    model.mesh = jax.sharding.AbstractMesh((4, 2), AXES)
     generate.sample(model, tmp_path / "out", num_videos=10, batch_size=batch_size, formats=["npz"])
     assert {call["num_videos"] for call in model.calls} == {rows}
     made = [index for call in model.calls for index in dict.fromkeys(call["indices"])]

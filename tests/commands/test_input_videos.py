@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from read_frames import read_video
 
 from pvdm_jax.commands import input_videos
 from pvdm_jax.commands.input_videos import list_video_files, read_clips, read_usable
@@ -11,7 +12,6 @@ from pvdm_jax.config import AutoencoderConfig, Config, DataConfig, UNetConfig
 from pvdm_jax.data.layouts import list_videos
 from pvdm_jax.evaluation.clip_sets import VideoFolder
 from pvdm_jax.video.errors import VideoError
-from pvdm_jax.video.read import read_video
 from pvdm_jax.video.write import write_video
 
 SIDE = 16

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from read_frames import read_video
 
 from pvdm_jax.data.prepare import folder as builder
 from pvdm_jax.data.prepare import workers
@@ -14,7 +15,6 @@ from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.prepare.summary import Summary
 from pvdm_jax.video.errors import VideoError
-from pvdm_jax.video.read import decode_video, read_video
 from pvdm_jax.video.write import write_video
 
 
@@ -73,7 +73,7 @@ def test_records_hold_the_files_and_what_is_known_of_them(folder, tmp_path):
         video = read_video(path)
         assert (record["frames"], record["height"], record["width"]) == video.shape[:3]
         assert record["fps"] == pytest.approx(10, rel=1e-3)
-        np.testing.assert_array_equal(decode_video(record["video"]), video)
+        np.testing.assert_array_equal(read_video(record["video"]), video)
 
 
 def test_min_frames_is_a_choice(folder, tmp_path):
@@ -98,7 +98,7 @@ def test_missing_source_and_used_output_are_refused(folder, tmp_path):
         prepare(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("keep")
-    with pytest.raises(FileExistsError, match="used: it exists and isn't empty"):
+    with pytest.raises(FileExistsError, match="used is not empty; name a new folder"):
         prepare(folder, tmp_path / "used")
     assert (tmp_path / "used" / "mine.txt").read_text() == "keep"
     (tmp_path / "bare").mkdir()

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from read_frames import read_video
 
 from pvdm_jax import cli
 from pvdm_jax.config import AutoencoderConfig, DataConfig
@@ -12,8 +13,7 @@ from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.preview import preview
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.performance.loading_speed import measure_loading, measure_reading
-from pvdm_jax.video.read import read_video
+from pvdm_jax.performance.loading_cost import measure_loading, measure_reading
 from pvdm_jax.video.write import write_video
 
 CLIP = AutoencoderConfig(frames=8, height=32, width=32)

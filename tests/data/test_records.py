@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from read_frames import read_video
 
 from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig
 from pvdm_jax.data.clips import center_crop_resize
@@ -13,7 +14,6 @@ from pvdm_jax.data.records import PIECE_FRAMES, pack_pictures, read_frames, unpa
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.images import encode_jpeg, write_image
-from pvdm_jax.video.read import read_video
 from pvdm_jax.video.write import write_video
 
 FRAMES = 2 * PIECE_FRAMES + 5  # two whole records and a part of one

@@ -187,5 +187,6 @@ def test_splits_train_and_evaluate_on_different_videos(tmp_path, read_numbers, n
 )
 def test_videos_that_are_trained_on_are_not_evaluated_on(split, eval_split):
     message = f"data.eval_split is '{eval_split}'; data.split={split} trains on its videos"
+    data = DataConfig(source="tfds", path="data", split=split, eval_split=eval_split)
     with pytest.raises(ConfigError, match=message):
-        DataConfig(source="tfds", path="data", split=split, eval_split=eval_split)
+        data.check_held_out()

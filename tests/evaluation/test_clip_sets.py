@@ -61,19 +61,17 @@ def test_folder(folder):
     found = VideoFolder(folder)
     assert found.size == (24, 24) and found.longest == 16
     assert len(found.skipped) == 1 and "broken.avi" in found.skipped[0]
-    clips = found.real_clips(16, dataclasses.replace(PROTOCOL, clips="start"), (20, 24))
+    clips = found.real_clips(16, 16, dataclasses.replace(PROTOCOL, clips="start"), (20, 24))
     assert len(clips) == 2 and clips.facts["clips"] == 2
     batch = clips.batch(0, 2)
     assert batch.shape == (2, 16, 20, 24, 3) and batch.dtype == np.uint8
     np.testing.assert_array_equal(clips.batch(1, 2), batch[1:])
-    assert len(found.real_clips(8, dataclasses.replace(PROTOCOL, clips="start"), (24, 24))) == 5
+    assert len(found.real_clips(8, 16, dataclasses.replace(PROTOCOL, clips="start"), (24, 24))) == 5
 
 
 def test_facts_change_with_the_clips(folder, real_clips):
     def facts(**changes):
-        return (
-            VideoFolder(folder).real_clips(8, dataclasses.replace(PROTOCOL, real_samples=4, **changes), (24, 24)).facts
-        )
+        return VideoFolder(folder).real_clips(8, 4, dataclasses.replace(PROTOCOL, **changes), (24, 24)).facts
 
     first = facts()
     assert facts() == first
@@ -84,9 +82,9 @@ def test_facts_change_with_the_clips(folder, real_clips):
 
 def test_folder_refuses(folder, tmp_path):
     with pytest.raises(ConfigError, match="frames is 20; fewer than two clips of 20 frames .*its longest video has 16"):
-        VideoFolder(folder).real_clips(20, PROTOCOL, (24, 24))
+        VideoFolder(folder).real_clips(20, 16, PROTOCOL, (24, 24))
     with pytest.raises(ConfigError, match="which span 32"):
-        VideoFolder(folder).real_clips(16, dataclasses.replace(PROTOCOL, stride=2), (24, 24))
+        VideoFolder(folder).real_clips(16, 16, dataclasses.replace(PROTOCOL, stride=2), (24, 24))
     with pytest.raises(FileNotFoundError, match="no folder"):
         VideoFolder(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
@@ -98,9 +96,8 @@ def test_splits_of_a_source_share_no_clip():
     data = DataConfig(synthetic_videos=6, synthetic_frames=20)
 
     def clips(split, count=6):
-        return source_clips(
-            data, dataclasses.replace(PROTOCOL, split=split), seed=0, frames=16, count=count, size=(32, 32)
-        )
+        protocol = dataclasses.replace(PROTOCOL, split=split)
+        return source_clips(data, protocol, seed=0, frames=16, count=count, size=(32, 32), identity="synthetic")
 
     train, held_out = clips("train"), clips("holdout")
     assert train.facts["sha256"] != held_out.facts["sha256"]

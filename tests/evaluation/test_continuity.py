@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from pvdm_jax.data.synthetic import SyntheticVideos
-from pvdm_jax.evaluation.continuity import seam_score
+from pvdm_jax.evaluation.continuity import seam_ratio, seam_rows
+
+
+def seam_score(videos, clip_frames):
+    return seam_ratio(**seam_rows(videos, clip_frames))
 
 
 def ramp(*levels):

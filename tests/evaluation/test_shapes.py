@@ -7,13 +7,18 @@ import numpy as np
 import pytest
 
 from pvdm_jax.data import synthetic
-from pvdm_jax.evaluation.shapes import find_shapes, judge, shows_shapes
+from pvdm_jax.evaluation.shapes import coverage_of, find_in, judge, shows_shapes
 
 SIZES = (32, 48, 64)
 
 
 def rate(clips: np.ndarray) -> float:
     return float(np.mean([shows_shapes(clip) for clip in clips]))
+
+
+def find_shapes(clip):
+    coverage, colours, _ = coverage_of(clip)
+    return find_in(clip, coverage, colours)
 
 
 def test_find_shapes_agrees_with_the_truth():

@@ -145,6 +145,9 @@ def test_other_sources_are_refused_before_the_work(tmp_path):
     model.config = dataclasses.replace(CONFIG, data=data)
     with pytest.raises(ConfigError, match="data.source is 'tfds'"):
         evaluate_model(model, TINY, EvaluationPaths(tmp_path))
+    model.config = CONFIG
+    with pytest.raises(ConfigError, match="protocol.split is 'all'; the measure shapes is of .* train or holdout"):
+        evaluate_model(model, dataclasses.replace(TINY, split="all"), EvaluationPaths(tmp_path))
     assert not model.extended and not list(tmp_path.iterdir())
 
 

@@ -7,12 +7,12 @@ import re
 
 import numpy as np
 import pytest
+from read_frames import read_video
 
 from pvdm_jax.reporting.charts import MAX_POINTS
 from pvdm_jax.reporting.html import write_page
 from pvdm_jax.reporting.sections import Code, Curves, Items, Table, Text, Videos, metric_curves
 from pvdm_jax.storage.run_folder import read_metrics
-from pvdm_jax.video.read import decode_video
 
 VOID = {"meta", "line", "polyline"}
 
@@ -93,7 +93,7 @@ def test_videos_play_what_went_in(page, side, scale, factor):
         assert {"autoplay", "loop", "muted", "playsinline", "controls"} <= player.keys()
         kind, data = player["src"].split(",")
         assert kind == "data:video/mp4;base64"
-        shown = decode_video(base64.b64decode(data))
+        shown = read_video(base64.b64decode(data))
         assert shown.shape == (len(frames), side * factor, side * factor, 3)
         assert (player["width"], player["height"]) == (str(side * factor), str(side * factor))
         middles = shown[:, factor // 2 :: factor, factor // 2 :: factor]

@@ -67,3 +67,8 @@ def test_a_tpu_vm_asks_the_metadata_server(monkeypatch):
         server.shutdown()
     assert len(asked) == 1
     assert distributed.tpu_hosts(environment, has_chips=lambda: True) == 1  # no server answers
+
+
+def test_what_the_first_process_says_arrives_unchanged():
+    value = {"step": 3, "mean": [0.1, 1e-30], "name": "é", "none": None}
+    assert distributed.broadcast_json(value) == value

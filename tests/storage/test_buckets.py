@@ -158,7 +158,7 @@ os.environ["PVDM_BUCKETS"] = here
 run_autoencoder.import_autoencoder(one, config, buckets.local("gs://bucket/run"))
 os.environ["PVDM_BUCKETS"] = there  # a machine that has seen nothing of it
 workdir = buckets.local("gs://bucket/run")
-found = run_autoencoder.load_autoencoder(model, workdir)[1]
+found = run_autoencoder.load_autoencoder(model, workdir)
 assert functional.fingerprint(found) == functional.fingerprint(params[0])
 os.environ["PVDM_BUCKETS"] = f"{there}2"
 import_other = lambda path: run_autoencoder.import_autoencoder(other, config, path)

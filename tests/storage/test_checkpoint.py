@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from disk import file_limit
+from tiny_config import CONFIG
 
-from pvdm_jax.config import ConfigError, OptimizerConfig
+from pvdm_jax.config import ConfigError, OptimizerConfig, config_to_dict
 from pvdm_jax.storage import checkpoint
 from pvdm_jax.storage.checkpoint import Checkpoints, check_settings, read_part
 from pvdm_jax.storage.files import CheckpointError
@@ -175,6 +176,19 @@ def test_settings_that_differ_are_named():
         assert part in text
     assert "mult" not in text and "steps" not in text
     check_settings(saved, current, ["*.steps", "model.*", "*.ema_every", "old"])
+
+
+def test_a_field_that_an_older_version_did_not_store_counts_as_its_default():
+    current = config_to_dict(CONFIG)
+    older = {name: dict(value) if isinstance(value, dict) else value for name, value in current.items()}
+    older["denoiser"].pop("shared_axes")
+    older["train_diffusion"].pop("best_metric")
+    older.pop("latents")
+    check_settings(older, current, ())
+    changed = current | {"denoiser": current["denoiser"] | {"shared_axes": True}}
+    with pytest.raises(ConfigError, match=r"started with: denoiser\.shared_axes is True \(it was False\);"):
+        check_settings(older, changed, ())
+    check_settings(current, current | {"encoded_by": "1"}, ())  # a fact, not a setting: nothing to compare it with
 
 
 def test_every_so_many_steps_one_is_kept_for_good(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from tiny_config import CONFIG, changed
 
 from pvdm_jax.config import (
@@ -21,7 +22,7 @@ from pvdm_jax.data.loader import clip_pairs
 from pvdm_jax.data.samples import PairSpec
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.models import functional
-from pvdm_jax.models.autoencoder import latent_spec, plane_shape
+from pvdm_jax.models.autoencoder import Autoencoder, latent_spec, plane_shape
 from pvdm_jax.models.latent import LatentScale
 from pvdm_jax.models.pixels import to_float
 from pvdm_jax.runtime.sharding import global_batch, make_mesh
@@ -61,17 +62,23 @@ def files(workdir):
     return {path.name: path.read_bytes() for path in (workdir / "latents").iterdir() if path.suffix != ".json"}
 
 
+def trained(config, workdir):
+    """The run's autoencoder as a module."""
+    graphdef, _ = functional.abstract(lambda: Autoencoder(config.autoencoder, rngs=nnx.Rngs(0)))
+    return functional.merge(graphdef, load_autoencoder(config.autoencoder, workdir))
+
+
 def test_shards_know_their_windows_and_what_made_them(cached):
     names = sorted(path.name for path in (cached / "latents").glob("*.array_record"))
     assert names == [
         f"{s}-0000{i}-of-0000{n}.array_record" for s, n in (("holdout", 2), ("train", 3)) for i in range(n)
     ]
-    graphdef, params = load_autoencoder(CONFIG.autoencoder, cached)
+    params = load_autoencoder(CONFIG.autoencoder, cached)
     cache = latents.open_latents(CONFIG, cached, "train")
     assert cache.identity == functional.fingerprint(params) and len(cache) == 10
     source = open_source(CONFIG.data, CONFIG.autoencoder, "train", CONFIG.seed)
     pairs = clip_pairs(source, CONFIG.autoencoder, CONFIG.data, PairSpec(windows=2), CONFIG.seed)
-    model, mirrored = functional.merge(graphdef, params), set()
+    model, mirrored = trained(CONFIG, cached), set()
     for i in range(10):
         window, pair, item = cache.window(i), pairs[i], cache[i]
         assert window["name"] == source[i // 2].name and item["label"] == source[i // 2].label
@@ -121,6 +128,18 @@ def test_stage_two_normalises_by_the_statistics_of_its_segments(cached, tmp_path
     assert diffusion._with_statistics(config, cache, folder) == completed
     folder.config.write_text("{")
     assert diffusion._with_statistics(config, cache, folder) == completed
+
+
+def test_every_process_has_the_statistics_of_the_first(cached, tmp_path, monkeypatch):
+    """Also a host that doesn't see the run's folder: it must neither measure alone nor get other last digits."""
+    config = dataclasses.replace(CONFIG, latents=LatentsConfig(normalize=True))
+    cache = latents.open_latents(config, cached, "train")
+    measured = diffusion._with_statistics(config, cache, StageFolder(tmp_path)).latents
+    first = dataclasses.replace(measured, mean=(0.25,) * len(measured.mean))
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(diffusion, "broadcast_json", lambda value: config_to_dict(first))
+    monkeypatch.setattr(cache, "statistics", None)
+    assert diffusion._with_statistics(config, cache, StageFolder(tmp_path)).latents == first
 
 
 @pytest.mark.parametrize("damage", ["shard missing", "statistics damaged"])
@@ -186,7 +205,7 @@ def test_what_another_autoencoder_began_is_refused(workdir):
     (folder / "encoding.json").write_text(json.dumps({"made_by": {"autoencoder": "0" * 64} | settings}))
     with pytest.raises(ConfigError, match="made by another autoencoder"):
         latents.encode(CONFIG, workdir)
-    identity = functional.fingerprint(load_autoencoder(CONFIG.autoencoder, workdir)[1])
+    identity = functional.fingerprint(load_autoencoder(CONFIG.autoencoder, workdir))
     (folder / "encoding.json").write_text(json.dumps({"made_by": {"autoencoder": identity} | settings}))
     with pytest.raises(ConfigError, match="data.flip is False"):
         latents.encode(changed(data={"flip": False}), workdir)
@@ -237,8 +256,7 @@ def test_windows_of_three_clips_for_a_denoiser_that_takes_the_next_one(workdir):
     assert item["next"].shape == item["clip"].shape and item["has_next"] and item["has_previous"]
     source = open_source(config.data, config.autoencoder, "train", config.seed)
     video = source[1].read(cache.window(3)["start"], 12).reshape(3, 4, 16, 24, 3)
-    graphdef, params = load_autoencoder(config.autoencoder, workdir)
-    expected = functional.merge(graphdef, params).encode(to_float(video))
+    expected = trained(config, workdir).encode(to_float(video))
     found = np.stack([item["previous"], item["clip"], item["next"]])
     np.testing.assert_allclose(found, expected, atol=1e-5)
     with pytest.raises(ConfigError, match="denoiser.next_clip is False"):
@@ -255,8 +273,7 @@ def test_unconditional_clips_are_stored_with_their_windows(workdir, next_clip):
     spec = PairSpec(config.encode.windows, next_clip=next_clip, unconditional=True)
     pair = clip_pairs(source, config.autoencoder, config.data, spec, config.seed)[3]
     clips = pair["video"].reshape(3 + next_clip, 4, 16, 24, 3)
-    graphdef, params = load_autoencoder(config.autoencoder, workdir)
-    expected = functional.merge(graphdef, params).encode(to_float(clips))
+    expected = trained(config, workdir).encode(to_float(clips))
     item, names = cache[3], ["previous", "clip", *(["next"] if next_clip else []), "unconditional"]
     np.testing.assert_allclose(np.stack([item[name] for name in names]), expected, atol=1e-5)
     fly = changed(config, encode={"cache": False})

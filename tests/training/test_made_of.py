@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from tiny_config import CONFIG, changed
 
-from pvdm_jax.config import ConfigError, DataConfig
+from pvdm_jax.config import ConfigError, DataConfig, config_to_dict
 from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.inference.loading import load
 from pvdm_jax.runtime.sharding import make_mesh
 from pvdm_jax.storage.checkpoint import Checkpoints
-from pvdm_jax.storage.run_folder import RunFolder
+from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.run_folder import RunFolder, read_settings
 from pvdm_jax.training import autoencoder, diffusion, latents
 from pvdm_jax.training.encoder import Encoder
 from pvdm_jax.weights.run_autoencoder import load_autoencoder
@@ -72,7 +73,7 @@ def test_stage_two_refuses_latents_of_an_autoencoder_that_was_trained_on(stage_o
     latents.encode(CONFIG, run)
     identity = latents.open_latents(CONFIG, run, "train").identity
     folder = RunFolder(run).autoencoder
-    _, params = load_autoencoder(CONFIG.autoencoder, run)
+    params = load_autoencoder(CONFIG.autoencoder, run)
     with Checkpoints(folder.path, keep=1) as checkpoints:
         checkpoints.save(2, {"ema": jax.tree.map(lambda x: x * 1.01, params)}, {})
     folder.best.unlink()
@@ -98,3 +99,12 @@ def test_latents_of_an_older_version_know_no_dataset(stage_one, tmp_path):
     assert latents.open_latents(CONFIG, run, "train").dataset == ""
     with pytest.raises(ConfigError, match="data.flip is False"):
         latents.open_latents(changed(data={"flip": False}), run, "train")
+
+
+def test_training_is_not_evaluated_on_its_own_videos_but_older_runs_that_were_are_read(tmp_path):
+    config = dataclasses.replace(CONFIG, data=DataConfig(source="tfds", path="none", split="all", eval_split="test"))
+    for start in (autoencoder.train, latents.encode, diffusion.train):
+        with pytest.raises(ConfigError, match="data.eval_split is 'test'; data.split=all trains on its videos"):
+            start(config, tmp_path / "run")
+    write_json(tmp_path / "config.json", config_to_dict(config))
+    assert read_settings(tmp_path / "config.json").config == config

@@ -138,7 +138,7 @@ def test_a_configuration_trains_and_exports(tmp_path):
     )
     state = autoencoder.train(config, tmp_path)
     assert best_step(tmp_path / "autoencoder") == 4
-    _, weights = load_autoencoder(MODEL, tmp_path)
+    weights = load_autoencoder(MODEL, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, weights, jax.device_get(state.ema))
 
 

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from read_frames import read_video
 from support.odd_videos import clock_times, clock_video, encode, remux, with_cover, with_matrix
 
 from pvdm_jax.data.clips import resample
 from pvdm_jax.video.errors import VideoError
-from pvdm_jax.video.read import decode_frames, decode_video, probe_video, read_video, video_frames
+from pvdm_jax.video.read import decode_frames, probe_video, video_frames
 from pvdm_jax.video.timing import frame_timing
 from pvdm_jax.video.write import encode_mp4
 
@@ -25,9 +26,9 @@ def test_a_recording_that_begins_between_key_frames(moving, container, tmp_path)
 
 def test_mpeg_ts_under_another_name(moving):
     data = remux(encode("mp4", "libx264", moving(60), group=20), "mpegts")
-    full = decode_video(data)
+    full = read_video(data)
     for number in (19, 20, 41, 59):
-        np.testing.assert_array_equal(decode_video(data, number, 1, total=60)[0], full[number])
+        np.testing.assert_array_equal(read_video(data, number, 1, total=60)[0], full[number])
 
 
 @pytest.mark.parametrize("failure", ["raises", "yields nothing", "yields another frame"])
@@ -35,7 +36,7 @@ def test_a_seek_that_fails_is_no_failure(moving, monkeypatch, failure):
     from pvdm_jax.video import read
 
     data = encode_mp4(moving(30))
-    full = decode_video(data)
+    full = read_video(data)
 
     def seek(container, stream, start, total):
         if failure == "raises":
@@ -101,7 +102,7 @@ def test_a_cover_is_no_video(moving):
     plain = encode_mp4(moving(6))
     tagged = with_cover(plain, np.zeros((40, 40, 3), np.uint8))
     assert probe_video(tagged) == probe_video(plain)
-    np.testing.assert_array_equal(decode_video(tagged, 2, 3), decode_video(plain, 2, 3))
+    np.testing.assert_array_equal(read_video(tagged, 2, 3), read_video(plain, 2, 3))
 
 
 MATRICES = {
@@ -119,9 +120,9 @@ MATRICES = {
 @pytest.mark.parametrize("matrix", MATRICES)
 def test_the_whole_display_matrix_counts(moving, matrix):
     plain = encode_mp4(moving(2, 32, 64))
-    expected = MATRICES[matrix](decode_video(plain))
+    expected = MATRICES[matrix](read_video(plain))
     data = with_matrix(plain, *matrix)
-    np.testing.assert_array_equal(decode_video(data), expected)
+    np.testing.assert_array_equal(read_video(data), expected)
     info = probe_video(data)
     assert (info.height, info.width) == expected.shape[1:3]
 

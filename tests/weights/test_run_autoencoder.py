@@ -90,7 +90,7 @@ def test_stage_one_is_not_trained_over_it(run):
 def test_another_runs_folder_will_do(stage_one, tmp_path):
     """The best EMA of a run, straight into training from pixels; a run's own autoencoder is never replaced."""
     shutil.copytree(stage_one, tmp_path / "one")
-    expected = run_autoencoder.load_autoencoder(CONFIG.autoencoder, tmp_path / "one")[1]
+    expected = run_autoencoder.load_autoencoder(CONFIG.autoencoder, tmp_path / "one")
     diffusion.train(changed(encode={"cache": False}), tmp_path / "two", autoencoder=tmp_path / "one")
     model = pvdm_jax.load(tmp_path / "two")
     assert functional.fingerprint(model.weights["autoencoder"]) == functional.fingerprint(expected)

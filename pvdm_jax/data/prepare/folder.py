@@ -24,7 +24,7 @@ from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.prepare.shards import OUTCOME, outcome_path
 from pvdm_jax.data.prepare.summary import Summary, skipped_lines, summarize
 from pvdm_jax.data.prepare.workers import plan_shards, write_shards
-from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.files import check_new_folder, write_json
 from pvdm_jax.storage.json_files import read_json, try_read_json
 from pvdm_jax.video.errors import VideoError
 
@@ -53,16 +53,10 @@ def prepare(
     another layout, VideoError if no video is usable.
     """
     output = pathlib.Path(output_dir)
-    check_output(output)
+    check_new_folder(output)
     listing = list_videos(source_dir, layout, split, list_number)
     plan = _plan(source_dir, listing, options)
     return write_dataset(listing, plan, output, options, workers, name=str(source_dir))
-
-
-def check_output(output: pathlib.Path) -> None:
-    """Raises FileExistsError if a dataset can't be written because `output` exists and is not empty."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output}: it exists and isn't empty; choose another output, or remove it first")
 
 
 def write_dataset(

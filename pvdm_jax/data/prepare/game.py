@@ -11,9 +11,10 @@ from pvdm_jax.config import require
 from pvdm_jax.data.folders import DATASET_SPLITS, VideoEntry
 from pvdm_jax.data.layouts import Listing
 from pvdm_jax.data.prepare import vizdoom
-from pvdm_jax.data.prepare.folder import check_output, write_dataset
+from pvdm_jax.data.prepare.folder import write_dataset
 from pvdm_jax.data.prepare.options import GameOptions, PrepareOptions
 from pvdm_jax.data.prepare.summary import Summary
+from pvdm_jax.storage.files import check_new_folder
 
 PREFIX = "vizdoom:"  # of a source
 ALL = "all"  # scenarios
@@ -42,7 +43,7 @@ def prepare_game(
     Resumes after a kill, and raises, as `folder.prepare` does; ConfigError if ViZDoom is not installed or has no such
     scenario.
     """
-    check_output(output)
+    check_new_folder(output)
     scenarios = parse_scenarios(source)
     require(options.storage != "video", "--storage", options.storage, "a game's frames are stored as jpeg or frames")
     if held_out_videos is None:

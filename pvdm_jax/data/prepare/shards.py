@@ -20,11 +20,10 @@ from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.data.folders import VideoEntry, pictures_of
 from pvdm_jax.data.prepare import vizdoom
 from pvdm_jax.data.prepare.options import PrepareOptions
-from pvdm_jax.data.prepare.summary import format_bytes
 from pvdm_jax.data.prepare.walker import ACTIONS
 from pvdm_jax.data.records import PIECE_FRAMES, pack_pictures
 from pvdm_jax.data.tfds_dataset import TFDSDataset
-from pvdm_jax.storage.files import write_json
+from pvdm_jax.storage.files import format_bytes, write_json
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.files import file_problem, shown
 from pvdm_jax.video.images import decode_image, encode_jpeg
@@ -241,13 +240,13 @@ class _Frames:
 def _pictures(video: VideoEntry) -> list[tuple[str, bytes]]:
     """(name, bytes) of each picture of a video."""
     if video.kind == "tfds":
-        return [(video.name, data) for data in _tfds_dataset(video.path).pictures(video.key, video.index)]
+        return [(video.name, data) for data in _tfds_dataset(video.path).frames(video.key, video.index)]
     return [(str(path), path.read_bytes()) for path in pictures_of(video.path)]
 
 
 def _array(video: VideoEntry) -> np.ndarray:
     if video.kind == "tfds":
-        return _tfds_dataset(video.path).array(video.key, video.index)
+        return _tfds_dataset(video.path).frames(video.key, video.index)
     array = _array_of_file(video.path, video.key)
     return array if video.index < 0 else array[video.index]
 

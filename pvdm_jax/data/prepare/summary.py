@@ -8,6 +8,7 @@ from typing import Any
 from pvdm_jax.data.dataset_files import SUMMARY
 from pvdm_jax.data.folders import DATASET_SPLITS
 from pvdm_jax.data.layouts import Listing
+from pvdm_jax.storage.files import format_bytes
 
 SHOWN = 20  # classes and skipped videos that the text names; the summary's file has all
 
@@ -69,12 +70,3 @@ def summarize(
 def skipped_lines(skipped: dict[str, str]) -> list[str]:
     """A line for each of the first skipped videos."""
     return [f"skipped: {name}: {reason}" for name, reason in list(skipped.items())[:SHOWN]]
-
-
-def format_bytes(count: float) -> str:
-    """A number of bytes, in kB, MB or GB."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

@@ -5,8 +5,6 @@ import multiprocessing
 import os
 import pathlib
 import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 
@@ -15,6 +13,7 @@ import tqdm
 from pvdm_jax.data.folders import DATASET_SPLITS, VideoEntry
 from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.prepare.shards import OUTCOME, outcome_path, write_shard
+from pvdm_jax.runtime.worker import end_with_parent
 from pvdm_jax.storage.json_files import try_read_json
 
 # A shard is full at the first of these.
@@ -71,8 +70,7 @@ def _write_in_processes(
 ) -> None:
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", progress.n)
-    arguments = (counter, os.getpid())
-    with futures.ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=arguments) as pool:
+    with futures.ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(counter,)) as pool:
         waiting = {pool.submit(_write_in_worker, shard, classes, options) for shard in shards}
         try:
             while waiting:
@@ -88,16 +86,10 @@ def _write_in_processes(
 _counter = None  # in a worker: the number of videos that all workers have finished
 
 
-def _start_worker(counter, parent: int) -> None:
+def _start_worker(counter) -> None:
     global _counter
     _counter = counter
-
-    def end_with_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)  # the command was killed, so nothing else would end this process
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
 def _write_in_worker(shard: Shard, classes: Sequence[str], options: PrepareOptions) -> None:

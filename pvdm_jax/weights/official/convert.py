@@ -7,6 +7,7 @@ from typing import Any
 
 from pvdm_jax.config import AutoencoderConfig, ConfigError, LatentsConfig, ProcessConfig, SampleConfig, UNetConfig
 from pvdm_jax.models import functional
+from pvdm_jax.storage.files import check_new_folder
 from pvdm_jax.weights import model_folder
 from pvdm_jax.weights.foreign_files import read_weights
 from pvdm_jax.weights.model_card import AUTOENCODER, DENOISER, network_facts
@@ -47,7 +48,7 @@ def convert_files(
     FileExistsError, FileNotFoundError, and ConfigError, naming the file, if it can't be read, would call something, or
     holds weights that don't fit.
     """
-    model_folder.check_new(output)
+    check_new_folder(output)
     networks = {}
     if autoencoder is not None:
         networks[AUTOENCODER] = _read(AUTOENCODER, pathlib.Path(autoencoder), dict(autoencoder_overrides or {}))

@@ -144,21 +144,17 @@ def vector(name: str, path: str, ones: int = 0, layer: int | None = None) -> Wei
     return Weight(name, (path,), split, lambda x: x.reshape((1,) * ones + x.shape), layer)
 
 
-def matrix(name: str, path: str, ones: int = 0, layer: int | None = None) -> Weight:
-    """The kernel of a linear layer, or of a 1 x 1 convolution with `ones` trailing axes of length 1."""
+def linear(name: str, path: str, ones: int = 0, layer: int | None = None) -> list[Weight]:
+    """A linear layer, or a 1 x 1 convolution whose kernel has `ones` trailing axes of length 1, with its bias."""
 
     def split(x):
         return (x.reshape(x.shape[:2]).T,)
 
-    return Weight(name, (path,), split, lambda x: x.T.reshape(x.shape[::-1] + (1,) * ones), layer)
+    def join(x):
+        return x.T.reshape(x.shape[::-1] + (1,) * ones)
 
-
-def linear(name: str, path: str, ones: int = 0, layer: int | None = None) -> list[Weight]:
-    """A linear layer or 1 x 1 convolution, with its bias."""
-    return [
-        matrix(f"{name}.weight", f"{path}/kernel", ones, layer),
-        vector(f"{name}.bias", f"{path}/bias", layer=layer),
-    ]
+    kernel = Weight(f"{name}.weight", (f"{path}/kernel",), split, join, layer)
+    return [kernel, vector(f"{name}.bias", f"{path}/bias", layer=layer)]
 
 
 def norm(name: str, path: str, layer: int | None = None) -> list[Weight]:
@@ -169,12 +165,12 @@ def norm(name: str, path: str, layer: int | None = None) -> list[Weight]:
     ]
 
 
-def convolution(name: str, path: str, bias: bool = True) -> list[Weight]:
-    """A convolution over any number of axes: officially (out, in, *kernel), here (*kernel, in, out)."""
+def convolution(name: str, path: str) -> list[Weight]:
+    """A convolution over any number of axes, with its bias: officially (out, in, *kernel), here (*kernel, in, out)."""
     kernel = Weight(
         f"{name}.weight",
         (f"{path}/kernel",),
         lambda x: (x.transpose(*range(2, x.ndim), 1, 0),),
         lambda x: x.transpose(x.ndim - 1, x.ndim - 2, *range(x.ndim - 2)),
     )
-    return [kernel, vector(f"{name}.bias", f"{path}/bias")] if bias else [kernel]
+    return [kernel, vector(f"{name}.bias", f"{path}/bias")]

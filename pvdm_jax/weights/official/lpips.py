@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from pvdm_jax.losses.lpips import LPIPS, LPIPS_NAME, RANDOM_NAME, SCALE, SHIFT, STAGES
 from pvdm_jax.runtime.keys import make_key
@@ -48,28 +49,21 @@ def lpips_from_torch(state_dict: Mapping[str, Any], *more: Mapping[str, Any], **
     return model
 
 
-def load_lpips(files: Sequence[str | pathlib.Path] = (), dtype: str = "float32") -> LPIPS:
+def load_lpips(files: Sequence[str | pathlib.Path] = ()) -> LPIPS:
     """LPIPS with the weights of `files` (`.npz`, `.safetensors` or PyTorch's), or without files its random stand-in.
 
     The stand-in is a VGG16 with fixed random weights, whose `name` is "random_vgg". Show `name` with all of its
     numbers. Raises FileNotFoundError and ValueErrors as `read_weights` and `lpips_from_torch` do.
     """
     if files:
-        return lpips_from_torch(*(read_weights(path, plain=True).weights for path in files), dtype=dtype)
+        return lpips_from_torch(*(read_weights(path, plain=True).weights for path in files))
     logging.warning(
         "NO LPIPS WEIGHTS WERE GIVEN. The perceptual loss is %s, the distance in a VGG16 of fixed random weights. "
         "It is not LPIPS: don't compare its numbers with published ones, and expect worse reconstructions. LPIPS "
         "takes VGG16's weights of torchvision and the linear layers' of LPIPS (vgg.pth)",
         RANDOM_NAME,
     )
-    return random_lpips(dtype)
-
-
-def random_lpips(dtype: str = "float32") -> LPIPS:
-    """The stand-in that `load_lpips` warns about: a VGG16 with the same random weights every time."""
-    from flax import nnx
-
-    return LPIPS(dtype, rngs=nnx.Rngs(make_key(SEED)))
+    return LPIPS(rngs=nnx.Rngs(make_key(SEED)))
 
 
 def lpips_to_torch(model: LPIPS) -> dict[str, np.ndarray]:

@@ -1,145 +1,23 @@
-"""Evaluations from start to card, and which cards can be compared."""
+"""Evaluations of a model from start to card."""
 
-import copy
 import dataclasses
-import json
 
 import jax
 import numpy as np
 import pytest
+from tiny_protocol import TINY
 
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, MeshConfig, UNetConfig
-from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig
 from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
-from pvdm_jax.evaluation import clip_sets, evaluate, weight_sources
+from pvdm_jax.evaluation import evaluate, weight_sources
 from pvdm_jax.evaluation import real_clips as real_clips_module
-from pvdm_jax.evaluation.card import compare, differences, read_card, to_markdown, write_card
+from pvdm_jax.evaluation.card import differences
 from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model, evaluate_sets
-from pvdm_jax.evaluation.frechet import frechet_distance
 from pvdm_jax.evaluation.generated_clips import GeneratedClips
-from pvdm_jax.evaluation.protocols import load_protocol
 from pvdm_jax.evaluation.reconstruction import psnr
-from pvdm_jax.evaluation.scattering import video_features
 from pvdm_jax.runtime import sharding
-from pvdm_jax.video.read import read_video
 from pvdm_jax.video.write import write_video
-
-TINY = ProtocolConfig(
-    measures=("fvd", "reconstruction", "seams"),
-    features=("scattering",),
-    samples=12,
-    real_samples=12,
-    frames=(8, 16),
-    bootstrap=10,
-    reconstruction_samples=6,
-)
-
-
-@pytest.fixture(scope="module")
-def folders(real_clips, soften, tmp_path_factory):
-    root = tmp_path_factory.mktemp("videos")
-    for i, clip in enumerate(real_clips(12, 32)):
-        write_video(root / "real" / f"{i:02d}.mp4", clip)
-    for i, clip in enumerate(soften(real_clips(12, 32, "holdout"), noise=20)):
-        write_video(root / "fake" / f"{i:02d}.mp4", clip)
-    return root
-
-
-@pytest.fixture(scope="module")
-def card(folders, tmp_path_factory):
-    return evaluate_sets(folders / "real", folders / "fake", TINY, EvaluationPaths(tmp_path_factory.mktemp("cache")), 5)
-
-
-def test_two_folders(folders, card):
-    sets = [np.stack([read_video(path) for path in sorted((folders / name).iterdir())]) for name in ("real", "fake")]
-    for frames in (8, 16):
-        found = card["results"][f"frechet_scattering_{frames}"]
-        if frames == 16:  # of shorter clips, the real windows are random
-            expected = frechet_distance(*(video_features(videos) for videos in sets))
-            assert found["value"] == pytest.approx(expected, rel=1e-3)
-        assert found["low"] <= found["value"] <= found["high"] and found["samples"] == [12, 12]
-        assert [count for count, _ in found["by_count"]] == [2, 3, 6, 12][-len(found["by_count"]) :]
-    assert card["not_measured"].keys() == {"reconstruction", "seams"}
-    protocol = card["protocol"]
-    assert (protocol["height"], protocol["width"], protocol["split"], protocol["steps"]) == (32, 32, "all", -1)
-    assert card["networks"]["frechet_scattering"]["network"] == "scattering"
-    assert card["passes"]["real 16, scattering"]["clips"] == 12 and card["software"]["jax"] == jax.__version__
-    assert card["generated"]["frames_16"]["clips"] == 12
-
-
-def test_every_distance_stands_beside_that_of_other_real_clips(folders, tmp_path):
-    """The distances of two sets of real clips, and of long videos clip by clip, in a folder of 12 videos."""
-    measures = ("fvd", "kernel", "drift", "borders")
-    protocol = dataclasses.replace(TINY, measures=measures, samples=6, real_samples=6, long_samples=4, frames=(8,))
-    protocol = dataclasses.replace(protocol, long_clips=2, clip_frames=8)
-    paths = EvaluationPaths(tmp_path)
-    card = evaluate_sets(folders / "real", folders / "fake", protocol, paths)
-    results = card["results"]
-    for name in ("frechet_scattering_8", "kernel_scattering_8"):
-        assert results[name]["low"] > results[f"real_{name}"]["high"], name  # the noise is seen
-    assert card["real"]["others_8"]["windows_of_shared_videos"] == 0
-    expected = {f"frechet_scattering_8_{name}" for name in ("clip_1", "clip_2", "slope", "astride", "border_excess")}
-    assert expected | {f"real_{name}" for name in expected} <= results.keys()
-    page = to_markdown(card)
-    assert "kernel distance in scattering features, 8 frames | " in page
-    assert "Frechet distance in scattering features, 8 frames (no FVD), change per clip of long videos | " in page
-    unknown = dataclasses.replace(protocol, clip_frames=0)
-    reason = evaluate_sets(folders / "real", folders / "fake", unknown, paths)["not_measured"]["drift"]
-    assert "--set clip_frames=16" in reason
-
-
-def test_order_and_batches_change_nothing(folders, card, tmp_path):
-    for i, path in enumerate(sorted((folders / "fake").iterdir(), reverse=True)):
-        (tmp_path / "renamed").mkdir(exist_ok=True)
-        (tmp_path / "renamed" / f"{i}.mp4").write_bytes(path.read_bytes())
-    again = evaluate_sets(folders / "real", tmp_path / "renamed", TINY, EvaluationPaths(tmp_path / "cache"), 7)
-    for name, entry in card["results"].items():
-        assert again["results"][name]["value"] == pytest.approx(entry["value"], rel=1e-4)
-    assert differences(card, again) == []
-
-
-def test_cards_are_written_and_read(card, tmp_path):
-    write_card(tmp_path, card)
-    assert read_card(tmp_path) == read_card(tmp_path / "card.json") == json.loads(json.dumps(card))
-    page = (tmp_path / "card.md").read_text()
-    assert page == to_markdown(card)
-    for text in ("no FVD", "| protocol.samples | 12 |", "networks.frechet_scattering.network", "it needs a model"):
-        assert text in page
-    (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ConfigError, match="other.json is no card"):
-        read_card(tmp_path / "other.json")
-    with pytest.raises(FileNotFoundError):
-        read_card(tmp_path / "missing.json")
-
-
-def test_cards_with_other_protocols_are_refused(card):
-    other = copy.deepcopy(card)
-    other["protocol"]["steps"] = 50
-    other["networks"]["frechet_scattering"]["sha256"] = "f" * 64
-    other["real"]["frames_16"]["windows"] = "0" * 64
-    other["generated"]["frames_16"]["clips"] = 11
-    # What may differ: which videos were judged, and names.
-    other["generated"]["frames_16"]["sha256"] = "1" * 64
-    other["protocol"]["name"], other["of"]["generated"] = "mine", "others"
-    with pytest.raises(ConfigError) as refusal:
-        compare(card, other)
-    lines = str(refusal.value).splitlines()
-    assert len(lines) == 5 and "  protocol.steps: -1 and 50" in lines
-    assert "  networks.frechet_scattering.sha256: absent and ffffffffffff..." in lines
-    assert any(line.startswith("  real.frames_16.windows: ") for line in lines)
-    assert "  generated.frames_16.clips: 12 and 11" in lines
-
-
-def test_comparable_cards(card):
-    better = copy.deepcopy(card)
-    entry = better["results"]["frechet_scattering_16"]
-    entry.update(value=entry["value"] / 100, low=entry["low"] / 1000 - 1, high=entry["low"] / 100)
-    table = compare(card, better, ("one.json", "two.json"))
-    (line,) = (line for line in table.splitlines() if "16 frames" in line)
-    assert line.endswith("two.json is better")
-    assert "the intervals overlap" in compare(card, card)
-
 
 CONFIG = Config(
     data=DataConfig(synthetic_videos=8, synthetic_frames=20),
@@ -309,61 +187,6 @@ def test_reconstruction_is_of_the_split_that_the_protocol_names(tmp_path):
     assert any(np.min(psnr(source[0].read(0, 8), clip)) == 100 for clip in np.concatenate(seen))
 
 
-def test_changed_protocols():
-    assert load_protocol("paper_ucf101") is PROTOCOLS["paper_ucf101"]
-    changed = load_protocol("paper_sky", ["samples=64", "frames=16", "measures=fvd,seams", "eta=0"], "scattering")
-    assert (changed.name, changed.samples, changed.frames, changed.eta) == ("paper_sky+", 64, (16,), 0.0)
-    assert changed.measures == ("fvd", "seams") and changed.features == ("scattering",)
-    assert load_protocol("quick", ["samples=256"]) == PROTOCOLS["quick"]
-
-
-def test_the_papers_protocols():
-    """2,048 generated against as many real clips, FVD of 16 and 128 frames; Inception score of 10,000 samples."""
-    for name in ("paper_ucf101", "paper_sky"):
-        protocol = PROTOCOLS[name]
-        assert (protocol.samples, protocol.real_samples, protocol.frames) == (2048, 2048, (16, 128))
-        assert "fvd" in protocol.measures and protocol.features == ("i3d_official",)
-    assert "is" in PROTOCOLS["paper_ucf101"].measures and PROTOCOLS["paper_ucf101"].inception_samples == 10_000
-
-
-def test_protocol_files(tmp_path):
-    path = tmp_path / "mine.json"
-    path.write_text('{"samples": 10, "frames": [8]}')
-    assert load_protocol(str(path)) == ProtocolConfig(name="mine", samples=10, frames=(8,))
-    path.write_text('{"sample": 10}')
-    with pytest.raises(ConfigError, match="protocol.sample is 10; there is no such field"):
-        load_protocol(str(path))
-    path.write_text("[1")
-    with pytest.raises(ConfigError, match="mine.json is not JSON"):
-        load_protocol(str(path))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("samples", "write field=value"),
-        ("sample=3", "no such field; a protocol has name, measures, samples"),
-        ("samples=few", "protocol.samples is 'few'; int is needed"),
-        ("frames=16;32", "a list such as 16,128"),
-        ("samples=1", "a covariance needs at least 2"),
-        ("measures=fid", "protocol.measures is 'fid'; choose from fvd"),
-        ("height=64", "set both sides, or neither"),
-        ("ddof=2", "0 or 1"),
-        ("features=i3d,i3d_official", "at most one I3D with trained weights"),
-        ("features=auto,scattering", "auto stands alone"),
-        ("features=c3d", "protocol.features is 'c3d'; choose from auto, i3d"),
-        ("long_clips=1", "a border lies between two clips"),
-        ("samples=2", "the kernel distance needs at least 3"),
-        ("split=val", "choose one of train, holdout, test, all"),
-    ],
-)
-def test_wrong_changes_are_refused(change, message):
-    with pytest.raises(ConfigError, match=message):
-        load_protocol("quick", [change])
-    with pytest.raises(ConfigError, match="choose quick, paper_ucf101"):
-        load_protocol("paper")
-
-
 def test_samples_do_not_depend_on_batches():
     settings = {"sampler": "ddim", "steps": 2, "later_sampler": "", "later_steps": 2, "eta": 1.0, "guidance": 0.0}
     protocol = dataclasses.replace(TINY, **settings)
@@ -432,7 +255,6 @@ def test_a_dataset_is_hashed_once(tmp_path, monkeypatch):
     hashed = []
     for module in (evaluate, real_clips_module):
         monkeypatch.setattr(module, "dataset_identity", lambda data: hashed.append(data) or "0")
-    monkeypatch.setattr(clip_sets, "dataset_identity", lambda data: pytest.fail("it was hashed again"))
     for number in range(3):
         frames = np.random.default_rng(number).integers(0, 255, (20, 24, 24, 3), np.uint8)
         write_video(tmp_path / "videos" / f"{number}.gif", frames, fps=8)

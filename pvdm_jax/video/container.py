@@ -67,6 +67,8 @@ def open_video(source: Source, name: str, strict: bool = False) -> Iterator[tupl
             stream = _video_stream(container)
             if stream is None:
                 raise VideoError(f"{name}: there is no video in it")
+            if stream.codec_context is None:
+                raise VideoError(f"{name}: it can't be decoded (its codec is not known)")
             stream.codec_context.thread_count = 1
             if strict:
                 stream.codec_context.options = STRICT

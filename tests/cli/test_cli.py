@@ -143,6 +143,7 @@ def test_unexpected_errors_keep_their_trace(replace):
         (["demo", "--config.seed=x"], ["seed is 'x'", "integer"]),
         (["demo", "--config=nowhere.py"], ["nowhere.py", "there is no file"]),
         (["demo", "--config.seed", "3"], ["unrecognized", "--config.some.field=value"]),
+        (["demo", "--workdir="], ["--workdir", "the name is empty"]),
         (["demo", "--wrokdir=x"], ["unrecognized", "--wrokdir=x"]),
         (["demo", "--work=x"], ["unrecognized", "--work=x"]),
         (["sample", "--model=run", "--output=out", "--config.seed=3"], ["unrecognized", "--config.seed=3"]),

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_from_dict, config_to_dict
+from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, checks, config_from_dict, config_to_dict
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,9 @@ def test_integers_are_taken_for_floats():
 def test_configs_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().seed = 1
+
+
+def test_a_refusal_shows_the_beginning_of_a_long_value():
+    with pytest.raises(ConfigError) as raised:
+        checks.require(False, "names", ["a"] * 10_000, "name fewer")
+    assert str(raised.value).endswith("... (50,000 characters); name fewer") and len(str(raised.value)) < 400

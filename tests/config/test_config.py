@@ -80,3 +80,9 @@ def test_a_refusal_shows_the_beginning_of_a_long_value():
     with pytest.raises(ConfigError) as raised:
         checks.require(False, "names", ["a"] * 10_000, "name fewer")
     assert str(raised.value).endswith("... (50,000 characters); name fewer") and len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_integers_that_no_float_holds_are_refused(value):
+    with pytest.raises(ConfigError, match="data.fps is .*larger than a float holds"):
+        config_from_dict(Config, {"data": {"fps": value}})

@@ -51,6 +51,11 @@ from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, checks, conf
             {"train_diffusion": {"best_metric": "loss_given_both"}},
             "train_diffusion.best_metric is 'loss_given_both'; it is measured with denoiser.next_clip only",
         ),
+        (
+            {"train_diffusion": {"eval_samples": 2**40}},
+            "train_diffusion.eval_samples is 1099511627776; it can't",
+        ),
+        ({"denoiser": {"attention_resolutions": [4, 0]}}, "denoiser.attention_resolutions is (4, 0); factors of"),
         ({"sample": {"steps": 2000}}, "sample.steps is 2000; at most process.num_steps (1000)"),
         ({"mesh": {"data": -1, "fsdp": -1}}, "only one of mesh.data and mesh.fsdp can be -1"),
     ],

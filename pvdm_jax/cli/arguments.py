@@ -77,6 +77,13 @@ def seed(text: str) -> int:
     return integer(text, 0, MAX_SEED)
 
 
+def path(text: str) -> Path:
+    """The name of a file or folder. An empty one, as of a variable that is not set, would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; write . for the current folder")
+    return Path(text)
+
+
 def number(text: str) -> float:
     """A finite number."""
     try:
@@ -136,13 +143,13 @@ def add_config(command: argparse.ArgumentParser, config: str | None = None, work
     add_settings(command, config)
     default = f" (default: {workdir})" if workdir else ""
     help = f"folder of the run, or gs://BUCKET/PATH; an interrupted run resumes{default}"
-    command.add_argument("--workdir", type=Path, required=workdir is None, default=workdir, help=help)
+    command.add_argument("--workdir", type=path, required=workdir is None, default=workdir, help=help)
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
     """Adds --model, --output and --formats."""
-    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
-    command.add_argument("--output", type=Path, required=True, help="folder for the results, new or empty")
+    command.add_argument("--model", type=path, required=True, help=MODEL_HELP)
+    command.add_argument("--output", type=path, required=True, help="folder for the results, new or empty")
     help = f"formats to write each video in (default: {' '.join(DEFAULT_FORMATS)})"
     command.add_argument(
         "--formats", nargs="+", type=video_format, action=EachOnce, default=DEFAULT_FORMATS, metavar="FORMAT", help=help

@@ -1,9 +1,8 @@
 """Commands that prepare and show data sets."""
 
 import argparse
-from pathlib import Path
 
-from pvdm_jax.cli.arguments import AddCommand, add_settings, frame_rate, load_config, positive, seed
+from pvdm_jax.cli.arguments import AddCommand, add_settings, frame_rate, load_config, path, positive, seed
 from pvdm_jax.config import DataConfig, require
 
 
@@ -83,8 +82,8 @@ def add_commands(add: AddCommand) -> None:
         "folder of videos, a data set that TFDS built (its folder or name), or vizdoom:SCENARIO, vizdoom:all: "
         "walks through a game, rendered (needs the extra pvdm_jax[doom])"
     )
-    command.add_argument("--source", type=Path, required=True, help=help)
-    command.add_argument("--output", type=Path, required=True, help="folder of the data set, new or empty")
+    command.add_argument("--source", type=path, required=True, help=help)
+    command.add_argument("--output", type=path, required=True, help="folder of the data set, new or empty")
     help = "how the folder is laid out: a layout of docs/data.md, or auto to find out (default: auto)"
     command.add_argument("--layout", metavar="NAME", default="auto", help=help)
     help = "which of the folder's videos to take (default: all; they stay apart)"
@@ -120,5 +119,5 @@ def add_commands(add: AddCommand) -> None:
     )
     add_settings(command)
     help = "folder for the videos and index.html, new or empty"
-    command.add_argument("--output", type=Path, required=True, help=help)
+    command.add_argument("--output", type=path, required=True, help=help)
     command.add_argument("--clips", type=positive, default=16, help="number of clips to show (default: 16)")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pvdm_jax
-from pvdm_jax.cli.arguments import MODEL_HELP, AddCommand, load_config, load_model, positive
+from pvdm_jax.cli.arguments import MODEL_HELP, AddCommand, load_config, load_model, path, positive
 from pvdm_jax.config import ConfigError, DataConfig, require
 from pvdm_jax.config.evaluation import FEATURES, PROTOCOLS
 from pvdm_jax.storage.cache import cache_folder
@@ -114,15 +114,15 @@ def add_commands(add: AddCommand) -> None:
         "  pvdm evaluate --model=runs/demo --protocol=quick --output=evaluation\n"
         "  pvdm evaluate --compare one/card.json other/card.json",
     )
-    command.add_argument("--model", type=Path, help=f"{MODEL_HELP}, evaluated against its data or --data")
+    command.add_argument("--model", type=path, help=f"{MODEL_HELP}, evaluated against its data or --data")
     help = "data set of `pvdm prepare` that the model is evaluated against, in place of its own; frames are resized"
-    command.add_argument("--data", type=Path, metavar="DIR", help=help)
+    command.add_argument("--data", type=path, metavar="DIR", help=help)
     help = "configuration whose data the model is evaluated against (default: that of its run)"
     command.add_argument("--config", help=help)
-    command.add_argument("--real", type=Path, help="folder of real videos, or a data set of `pvdm prepare`")
-    command.add_argument("--fake", type=Path, help="folder of generated videos")
+    command.add_argument("--real", type=path, help="folder of real videos, or a data set of `pvdm prepare`")
+    command.add_argument("--fake", type=path, help="folder of generated videos")
     help = "two cards, whose numbers are shown side by side, or what makes them incomparable"
-    command.add_argument("--compare", type=Path, nargs=2, metavar="CARD", help=help)
+    command.add_argument("--compare", type=path, nargs=2, metavar="CARD", help=help)
     help = f"protocol: {', '.join(PROTOCOLS)}, or a .json file with the fields of one (default: quick)"
     command.add_argument("--protocol", default="quick", help=help)
     help = "changed fields of the protocol, such as samples=64 frames=16,32"
@@ -130,11 +130,11 @@ def add_commands(add: AddCommand) -> None:
     help = f"feature spaces of the distances, in place of the protocol's, such as i3d,scattering: {', '.join(FEATURES)}"
     command.add_argument("--features", metavar="NAME[,NAME]", help=help)
     help = "weights of the feature network, if they don't have their usual name"
-    command.add_argument("--features-file", type=Path, metavar="FILE", help=help)
+    command.add_argument("--features-file", type=path, metavar="FILE", help=help)
     help = "folder of the weights (default: $PVDM_WEIGHTS, or ~/.cache/pvdm_jax/weights)"
-    command.add_argument("--weights", type=Path, metavar="DIR", help=help)
+    command.add_argument("--weights", type=path, metavar="DIR", help=help)
     help = "folder for measured features (default: ~/.cache/pvdm_jax/evaluation)"
-    command.add_argument("--cache", type=Path, metavar="DIR", help=help)
+    command.add_argument("--cache", type=path, metavar="DIR", help=help)
     command.add_argument("--batch-size", type=positive, default=16, help="clips evaluated at once (default: 16)")
     help = "folder for the card, new or empty; two folders of videos can also be compared without: the card is printed"
-    command.add_argument("--output", type=Path, help=help)
+    command.add_argument("--output", type=path, help=help)

@@ -2,10 +2,9 @@
 
 import argparse
 import collections
-from pathlib import Path
 from typing import Any
 
-from pvdm_jax.cli.arguments import AddCommand, add_model, frame_rate, load_model, positive, seed
+from pvdm_jax.cli.arguments import AddCommand, add_model, frame_rate, load_model, path, positive, seed
 from pvdm_jax.cli.sampling_arguments import add_sampling, sampling_options
 from pvdm_jax.config import require
 from pvdm_jax.video.defaults import DEFAULT_FPS, MAX_VIDEOS
@@ -144,8 +143,8 @@ def add_commands(add: AddCommand) -> None:
         "pvdm interpolate --model=runs/between --first=a.mp4 --second=b.mp4 --output=between --num-videos=4",
     )
     add_model(command)
-    command.add_argument("--first", type=Path, required=True, help="video file whose last clip comes before")
-    command.add_argument("--second", type=Path, required=True, help="video file whose first clip comes after")
+    command.add_argument("--first", type=path, required=True, help="video file whose last clip comes before")
+    command.add_argument("--second", type=path, required=True, help="video file whose first clip comes after")
     help = "number of clips to make, each with other noise (default: 1)"
     command.add_argument("--num-videos", type=positive, default=1, help=help)
     _add_fps(command)
@@ -165,7 +164,7 @@ def add_commands(add: AddCommand) -> None:
 
 def _add_source(command: argparse.ArgumentParser) -> None:
     help = "video files, and folders of video files"
-    command.add_argument("--source", type=Path, nargs="+", required=True, metavar="PATH", help=help)
+    command.add_argument("--source", type=path, nargs="+", required=True, metavar="PATH", help=help)
     _add_fps(command)
 
 

@@ -15,6 +15,14 @@ from pvdm_jax.runtime.allocator import keep_memory
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.cache import cache_folder
 
+# JAX's settings that would change numbers, or refuse code that is right, whatever the environment says.
+JAX_SETTINGS = {
+    "JAX_ENABLE_X64": "0",  # every number here has at most 32 bits
+    "JAX_THREEFRY_PARTITIONABLE": "1",  # a seed gives the same numbers everywhere
+    "JAX_NUMPY_DTYPE_PROMOTION": "standard",
+    "JAX_NUMPY_RANK_PROMOTION": "allow",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code, see `cli.endings`. SIGTERM raises SystemExit(143)."""
@@ -35,7 +43,7 @@ def _run(argv: Sequence[str] | None) -> None:
     keep_memory()
     # These are read when jax is first imported.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("compiled")))
-    os.environ["JAX_ENABLE_X64"] = "0"  # every number here has at most 32 bits
+    os.environ.update(JAX_SETTINGS)
     _resolve(args)
     args.run(args)
 

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from pathlib import Path
 
 from pvdm_jax.cli.arguments import (
     MODEL_HELP,
@@ -10,6 +9,7 @@ from pvdm_jax.cli.arguments import (
     add_settings,
     load_config,
     load_model,
+    path,
     positive,
     positive_number,
 )
@@ -130,7 +130,7 @@ def add_commands(add: AddCommand) -> None:
     )
     command.add_argument("--steps", type=positive, help=help)
     help = "folder for a profiler trace of one more call of each operation, for XProf, TensorBoard or ui.perfetto.dev"
-    command.add_argument("--trace", type=Path, help=help)
+    command.add_argument("--trace", type=path, help=help)
     instead = command.add_argument_group(
         "other measurements, in place of the models' operations"
     ).add_mutually_exclusive_group()
@@ -143,9 +143,9 @@ def add_commands(add: AddCommand) -> None:
     add_settings(command, required=False)
     help = "with --data: pause for so long in place of each training step (default: real steps of stage 1)"
     command.add_argument("--step-seconds", type=positive_number, help=help)
-    command.add_argument("--model", type=Path, help=f"with --sampling: {MODEL_HELP}")
+    command.add_argument("--model", type=path, help=f"with --sampling: {MODEL_HELP}")
     help = f"folder for benchmark.json, benchmark.txt and the rooflines; for {DATA_FILE} or {SAMPLING_FILE}"
-    command.add_argument("--output", type=Path, help=help)
+    command.add_argument("--output", type=path, help=help)
 
     command = add(
         "plan",
@@ -164,4 +164,4 @@ def add_commands(add: AddCommand) -> None:
     help = "skip the search for the largest batch that fits"
     command.add_argument("--no-search", dest="search", action="store_false", help=help)
     help = "folder for the numbers, as JSON"
-    command.add_argument("--output", type=Path, help=help)
+    command.add_argument("--output", type=path, help=help)

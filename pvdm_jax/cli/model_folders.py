@@ -1,9 +1,8 @@
 """Commands that write model folders: from official weights, and from a run."""
 
 import argparse
-from pathlib import Path
 
-from pvdm_jax.cli.arguments import MODEL_HELP, AddCommand, positive
+from pvdm_jax.cli.arguments import MODEL_HELP, AddCommand, path, positive
 from pvdm_jax.cli.sampling_arguments import add_sampling, sampling_options
 
 AUTOENCODER_FIELDS = ("num_heads", "plane_num_heads")
@@ -72,9 +71,9 @@ def add_commands(add: AddCommand) -> None:
         "pvdm convert --autoencoder=model_last.pth --denoiser=ema_model_850000.pth --output=models/ucf101",
     )
     kinds = ".pth, .pt, .npz or .safetensors with the official names, or a model folder"
-    command.add_argument("--autoencoder", type=Path, metavar="FILE", help=f"weights of the autoencoder: {kinds}")
-    command.add_argument("--denoiser", type=Path, metavar="FILE", help=f"weights of the denoiser: {kinds}")
-    command.add_argument("--output", type=Path, required=True, help="the model folder, new or empty")
+    command.add_argument("--autoencoder", type=path, metavar="FILE", help=f"weights of the autoencoder: {kinds}")
+    command.add_argument("--denoiser", type=path, metavar="FILE", help=f"weights of the denoiser: {kinds}")
+    command.add_argument("--output", type=path, required=True, help="the model folder, new or empty")
     help = "dtype of its weight files; bfloat16 and float16 are half as large and less exact (default: float32)"
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help=help)
     group = command.add_argument_group("what the weights' shapes don't tell", "The defaults are the paper's.")
@@ -92,8 +91,8 @@ def add_commands(add: AddCommand) -> None:
         "write a model folder to share, and a sampler that runs without pvdm_jax",
         "pvdm export --model=runs/demo --output=exported/demo --sampler-program --steps=50",
     )
-    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
-    command.add_argument("--output", type=Path, required=True, help="the model folder, new or empty")
+    command.add_argument("--model", type=path, required=True, help=MODEL_HELP)
+    command.add_argument("--output", type=path, required=True, help="the model folder, new or empty")
     help = "dtype of its weight files: float32, bfloat16 or float16 (default: float32)"
     command.add_argument("--dtype", default="float32", help=help)
     help = "also write sampler.jax, the whole sampler as a portable program (needs the extra pvdm_jax[export])"
@@ -110,7 +109,7 @@ def add_commands(add: AddCommand) -> None:
     group.add_argument("--license", metavar="TEXT", help=help)
     group.add_argument("--made-by", metavar="COMMAND", help="the command that trained the model")
     help = "card.json of `pvdm evaluate`, or its folder: the protocol and numbers are shown"
-    group.add_argument("--evaluation", type=Path, metavar="CARD", help=help)
+    group.add_argument("--evaluation", type=path, metavar="CARD", help=help)
     help = (
         "reconstruct so many held-out clips of the training data and store how well; later commands then warn about "
         "videos that are far from the training data (256 are enough)"

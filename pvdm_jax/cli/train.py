@@ -1,9 +1,8 @@
 """Commands that train: the demo, and the stages one by one."""
 
 import argparse
-from pathlib import Path
 
-from pvdm_jax.cli.arguments import AddCommand, add_config, load_config, load_distributed_config
+from pvdm_jax.cli.arguments import AddCommand, add_config, load_config, load_distributed_config, path
 from pvdm_jax.runtime.allocator import fill_holes_after_compiling
 
 AUTOENCODER_HELP = (
@@ -63,4 +62,4 @@ def add_commands(add: AddCommand) -> None:
         command = add(name, run, help, example)
         add_config(command)
         if name != "train-autoencoder":
-            command.add_argument("--autoencoder", type=Path, metavar="DIR", help=AUTOENCODER_HELP)
+            command.add_argument("--autoencoder", type=path, metavar="DIR", help=AUTOENCODER_HELP)

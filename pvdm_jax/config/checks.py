@@ -6,6 +6,8 @@ from typing import Any
 MAX_SEED = 2**32 - 1
 LARGEST = 2**31 - 1  # of any number of steps, clips, pixels, ...: arrays are indexed with 32 bits
 
+MAX_SHOWN = 300  # characters of a value in a message
+
 
 class ConfigError(ValueError):
     """An invalid setting: the message names the field, its value and what is allowed."""
@@ -14,7 +16,9 @@ class ConfigError(ValueError):
 def require(condition: bool, field: str, value: Any, allowed: str) -> None:
     """Raises ConfigError(`field is value; allowed`) unless `condition` holds."""
     if not condition:
-        raise ConfigError(f"{field} is {value!r}; {allowed}")
+        text = repr(value)
+        shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text):,} characters)"
+        raise ConfigError(f"{field} is {shown}; {allowed}")
 
 
 def check_seed(field: str, value: Any) -> None:

@@ -94,6 +94,8 @@ class UNetConfig(DenoiserConfig):
             self.attention_across,
             "the planes would know nothing of each other; leave it on, or set denoiser.shared_axes",
         )
+        factors, allowed = self.attention_resolutions, "factors of downsampling are needed, such as 4,2,1"
+        require(min(factors, default=1) > 0, "denoiser.attention_resolutions", factors, allowed)
         divisor_name = "num_head_channels" if self.num_head_channels else "num_heads"
         divisor = getattr(self, divisor_name)
         for mult in self.channel_mult:

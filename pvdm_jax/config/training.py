@@ -183,6 +183,7 @@ class DiffusionTrainingConfig(StageConfig):
         require(
             self.eval_samples == 0 or self.eval_samples >= 2, f"{self.section}.eval_samples", self.eval_samples, allowed
         )
+        at_most(self.section, self, MAX_CLIPS, "eval_samples")
         one_of(self.section, self, "recipe", ("default", "official"))
         one_of(self.section, self, "times", ("uniform", "logit_normal"))
         positive(self.section, self, "times_spread")

@@ -20,7 +20,7 @@ import numpy as np
 import tqdm
 
 from pvdm_jax.config import ConfigError
-from pvdm_jax.data.dataset_files import DATASET_INFO, FEATURES
+from pvdm_jax.data.dataset_files import DATASET_INFO, FEATURES, SUMMARY
 from pvdm_jax.data.records import PIECE_FRAMES, damage_named, pack_pictures
 from pvdm_jax.storage.cache import cache_folder
 from pvdm_jax.storage.files import write_json
@@ -36,8 +36,8 @@ def find_tfds_dataset(path: str) -> str | None:
     """The folder of a dataset that TFDS built: `path`, or the dataset of that name in TFDS's folder; None if neither.
 
     A name is NAME, NAME/CONFIG or NAME/CONFIG/VERSION, or ends in :VERSION; by default the highest version is taken.
-    TFDS's folder is TFDS_DATA_DIR, or tensorflow_datasets in the home folder. Raises ConfigError if NAME has several
-    configs.
+    TFDS's folder is TFDS_DATA_DIR, or tensorflow_datasets in the home folder. What `pvdm prepare` wrote into a folder
+    of videos is no such dataset of that folder. Raises ConfigError if NAME has several configs.
     """
     roots = [pathlib.Path(path)]
     if not roots[0].is_absolute():
@@ -47,6 +47,8 @@ def find_tfds_dataset(path: str) -> str | None:
         found = {}
         for pattern in ("", "*", "*/*"):
             for info in sorted(root.glob(f"{pattern}/{FEATURES}" if pattern else FEATURES)):
+                if pattern and (info.parent / SUMMARY).exists():
+                    continue
                 found.setdefault(info.parent if pattern == "" else info.parent.parent, []).append(info.parent)
             if found:
                 break

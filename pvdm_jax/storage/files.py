@@ -1,5 +1,6 @@
 """Files that are complete or absent: written under a temporary name first, so that a kill never leaves half a file."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import socket
 import stat
 import time
+from collections.abc import Iterator
 from typing import IO, Any
 
 MAX_NAME = 255  # bytes of a file's name, on all common file systems
@@ -25,13 +27,28 @@ class NotRegularFileError(OSError):
     """Something other than a regular file, such as a device or a pipe, stands where a file is to be read."""
 
 
+@contextlib.contextmanager
+def failures_named(path: str | pathlib.Path) -> Iterator[None]:
+    """A context in which an OSError that names no file names this one.
+
+    A full disk shows while something is written, and Python's error then has no name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_bytes(path: str | pathlib.Path, data: bytes) -> None:
     """Writes or replaces a file atomically. Creates its folder if necessary."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     try:
-        temporary.write_bytes(data)
+        with failures_named(path):
+            temporary.write_bytes(data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

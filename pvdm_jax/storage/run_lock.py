@@ -34,7 +34,7 @@ from pvdm_jax.storage.run_folder import LOCK, check_folder_name
 
 HEARTBEAT = 15.0  # seconds between two renewals
 STALE = 120.0  # seconds without one, after which a lock of another host is taken over
-FORGOTTEN = 3600.0  # age at which clocks don't matter
+FORGOTTEN = 48 * 3600.0  # age at which clocks don't matter: they may be set for another time zone
 POLL = 2.0  # seconds between two looks at another host's lock
 
 # What a lock holds; another version's may lack some of it.

@@ -26,12 +26,13 @@ class DamageCheck:
         self._decoding = False  # whether there has been a frame: recordings may begin amid a group of pictures
         self._end = 0.0  # seconds, of all packets
 
-    def packet(self, packet: Any) -> None:
-        """Notes how long the file's contents last."""
+    def packet(self, packet: Any) -> Any:
+        """Returns the packet, and notes how long the file's contents last."""
         if packet.size > 0 and packet.pts is not None:
             self._end = max(self._end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.is_corrupt and self._decoding and packet.stream.index == self._stream.index:
             raise VideoError(f"{self._name}: it is damaged or cut off: a part of it is incomplete")
+        return packet
 
     def frame(self, frame: Any, number: int) -> None:
         """Takes the decoder's word for whether a frame is as it was encoded."""

@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import stat
+import unicodedata
 from collections.abc import Iterator
 
 # Of the files that count as videos in a folder: those of the containers in `container.CONTAINERS`.
@@ -33,7 +34,7 @@ def natural_key(name: str) -> list:
 def shown(path: str | os.PathLike) -> str:
     """A path as it can be printed and stored: bytes that are not UTF-8 and line breaks become escapes."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() or c.isspace() and c not in "\t\n\v\f\r" else repr(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else repr(c)[1:-1] for c in text)
 
 
 def is_utf8(name: str) -> bool:

@@ -8,10 +8,11 @@ import math
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from pvdm_jax.video.container import Source, open_video, source_name
+from pvdm_jax.video.container import Source, from_first_key, open_video, source_name
 from pvdm_jax.video.damage import DamageCheck
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.images import decode_image
@@ -43,12 +44,11 @@ def probe_video(source: Source, name: str = "the video") -> VideoInfo:
     exist.
     """
     name = source_name(source, name)
-    with open_video(source, name) as (container, stream):
+    with open_video(source, name, strict=True) as (container, stream):
         check = DamageCheck(source, container, stream, name)
         stamps: list[float | None] = []
         first = None
-        for packet in container.demux():
-            check.packet(packet)
+        for packet in from_first_key(map(check.packet, container.demux()), stream):
             if packet.stream.index != stream.index:  # packet.stream_index is wrong in the last, empty one
                 continue
             for frame in packet.decode():
@@ -105,7 +105,7 @@ def video_frames(source: Source, name: str = "the video") -> Iterator[np.ndarray
     name = source_name(source, name)
     shape = None
     with open_video(source, name) as (container, stream):
-        for frame in container.decode(stream):
+        for frame in _all_frames(container, stream):
             array = frame_array(frame)
             shape = shape or array.shape
             if array.shape != shape:
@@ -154,7 +154,9 @@ def _decode(
     upcoming = iter(numbers)
     wanted = next(upcoming)
     with open_video(source, name) as (container, stream):
-        numbered = enumerate(container.decode(stream)) if total is None else _seek(container, stream, numbers[0], total)
+        numbered = (
+            enumerate(_all_frames(container, stream)) if total is None else _seek(container, stream, numbers[0], total)
+        )
         for number, frame in numbered:
             if number == wanted:
                 array = frame_array(frame)
@@ -163,6 +165,12 @@ def _decode(
                 if wanted is None:
                     break
     return frames
+
+
+def _all_frames(container, stream) -> Iterator[Any]:
+    """Every frame of PyAV's that can be decoded."""
+    for packet in from_first_key(container.demux(stream), stream):
+        yield from packet.decode()
 
 
 def _seek(container, stream, start: int, total: int) -> Iterator[tuple[int, object]]:

@@ -14,7 +14,7 @@ import pathlib
 
 import numpy as np
 
-from pvdm_jax.storage.files import remove, temporary_path
+from pvdm_jax.storage.files import failures_named, remove, temporary_path
 from pvdm_jax.video.defaults import DEFAULT_FPS, FORMATS, MAX_FPS, MIN_FPS
 from pvdm_jax.video.encoders import ENCODERS
 from pvdm_jax.video.errors import VideoError
@@ -104,7 +104,9 @@ class VideoWriter:
         self._unfinished = temporary_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._encoder = ENCODERS[format](self._unfinished, frames=frames, height=height, width=width, fps=fps)
+            with failures_named(path):
+                make = ENCODERS[format]
+                self._encoder = make(self._unfinished, frames=frames, height=height, width=width, fps=fps)
         except BaseException:
             remove(self._unfinished)
             raise
@@ -115,15 +117,17 @@ class VideoWriter:
             needed = f"uint8 (at most {self._missing}, {', '.join(map(str, self._shape))})"
             raise VideoError(f"{self._path}: frames are {frames.dtype} {frames.shape}; {needed} is needed")
         self._missing -= len(frames)
-        for frame in frames:
-            self._encoder.write(frame)
+        with failures_named(self._path):
+            for frame in frames:
+                self._encoder.write(frame)
 
     def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         try:
-            self._encoder.close()
+            with failures_named(self._path):
+                self._encoder.close()
             if kind is None and self._missing > 0:
                 raise VideoError(f"{self._path}: {self._missing} frames were announced and never written")
             if kind is None:

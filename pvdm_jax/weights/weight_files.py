@@ -17,8 +17,9 @@ DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # of the file
 def write_weights(path: pathlib.Path, params: functional.Params, dtype: str) -> dict[str, Any]:
     """Writes one network's weights. Returns what config.json says about the file.
 
-    Raises ConfigError if a weight is not finite in `dtype`.
+    Raises ConfigError if a weight is not finite in `dtype`, OSError if the disk is full.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     with np.errstate(over="ignore"):  # what overflows is refused below
@@ -30,7 +31,10 @@ def write_weights(path: pathlib.Path, params: functional.Params, dtype: str) -> 
         require_finite(array, f"{path.stem} {name}", f"as {dtype}, ")
     path.touch()
     mode = path.stat().st_mode  # as the umask has it; safetensors makes files that only their owner can read
-    save_file(arrays, path, {"format": "pvdm_jax"})
+    try:
+        save_file(arrays, path, {"format": "pvdm_jax"})
+    except SafetensorError as error:
+        raise OSError(f"{path} can't be written: {error}") from error
     path.chmod(mode)
     count = sum(array.size for array in arrays.values())
     return {"sha256": file_hash(path), "parameters": count, "dtype": dtype, "bytes": path.stat().st_size}

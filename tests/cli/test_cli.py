@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -142,6 +144,7 @@ def test_unexpected_errors_keep_their_trace(replace):
         (["demo", "--config.seed=x"], ["seed is 'x'", "integer"]),
         (["demo", "--config=nowhere.py"], ["nowhere.py", "there is no file"]),
         (["demo", "--config.seed", "3"], ["unrecognized", "--config.some.field=value"]),
+        (["demo", "--workdir="], ["--workdir", "the name is empty"]),
         (["demo", "--wrokdir=x"], ["unrecognized", "--wrokdir=x"]),
         (["demo", "--work=x"], ["unrecognized", "--work=x"]),
         (["sample", "--model=run", "--output=out", "--config.seed=3"], ["unrecognized", "--config.seed=3"]),
@@ -187,3 +190,16 @@ def test_compiled_programs_are_kept_unless_the_user_says_where(replace, monkeypa
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     cli.main(["demo"])
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == os.path.join("some-cache", "pvdm_jax", "compiled")
+
+
+def test_the_environment_does_not_change_numbers():
+    """JAX reads its variables when it is first imported, in a process of its own therefore."""
+    program = (
+        "from pvdm_jax.cli import main; main(['models']); import jax; c = jax.config; "
+        "print(c.jax_enable_x64, c.jax_threefry_partitionable, c.jax_numpy_dtype_promotion, c.jax_numpy_rank_promotion)"
+    )
+    changed = {"JAX_ENABLE_X64": "1", "JAX_THREEFRY_PARTITIONABLE": "0"}
+    changed |= {"JAX_NUMPY_DTYPE_PROMOTION": "strict", "JAX_NUMPY_RANK_PROMOTION": "raise"}
+    run = [sys.executable, "-c", program]
+    output = subprocess.run(run, env=os.environ | changed, capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "False True standard allow"

@@ -9,9 +9,11 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from support.disk import file_limit
 from test_generate import Model
 from tiny_model import NAMES, tiny_model
 
+from pvdm_jax.cli import endings
 from pvdm_jax.commands import generate, request_cost
 from pvdm_jax.commands.output_folder import make_new_folder
 from pvdm_jax.config import ConfigError
@@ -19,6 +21,7 @@ from pvdm_jax.models import functional
 from pvdm_jax.storage import files
 from pvdm_jax.storage.files import remove_leftovers, temporary_path, write_bytes
 from pvdm_jax.video import encoders
+from pvdm_jax.video.write import VideoWriter
 from pvdm_jax.weights import model_folder, weight_files
 
 DEAD = subprocess.Popen([sys.executable, "-c", ""])  # a process that has ended
@@ -89,6 +92,20 @@ def test_a_failed_export_leaves_nothing(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(weight_files, "file_hash", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(OSError, match="full"):
         model_folder.write_model(tmp_path / "m", *parts, {}, NAMES)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_named(parts, tmp_path):
+    """The library for weights has an error of its own; Python's error has no name."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+    with file_limit(3000):
+        with pytest.raises(OSError, match="autoencoder.safetensors can't be written: .*File too large"):
+            model_folder.write_model(tmp_path / "m", *parts, {}, NAMES)
+        for name in ("mp4", "gif", "npz", "png"):
+            with pytest.raises(OSError) as raised:
+                with VideoWriter(tmp_path / f"a.{name}", name, frames=8, height=64, width=64, fps=8) as writer:
+                    writer.write(noise)
+            assert f"a.{name}" in endings.describe(raised.value)
     assert not any(tmp_path.iterdir())
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_from_dict, config_to_dict
+from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, checks, config_from_dict, config_to_dict
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,11 @@ from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, config_from_
             {"train_diffusion": {"best_metric": "loss_given_both"}},
             "train_diffusion.best_metric is 'loss_given_both'; it is measured with denoiser.next_clip only",
         ),
+        (
+            {"train_diffusion": {"eval_samples": 2**40}},
+            "train_diffusion.eval_samples is 1099511627776; it can't",
+        ),
+        ({"denoiser": {"attention_resolutions": [4, 0]}}, "denoiser.attention_resolutions is (4, 0); factors of"),
         ({"sample": {"steps": 2000}}, "sample.steps is 2000; at most process.num_steps (1000)"),
         ({"mesh": {"data": -1, "fsdp": -1}}, "only one of mesh.data and mesh.fsdp can be -1"),
     ],
@@ -74,3 +79,15 @@ def test_integers_are_taken_for_floats():
 def test_configs_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().seed = 1
+
+
+def test_a_refusal_shows_the_beginning_of_a_long_value():
+    with pytest.raises(ConfigError) as raised:
+        checks.require(False, "names", ["a"] * 10_000, "name fewer")
+    assert str(raised.value).endswith("... (50,000 characters); name fewer") and len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_integers_that_no_float_holds_are_refused(value):
+    with pytest.raises(ConfigError, match="data.fps is .*larger than a float holds"):
+        config_from_dict(Config, {"data": {"fps": value}})

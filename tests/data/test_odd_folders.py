@@ -7,9 +7,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from support.disk import file_limit
 from support.odd_videos import clock_times, clock_video
 
-from pvdm_jax.config import AutoencoderConfig, DataConfig
+from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig
 from pvdm_jax.data.folders import LayoutError
 from pvdm_jax.data.layouts import list_videos
 from pvdm_jax.data.prepare import shards
@@ -216,3 +217,23 @@ def test_a_damaged_record_is_replaced_and_named(tmp_path):
     assert list(read.broken) == ["2.mp4"] and "2.mp4: its record is damaged" in read.broken["2.mp4"]
     with pytest.raises(VideoError, match="2.mp4"):
         source[2].read(0, 8)
+
+
+def test_a_full_disk_is_an_oserror(tmp_path):
+    """The library that writes the records raises RuntimeError."""
+    write_video(tmp_path / "in" / "a.mp4", np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), np.uint8))
+    with file_limit(20_000), pytest.raises(OSError, match="shard-00000.unfinished can't be written"):
+        prepare(tmp_path / "in", tmp_path / "out", PrepareOptions(), workers=1)
+    assert prepare(tmp_path / "in", tmp_path / "out", PrepareOptions(), workers=1).count == 1
+
+
+def test_a_dataset_within_the_folder_is_not_the_folder(tmp_path):
+    write_video(tmp_path / "a.mp4", moving())
+    prepare(tmp_path, tmp_path / "data", PrepareOptions(), workers=1)
+    assert [video.name for video in list_videos(tmp_path).videos] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("side", ["height", "width"])
+def test_sizes_that_no_memory_holds_are_refused(side):
+    with pytest.raises(ConfigError, match=f"{side} is 60000"):
+        PrepareOptions(storage="jpeg", **({"height": 16, "width": 16} | {side: 60_000}))

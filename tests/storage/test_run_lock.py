@@ -115,9 +115,12 @@ def test_another_process_of_the_same_number_is_not_the_writer(tmp_path):
     assert held(tmp_path)
 
 
-def test_a_writer_on_another_host_that_still_renews_is_respected(tmp_path, fast, capsys):
-    lock_of(tmp_path)
-    beat = threading.Timer(0.2, lambda: lock_of(tmp_path))
+@pytest.mark.parametrize("clock", [0, 7200])  # seconds by which that host's clock is late: another time zone
+def test_a_writer_on_another_host_that_still_renews_is_respected(tmp_path, fast, capsys, monkeypatch, clock):
+    monkeypatch.setattr(run_lock, "HEARTBEAT", 1.0)  # which leaves the beat time on a busy machine
+    monkeypatch.setattr(run_lock, "STALE", 4.0)
+    lock_of(tmp_path, renewed=time.time() - clock)
+    beat = threading.Timer(0.2, lambda: lock_of(tmp_path, renewed=time.time() - clock))
     beat.start()
     with pytest.raises(ConfigError, match="is being written to by process 5 on elsewhere, started then"):
         held(tmp_path)
@@ -125,7 +128,7 @@ def test_a_writer_on_another_host_that_still_renews_is_respected(tmp_path, fast,
     beat.join()
 
 
-@pytest.mark.parametrize("ago, least, most", [(0, 0.7, 3), (5, 0.2, 0.8), (7200, 0, 0.5), (-7200, 0.8, 3)])
+@pytest.mark.parametrize("ago, least, most", [(0, 0.7, 3), (5, 0.2, 0.8), (259_200, 0, 0.5), (-7200, 0.8, 3)])
 def test_a_writer_on_another_host_that_is_gone_is_not_waited_for_long(tmp_path, fast, ago, least, most):
     """Whatever that host's clock says, its lock is watched before it is taken."""
     lock_of(tmp_path, renewed=time.time() - ago)

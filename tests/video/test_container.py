@@ -66,3 +66,10 @@ def test_names_with_colons_are_written(moving, tmp_path, monkeypatch, suffix):
     monkeypatch.chdir(tmp_path)
     write_video(f"2026-11-27T12:30:05/a:b{suffix}", moving(4))
     assert probe_video(f"2026-11-27T12:30:05/a:b{suffix}").frames == 4
+
+
+def test_an_unknown_codec_is_named(moving):
+    data = encode_mp4(moving(4))
+    place = data.index(b"avc1", data.index(b"stsd"))
+    with pytest.raises(VideoError, match="x: it can't be decoded .its codec is not known"):
+        probe_video(data[:place] + b"xyz9" + data[place + 4 :], "x")

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from pvdm_jax.video.errors import VideoError
-from pvdm_jax.video.files import FolderScan, file_problem, video_files
+from pvdm_jax.video.files import FolderScan, file_problem, shown, video_files
 from pvdm_jax.video.read import probe_video
 
 
@@ -111,3 +111,9 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     scan = FolderScan(tmp_path)
     assert [path.name for path in scan.files((".mp4",))] == ["1.mp4"]
     assert scan.skipped_files((".mp4",)) == {"b.c": "its files can't be listed (Permission denied)"}
+
+
+def test_names_are_shown_in_one_line():
+    for mark in "\n\r\t\v\x1c\x85\u2028\u2029":
+        assert len(f"a{mark}b".splitlines()) == 1 + (mark != "\t") and len(shown(f"a{mark}b").splitlines()) == 1
+    assert shown("a b\u00a0é中") == "a b\u00a0é中"

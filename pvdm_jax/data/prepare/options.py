@@ -6,6 +6,7 @@ from pvdm_jax.config import require
 from pvdm_jax.data.clips import METHODS
 
 STORAGES = ("video", "jpeg", "frames")
+MAX_SIDE = 2**14  # pixels; the largest that decoders of videos know
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +18,14 @@ class GameOptions:
     width: int = 64
     seed: int = 0
     hud: bool = False  # show the status bar and the weapon
+
+    def __post_init__(self):
+        _check_sides(self)
+
+
+def _check_sides(options: "GameOptions | PrepareOptions") -> None:
+    for name in ("height", "width"):
+        require(getattr(options, name) <= MAX_SIDE, name, getattr(options, name), f"it can't be larger than {MAX_SIDE}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +45,7 @@ class PrepareOptions:
         require(self.storage in STORAGES, "storage", self.storage, f"choose one of {', '.join(STORAGES)}")
         for name in ("height", "width", "fps"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "it can't be negative")
+        _check_sides(self)
         require((self.height > 0) == (self.width > 0), "height", self.height, "give both height and width, or none")
         allowed = "storage=video keeps videos as they are; with jpeg and frames they can be resized"
         require(self.storage != "video" or not self.height, "height", self.height, allowed)

@@ -4,6 +4,7 @@ This runs in worker processes, each of which writes one shard at a time. A shard
 complete, and its outcome file is written after that: a shard with an outcome is complete and is never written again.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -76,14 +77,11 @@ def write_shard(
     a video are its name, label, fps, frames, height, width, stored (how), records (their number), sha256 (of their
     content) and, if the frame rate varies, times (of the frames, in seconds). `done` is called after each video.
     """
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     spec = features(classes, actions=options.game is not None)
-    unfinished = path.with_suffix(".unfinished")
     facts = []
     skipped = {}
     sizes: list[int] = []  # of the records
-    writer = ArrayRecordWriter(str(unfinished), "group_size:1")
+    writer = _RecordWriter(path)
     for video in videos:
         try:
             loaded = _load(video, options)
@@ -121,7 +119,6 @@ def write_shard(
             facts.append(known | more | ({"times": loaded.times} if loaded.times else {}))
         done()
     writer.close()
-    os.replace(unfinished, path)
     outcome = {"videos": facts, "skipped": skipped, "records": len(sizes), "bytes": sum(sizes)}
     write_json(outcome_path(path), outcome)
 
@@ -137,12 +134,10 @@ def relabel(
     """Copies a shard, of records with `actions` or without; labels, indices into the classes `old`, become indices into
     `new`."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
-    from array_record.python.array_record_module import ArrayRecordWriter
 
     before = features(old, actions)
     after = features(new, actions)
-    unfinished = target.with_suffix(".unfinished")
-    writer = ArrayRecordWriter(str(unfinished), "group_size:1")
+    writer = _RecordWriter(target)
     records = ArrayRecordDataSource(str(path))
     for index in range(len(records)):
         record = before.deserialize_example_np(records[index])
@@ -150,7 +145,36 @@ def relabel(
         record["label"] = new.index(old[label]) if label >= 0 else -1
         writer.write(after.serialize_example(after.encode_example(record)))
     writer.close()
-    os.replace(unfinished, target)
+
+
+class _RecordWriter:
+    """Writes an array_record file, which gets its name once it is complete. Raises OSError, as for a full disk."""
+
+    def __init__(self, path: pathlib.Path):
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        self._path = path
+        self._unfinished = path.with_suffix(".unfinished")
+        with self._failures():
+            self._writer = ArrayRecordWriter(str(self._unfinished), "group_size:1")
+
+    def write(self, record: bytes) -> None:
+        with self._failures():
+            self._writer.write(record)
+
+    def close(self) -> None:
+        """Completes the file."""
+        with self._failures():
+            self._writer.close()
+        os.replace(self._unfinished, self._path)
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # the library has no other kind
+            reason = str(error).partition(";")[0]
+            raise OSError(f"{self._unfinished} can't be written ({reason})") from error
 
 
 @dataclasses.dataclass(frozen=True)

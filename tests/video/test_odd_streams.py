@@ -31,11 +31,11 @@ def test_a_recording_that_begins_between_key_frames(moving, container, tmp_path)
 def test_what_no_decoder_can_know_is_no_frame(moving, container, codec):
     """Of a recording that begins between key frames, MPEG-4's kin would make frames up; the others would fail."""
     data = encode(container, codec, moving(30), b_frames=0, options={"x265-params": "log-level=0"})
-    full = decode_video(data)
+    full = read_video(data)
     begun_late = remux(data, container, drop=lambda number: number < 3)
     assert probe_video(begun_late).frames == 18
-    np.testing.assert_array_equal(decode_video(begun_late), full[12:])
-    np.testing.assert_array_equal(decode_video(begun_late, 13, 1, total=18), full[25:26])
+    np.testing.assert_array_equal(read_video(begun_late), full[12:])
+    np.testing.assert_array_equal(read_video(begun_late, 13, 1, total=18), full[25:26])
 
 
 def test_without_a_key_frame_everything_is_decoded(moving):

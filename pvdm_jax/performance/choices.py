@@ -22,9 +22,13 @@ DEMO_DENOISER = UNetConfig(
     model_channels=64,
     channel_mult=(1, 1),
     num_res_blocks=1,
-    attention_resolutions=(2, 1),
+    attention_resolutions=(),
     num_heads=1,
     position_embedding=True,
+    edge_features=True,
+    attention_across=False,
+    shared_axes=True,
+    axis_mixing=True,
     num_classes=3,
 )
 # The paper's sizes are the defaults of the configuration classes.

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from pvdm_jax.config import ConfigError
-from pvdm_jax.config.loading import load_settings
 from pvdm_jax.performance import runner
 from pvdm_jax.performance.choices import OPERATIONS, SIZES
 from pvdm_jax.performance.flops import traced_flops
@@ -48,12 +47,6 @@ def test_known_totals():
         ("l", "denoiser"): pytest.approx(243, abs=0.5),
         ("s", "denoiser"): pytest.approx(72, abs=0.5),
     }
-
-
-def test_sizes_are_those_of_the_configurations():
-    for name, spec in (("demo", "demo"), ("s", "ucf101:s-official"), ("l", "ucf101:l-official")):
-        config = load_settings(spec)
-        assert SIZES[name] == (config.autoencoder, config.denoiser)
 
 
 def test_flops_of_loops_and_gradients():

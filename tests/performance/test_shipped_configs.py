@@ -1,8 +1,10 @@
-"""The shipped configs against the plans in docs/notes: they fit the devices that their headers name.
+"""The shipped configs against the plans in docs/notes: they fit the devices that their headers name. And against the
+benchmark's sizes, which are copies of them.
 
 A plan takes minutes, so what the compiler said is stored. A config that a row no longer covers must be planned again.
 """
 
+import dataclasses
 import json
 import pathlib
 
@@ -10,6 +12,7 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from pvdm_jax.config.loading import load_settings
+from pvdm_jax.performance.choices import SIZES
 from pvdm_jax.performance.planned_step import STAGES
 from pvdm_jax.runtime.sharding import AXES, check_batch
 
@@ -46,3 +49,11 @@ def test_a_config_fits_what_its_header_names(spec, stage, kind):
         found = [row for row in rows if covers(row, config, stage, devices)]
         assert found, f"stage {stage} of {spec} on {devices} devices has no plan in docs/notes/plans_2026-11.json"
         assert min(row["memory"] for row in found) <= LIMITS[kind]
+
+
+@pytest.mark.parametrize("size, spec", [("demo", "demo"), ("s", "ucf101:s-official"), ("l", "ucf101:l-official")])
+def test_the_benchmark_s_sizes_are_those_of_the_configs(size, spec):
+    """But for what is computed again to save memory, which the benchmark sets itself."""
+    config = load_settings(spec)
+    found = [dataclasses.replace(model, remat="none") for model in (config.autoencoder, config.denoiser)]
+    assert SIZES[size] == tuple(found)

@@ -36,7 +36,7 @@ def failures_named(path: str | pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.errno is not None and error.filename is None:  # without a number its text would not be shown
             error.filename = str(path)
         raise
 

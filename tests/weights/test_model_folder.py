@@ -147,7 +147,7 @@ def test_a_denoiser_alone(params, tmp_path):
 
 def test_nothing_is_written_over(folder, params):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(FileExistsError, match="is not empty; name a new folder"):
         model_folder.write_model(folder, CONFIG, *params, {})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -211,7 +211,7 @@ def test_convert(official_files, params, tmp_path, capsys):
     assert source["weights of the official PyTorch code"] == "ema_model_10.npz" and len(source["SHA-256"]) == 64
     assert "not known" in model.card["training"]["autoencoder"]
     assert cli.main(argv + HEADS) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "is not empty; name a new folder" in capsys.readouterr().err
 
 
 def test_convert_either_alone_and_join(official_files, params, tmp_path, capsys):

@@ -16,8 +16,8 @@ denoiser and the recipe of stage 2 of the official code.
 from ml_collections import ConfigDict
 
 from pvdm_jax.config import require
-from pvdm_jax.config.loading import default_config, use_denoiser
-from pvdm_jax.config.recipes import default_diffusion, short_autoencoder, short_diffusion
+from pvdm_jax.config.loading import default_config
+from pvdm_jax.config.recipes import default_diffusion, short_autoencoder, short_diffusion, small_denoiser
 
 VARIANTS = ("", "dit", "official")
 
@@ -53,7 +53,14 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.encode.windows = 1
 
-    _set_denoiser(config, variant)
+    small_denoiser(config, "dit" if variant == "dit" else "unet")
+    config.denoiser.num_classes = 3
+    if variant == "":
+        # At this size attention adds only time to what the planes tell each other on the axes that they share.
+        config.denoiser.attention_across = False
+        config.denoiser.attention_resolutions = ()
+        config.denoiser.axis_mixing = True
+
     stage = config.train_diffusion
     short_diffusion(stage)
     if variant == "official":
@@ -80,25 +87,3 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sample.later_steps = 3
     config.sample.eta = 0.0
     return config
-
-
-def _set_denoiser(config: ConfigDict, variant: str) -> None:
-    """Each kind has about as many parameters, 1.5 to 2.6 M."""
-    if variant == "dit":
-        use_denoiser(config, "dit")
-        config.denoiser.width = 128
-        config.denoiser.depth = 6
-        config.denoiser.num_heads = 4
-    else:
-        config.denoiser.model_channels = 64
-        config.denoiser.channel_mult = (1, 1)
-        config.denoiser.num_res_blocks = 1
-        config.denoiser.num_heads = 1
-        if variant == "official":
-            config.denoiser.attention_resolutions = (2, 1)
-        else:
-            # At this size attention adds only time to what the planes tell each other on the axes that they share.
-            config.denoiser.attention_across = False
-            config.denoiser.attention_resolutions = ()
-            config.denoiser.axis_mixing = True
-    config.denoiser.num_classes = 3

@@ -18,8 +18,14 @@ data/doom128. Checkpoints are chosen on the split `holdout`; the split `test` is
 from ml_collections import ConfigDict
 
 from pvdm_jax.config import require
-from pvdm_jax.config.loading import default_config, use_denoiser
-from pvdm_jax.config.recipes import default_diffusion, short_autoencoder, short_diffusion, short_schedule
+from pvdm_jax.config.loading import default_config
+from pvdm_jax.config.recipes import (
+    default_diffusion,
+    short_autoencoder,
+    short_diffusion,
+    short_schedule,
+    small_denoiser,
+)
 
 SIDES = ("64", "128")
 KINDS = ("", "official", "dit")  # of the denoiser and its recipe
@@ -60,7 +66,9 @@ def get_config(variant: str = "64") -> ConfigDict:
     stage.checkpoint_every = 1000
 
     config.encode.windows = 8
-    _set_denoiser(config, kind, large)
+    small_denoiser(config, "dit" if kind == "dit" else "unet", large)
+    config.denoiser.latent_channels = 8
+    config.denoiser.num_classes = 6
 
     stage = config.train_diffusion
     stage.steps = 6000
@@ -80,23 +88,6 @@ def get_config(variant: str = "64") -> ConfigDict:
         config.sample.steps = 10
         config.sample.later_steps = 10
     return config
-
-
-def _set_denoiser(config: ConfigDict, kind: str, large: bool) -> None:
-    """The denoiser of each kind; the three have about as many parameters, 1.6 to 1.9 M or 3.6 to 4.2 M."""
-    if kind == "dit":
-        use_denoiser(config, "dit")
-        config.denoiser.width = 192 if large else 128
-        config.denoiser.depth = 6
-        config.denoiser.num_heads = 6 if large else 4
-    else:
-        config.denoiser.model_channels = 96 if large else 64
-        config.denoiser.channel_mult = (1, 1)
-        config.denoiser.num_res_blocks = 1
-        config.denoiser.attention_resolutions = (2, 1)
-        config.denoiser.num_heads = 2 if large else 1
-    config.denoiser.latent_channels = 8
-    config.denoiser.num_classes = 6
 
 
 def _set_official_recipe(config: ConfigDict) -> None:

@@ -12,7 +12,7 @@ The default of data.path is data/videos. With a GPU, raise the sizes: `ucf101.py
 from ml_collections import ConfigDict
 
 from pvdm_jax.config.loading import default_config
-from pvdm_jax.config.recipes import default_diffusion, short_autoencoder, short_diffusion
+from pvdm_jax.config.recipes import default_diffusion, short_autoencoder, short_diffusion, small_denoiser
 
 
 def get_config() -> ConfigDict:
@@ -49,13 +49,8 @@ def get_config() -> ConfigDict:
     # A folder has few videos, so take many windows of each.
     config.encode.windows = 32
 
+    small_denoiser(config)
     config.denoiser.latent_channels = 16
-    config.denoiser.model_channels = 64
-    config.denoiser.channel_mult = (1, 1)
-    config.denoiser.num_res_blocks = 1
-    config.denoiser.attention_resolutions = (2, 1)
-    config.denoiser.num_heads = 1
-
     default_diffusion(config)
     stage = config.train_diffusion
     short_diffusion(stage)

@@ -29,7 +29,6 @@ from pvdm_jax.inference.loading import load
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.storage.run_folder import RunFolder, read_metrics
 from pvdm_jax.training import diffusion, latents
-from pvdm_jax.weights.run_autoencoder import import_autoencoder
 
 RECIPES = {"official": "demo:official", "U-Net": "demo", "transformer": "demo:dit"}
 SHOWN = {
@@ -37,10 +36,10 @@ SHOWN = {
     "shapes_generated": "clips that show whole shapes",
     "next_psnr": "next clip against the true one (dB)",
 }
-BOUNDS = {  # what a good and a bad answer have
-    "frechet_scattering_16": ("reconstruction_frechet_scattering_16", None),
-    "shapes_generated": ("shapes_reconstructed", None),
-    "next_psnr": (None, "repeat_psnr"),
+BOUNDS = {  # reconstructions are dashed, the last frame repeated is dotted
+    "frechet_scattering_16": ("reconstruction_frechet_scattering_16", "--"),
+    "shapes_generated": ("shapes_reconstructed", "--"),
+    "next_psnr": ("repeat_psnr", ":"),
 }
 NUMBERS = "equal_compute.json"
 
@@ -60,27 +59,23 @@ def seconds_per_update(workdir: pathlib.Path) -> float:
     return statistics.median(line["time/step"] for line in lines if "time/step" in line)
 
 
-def prepare(run: pathlib.Path, config: Config, args: argparse.Namespace) -> None:
-    """Gives a run the autoencoder and the latents. Recipes whose latents are the same share them."""
+def train(run: pathlib.Path, config: Config, args: argparse.Namespace) -> None:
+    """Trains stage 2 in a run's folder. Recipes whose latents are the same share them."""
     encoded = args.workdir / ("encoded_anywhere" if config.encode.unconditional_anywhere else "encoded")
     latents.encode(config, encoded, args.autoencoder)
-    import_autoencoder(args.autoencoder, config, run)
     shutil.copytree(RunFolder(encoded).latents, RunFolder(run).latents, dirs_exist_ok=True)
+    diffusion.train(config, run, args.autoencoder)
 
 
-def train(name: str, args: argparse.Namespace) -> list[int]:
-    """Trains a recipe; the updates after which there are checkpoints."""
+def train_recipe(name: str, args: argparse.Namespace) -> list[int]:
+    """Trains a recipe for the time that each gets; the updates after which there are checkpoints."""
     folder = args.workdir / name
-    trial, run, plan = folder / "trial", folder / "run", folder / "plan.json"
+    trial, plan = folder / "trial", folder / "plan.json"
     if not plan.exists():
-        config = settings(name, args.trial, args.trial, args.seed)
-        prepare(trial, config, args)
-        diffusion.train(config, trial)
+        train(trial, settings(name, args.trial, args.trial, args.seed), args)
         write_json(plan, {"every": max(1, int(args.seconds / seconds_per_update(trial) / args.points))})
     every = json.loads(plan.read_text())["every"]
-    config = settings(name, every * args.points, every, args.seed)
-    prepare(run, config, args)
-    diffusion.train(config, run)
+    train(folder / "run", settings(name, every * args.points, every, args.seed), args)
     return [every * (1 + index) for index in range(args.points)]
 
 
@@ -118,10 +113,9 @@ def draw(curves: dict[str, list[dict[str, float]]], path: pathlib.Path) -> None:
         for axis, (name, title) in zip(row, SHOWN.items(), strict=True):
             for recipe, points in curves.items():
                 axis.plot([p[unit] for p in points], [p[name] for p in points], marker="o", label=recipe)
-            for bound, style in zip(BOUNDS[name], ("--", ":"), strict=True):
-                if bound:
-                    last = [points[-1][bound] for points in curves.values()]
-                    axis.axhline(statistics.mean(last), color="grey", linestyle=style, linewidth=1)
+            bound, style = BOUNDS[name]
+            last = [points[-1][bound] for points in curves.values()]
+            axis.axhline(statistics.mean(last), color="grey", linestyle=style, linewidth=1)
             axis.set(title=title, xlabel=label)
     axes[0, 0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +133,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64, help="clips of each kind")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    steps = {name: train(name, args) for name in RECIPES}
+    steps = {name: train_recipe(name, args) for name in RECIPES}
     curves = {}
     for name, after in steps.items():
         run = args.workdir / name / "run"

@@ -53,6 +53,25 @@ def paper_config(name: str, variant: str, context_prob: float) -> ConfigDict:
     return config
 
 
+def small_denoiser(config: ConfigDict, kind: str = "unet", large: bool = False) -> None:
+    """The denoiser of the small configurations, a "unet" or a "dit" of about as many parameters.
+
+    large: some 4 M instead of some 2 M. The kind comes first: it gives the fields that not all kinds have.
+    """
+    use_denoiser(config, kind)
+    denoiser = config.denoiser
+    if kind == "dit":
+        denoiser.width = 192 if large else 128
+        denoiser.depth = 6
+        denoiser.num_heads = 6 if large else 4
+    else:
+        denoiser.model_channels = 96 if large else 64
+        denoiser.channel_mult = (1, 1)
+        denoiser.num_res_blocks = 1
+        denoiser.attention_resolutions = (2, 1)
+        denoiser.num_heads = 2 if large else 1
+
+
 def short_schedule(stage: ConfigDict) -> None:
     """For trainings of minutes to hours: a short warm-up, and a learning rate that has decayed by the last step."""
     stage.optimizer.warmup_steps = 50

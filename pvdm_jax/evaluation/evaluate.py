@@ -41,15 +41,7 @@ from pvdm_jax.inference.sampler import settings_of
 from pvdm_jax.runtime import sharding
 
 # A protocol's fields that say how videos were generated, for videos of which that is not known.
-UNKNOWN_SAMPLING = {
-    "sampler": "",
-    "steps": -1,
-    "later_sampler": "",
-    "later_steps": -1,
-    "eta": -1.0,
-    "guidance": -1.0,
-    "weights": "",
-}
+UNKNOWN_SAMPLING = {name: getattr(ProtocolConfig(), name) for name in SAMPLING_FIELDS} | {"weights": ""}
 # Measures that need generated videos.
 OF_SAMPLES = {"fvd", "kernel", "is", "seams", "shapes"} | LONG_MEASURES
 

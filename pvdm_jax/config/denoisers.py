@@ -22,6 +22,7 @@ class DenoiserConfig:
     previous_clip: bool = True  # takes the previous clip's latents
     next_clip: bool = False  # takes the next clip's too: for clips between two others
     num_classes: int = 0  # 0: no class input
+    expert_from: int = 0  # from this time on, clips with a neighbour have a network of their own; 0: none
     dtype: str = "float32"  # of the computation; parameters are float32
     remat: str = "none"  # what is computed again for the gradient, to save memory: none, dots or blocks
 
@@ -32,13 +33,14 @@ class DenoiserConfig:
 
     def __post_init__(self):
         positive("denoiser", self, "latent_channels")
-        at_least_zero("denoiser", self, "num_classes")
+        at_least_zero("denoiser", self, "num_classes", "expert_from")
         at_most("denoiser", self, MAX_WIDTH, "latent_channels")
         at_most("denoiser", self, 2**20, "num_classes")
         one_of("denoiser", self, "dtype", DTYPES)
         one_of("denoiser", self, "remat", REMAT_POLICIES)
         allowed = "it needs denoiser.previous_clip"
         require(self.previous_clip or not self.next_clip, "denoiser.next_clip", self.next_clip, allowed)
+        require(self.previous_clip or not self.expert_from, "denoiser.expert_from", self.expert_from, allowed)
 
     @property
     def neighbours(self) -> tuple[str, ...]:

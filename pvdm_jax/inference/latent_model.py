@@ -88,24 +88,47 @@ class LatentModel:
 
         return self._in_parts(decode, params, latents, clips_at_once(self.autoencoder))
 
-    def denoise(self, params: functional.Params, x: Tokens, time: jax.Array, condition: Condition) -> Tokens:
-        """The denoiser's answer (b, positions, channels) to noisy latents x at the times (b,)."""
+    def denoise(
+        self,
+        params: functional.Params,
+        x: Tokens,
+        time: jax.Array,
+        condition: Condition,
+        network: str | None = None,
+    ) -> Tokens:
+        """The denoiser's answer (b, positions, channels) to noisy latents x at the times (b,).
+
+        network: which of a denoiser with an expert answers, of `models.experts`; None: that of each sample's time.
+        """
         params = on_mesh.gather(self.mesh, params, denoiser_class(self.denoiser), self.denoiser.remat)
         with on_mesh.running_on(self.mesh):
-            return functional.merge(self._abstract_denoiser[0], params)(x, time, condition)
+            denoiser = functional.merge(self._abstract_denoiser[0], params)
+            return (getattr(denoiser, network) if network else denoiser)(x, time, condition)
 
-    def denoise_in_parts(self, params: functional.Params, x: Tokens, time: jax.Array, condition: Condition) -> Tokens:
+    def denoise_in_parts(
+        self,
+        params: functional.Params,
+        x: Tokens,
+        time: jax.Array,
+        condition: Condition,
+        network: str | None = None,
+    ) -> Tokens:
         """`denoise`, for sampling."""
 
         def denoise(params, inputs):
-            return self.denoise(params, *inputs)
+            return self.denoise(params, *inputs, network)
 
         at_once = max(1, POSITIONS_AT_ONCE // self.spec.positions)
         return self._in_parts(denoise, params, (x, time, condition), at_once)
 
-    def errors(self, params: functional.Params, noisy: NoisyBatch, condition: Condition) -> jax.Array:
-        """Squared errors (b,) of what the denoiser predicts for noisy latents, without the weights of their times."""
-        return squared_error(self.denoise(params, noisy.x, noisy.time, condition), noisy.target)
+    def errors(
+        self, params: functional.Params, noisy: NoisyBatch, condition: Condition, network: str | None = None
+    ) -> jax.Array:
+        """Squared errors (b,) of what the denoiser predicts for noisy latents, without the weights of their times.
+
+        network: as in `denoise`.
+        """
+        return squared_error(self.denoise(params, noisy.x, noisy.time, condition, network), noisy.target)
 
     def absent(self, count: int) -> Condition:
         """The condition of `count` samples that have no neighbouring clip and no class."""

@@ -5,6 +5,7 @@ Every part may be absent: for a whole model (the field is None) or for single sa
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,12 @@ class Condition:
     previous: Neighbour | None = None
     next: Neighbour | None = None
     label: jax.Array | None = None  # (b,) int32 class indices, -1 for none
+
+    @property
+    def sees_neighbour(self) -> jax.Array:
+        """Which samples (b,) have a neighbouring clip; a single False for a model that takes none."""
+        present = [getattr(self, name).present for name in NEIGHBOURS if getattr(self, name) is not None]
+        return functools.reduce(jnp.logical_or, present, jnp.bool_(False))
 
     def keep(self, **masks: jax.Array | bool) -> "Condition":
         """The condition with parts absent where their masks (b,), or a bool for the whole batch, are False.

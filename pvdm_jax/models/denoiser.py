@@ -14,6 +14,7 @@ from flax import nnx
 from pvdm_jax.config import DenoiserConfig, DiTConfig, UNetConfig
 from pvdm_jax.models.condition import Condition
 from pvdm_jax.models.dit import DiT
+from pvdm_jax.models.experts import with_expert
 from pvdm_jax.models.latent import LatentSpec, Tokens
 from pvdm_jax.models.unet import UNet
 
@@ -36,10 +37,14 @@ DENOISERS = {"unet": (UNetConfig, UNet), "dit": (DiTConfig, DiT)}
 
 
 def denoiser_class(config: DenoiserConfig) -> type[nnx.Module]:
-    """The class of a configuration's network. Raises ValueError if the table has no row for its kind."""
+    """The class of a configuration's network, of two where `expert_from` asks for an expert.
+
+    Raises ValueError if the table has no row for its kind.
+    """
     if config.name not in DENOISERS:
         raise ValueError(f"there is no denoiser {config.name!r}; models.denoiser.DENOISERS has {', '.join(DENOISERS)}")
-    return DENOISERS[config.name][1]
+    kind = DENOISERS[config.name][1]
+    return with_expert(kind) if config.expert_from else kind
 
 
 def make_denoiser(config: DenoiserConfig, spec: LatentSpec, *, rngs: nnx.Rngs) -> nnx.Module:

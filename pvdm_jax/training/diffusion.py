@@ -6,6 +6,9 @@ With probability `context_prob` a sample is a clip given the previous one, else 
 window, or with encode.unconditional_anywhere one that begins anywhere in it, as in the official code. The `default`
 recipe decides that for each clip, `official` for the whole batch. A clip without a previous one says so in the data: it
 is never told by black pixels.
+
+A denoiser with an expert (`denoiser.expert_from`) is two networks, which train side by side: one as above, the expert
+on a share of the same windows.
 """
 
 import dataclasses
@@ -30,6 +33,7 @@ from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import latent_spec
 from pvdm_jax.models.condition import Condition, Neighbour
 from pvdm_jax.models.denoiser import denoiser_class
+from pvdm_jax.models.experts import EXPERT, REST
 from pvdm_jax.models.latent import LatentScale, Tokens
 from pvdm_jax.runtime import sharding
 from pvdm_jax.runtime.distributed import broadcast_json
@@ -102,7 +106,8 @@ class DiffusionStage:
     def loss(self, params: functional.Params, batch: LatentBatch, key: jax.Array, coin: jax.Array | None = None):
         """Mean squared error over the batch: a share of it given the clips beside it, the rest without.
 
-        coin: a bool for the whole batch that decides which; None draws one for each clip.
+        coin: a bool for the whole batch that decides which; None draws one for each clip. With an expert, its own
+        error is added; no weight takes part in both.
         """
         context_key, which_key, label_key, noise_key = jax.random.split(key, 4)
         condition = self.condition(batch).keep(
@@ -111,17 +116,43 @@ class DiffusionStage:
         )
         clip = self.unconditional_clip(batch, condition, which_key)
         times = functools.partial(self.times, shown=self.shows_neighbour(batch, condition))
-        errors, weights = self.errors(params, clip, condition, noise_key, times)
+        expert = bool(self.denoiser.expert_from)
+        errors, weights = self.errors(params, clip, condition, noise_key, times, REST if expert else None)
         loss = jnp.mean(weights * errors)
-        return loss, {"loss": loss}
+        if not expert:
+            return loss, {"loss": loss}
+        expert_loss = self.expert_loss(params, batch, jax.random.fold_in(noise_key, 1))
+        return loss + expert_loss, {"loss": loss, "expert_loss": expert_loss}
+
+    def expert_loss(self, params: functional.Params, batch: LatentBatch, key: jax.Array) -> jax.Array:
+        """The expert's mean squared error over the clips with a neighbour in `expert_share` of the batch."""
+        context_key, label_key, noise_key = jax.random.split(key, 3)
+        batch = sharding.some_rows(self.mesh, batch, self.config.expert_share)
+        condition = self.condition(batch).keep(
+            **self.shown_neighbours(batch, context_key, coin=jnp.bool_(True)),
+            label=jax.random.bernoulli(label_key, np.float32(self.config.label_prob), batch.label.shape),
+        )
+        errors, weights = self.errors(params, batch.clip, condition, noise_key, self.expert_times, EXPERT)
+        seen = self.shows_neighbour(batch, condition)
+        return jnp.sum(jnp.where(seen, weights * errors, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
+
+    def expert_times(self, key: jax.Array, count: int, num_steps: int) -> jax.Array:
+        """The times (count,) that the expert answers for, drawn evenly."""
+        return jax.random.randint(key, (count,), self.denoiser.expert_from, num_steps, jnp.int32)
 
     def errors(
-        self, params: functional.Params, clip: Tokens, condition: Condition, key: jax.Array, times: Times
+        self,
+        params: functional.Params,
+        clip: Tokens,
+        condition: Condition,
+        key: jax.Array,
+        times: Times,
+        network: str | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Squared errors (b,) of what is predicted for `clip` (b, positions, channels) at random times, and the weights
-        (b,) of the times drawn."""
+        (b,) of the times drawn. network: as in `LatentModel.denoise`."""
         noisy = draw_noisy_batch(self.process, clip, key, times)
-        return self.model.errors(params, noisy, condition), noisy.weight
+        return self.model.errors(params, noisy, condition, network), noisy.weight
 
     def times(self, key: jax.Array, count: int, num_steps: int, shown: jax.Array) -> jax.Array:
         """The times (count,) to train at. shown: (count,), whether a sample sees a neighbouring clip."""
@@ -164,8 +195,7 @@ class DiffusionStage:
 
     def shows_neighbour(self, batch: LatentBatch, condition: Condition) -> jax.Array:
         """Which samples (b,) see a neighbouring clip."""
-        shown = [getattr(condition, name).present for name in self.denoiser.neighbours]
-        return functools.reduce(jnp.logical_or, shown, jnp.zeros(batch.label.shape, bool))
+        return jnp.broadcast_to(condition.sees_neighbour, batch.label.shape)
 
     def unconditional_clip(self, batch: LatentBatch, condition: Condition, key: jax.Array) -> Tokens:
         """The clips to learn (b, positions, channels): the window's own where a neighbour is shown.
@@ -183,7 +213,7 @@ class DiffusionStage:
         return clip
 
     def _held_out_errors(self, params: functional.Params, batch: LatentBatch) -> dict[str, jax.Array]:
-        """Squared errors (b,) at uniform times, by what the denoiser is shown."""
+        """Squared errors (b,) at uniform times, by what the denoiser is shown; `expert`: of the expert at its own."""
         batch = batch.map_latents(self.scale.normalize)
         key = make_key(0)  # the same noise at every evaluation
         everything = self.condition(batch)
@@ -192,9 +222,13 @@ class DiffusionStage:
             conditions["given_previous"] = everything.without("next")
         if self.denoiser.next_clip:
             conditions["given_both"] = everything
-        return {
+        found = {
             name: self.errors(params, batch.clip, shown, key, uniform_times)[0] for name, shown in conditions.items()
         }
+        if self.denoiser.expert_from:
+            seen = conditions["given_previous"]
+            found["expert"] = self.errors(params, batch.clip, seen, key, self.expert_times, EXPERT)[0]
+        return found
 
     def _sample(self, params: functional.Params, batch: dict[str, jax.Array]) -> jax.Array:
         """One clip for each index, uint8 (b, frames, height, width, 3)."""
@@ -221,6 +255,8 @@ class DiffusionStage:
         known = {"unconditional": np.ones(len(held_out.label), bool), "given_previous": held_out.has_previous}
         if self.denoiser.next_clip:
             known["given_both"] = held_out.has_previous & held_out.has_next
+        if self.denoiser.expert_from:
+            known["expert"] = held_out.has_previous
         values = {f"loss_{kind}": float(np.mean(errors[kind][known[kind]])) for kind in errors if known[kind].any()}
 
         compared = 0 if self.real is None else self.config.eval_samples

@@ -1,4 +1,5 @@
-"""Every denoiser goes through the same functions: a transformer, and one of ten lines from outside of the package."""
+"""Every denoiser goes through the same functions: a transformer, one of ten lines from outside of the package, and two
+of these, one of which is the expert for the last time."""
 
 import dataclasses
 import shutil
@@ -51,11 +52,12 @@ def encoded(stage_one, tmp_path_factory):
     return workdir
 
 
-@pytest.fixture(params=["dit", "mixer"])
+@pytest.fixture(params=["dit", "mixer", "experts"])
 def config(request, monkeypatch):
     monkeypatch.setitem(DENOISERS, "mixer", (MixerConfig, Mixer))
     dit = DiTConfig(width=32, depth=2, num_heads=2, num_classes=3)
-    denoiser = {"dit": dit, "mixer": MixerConfig()}[request.param]
+    experts = MixerConfig(expert_from=CONFIG.process.num_steps - 1)
+    denoiser = {"dit": dit, "mixer": MixerConfig(), "experts": experts}[request.param]
     optimizer = dataclasses.replace(CONFIG.train_diffusion.optimizer, muon_learning_rate=1e-2)
     return dataclasses.replace(changed(train_diffusion={"optimizer": optimizer}), denoiser=denoiser)
 

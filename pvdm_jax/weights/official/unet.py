@@ -27,6 +27,7 @@ OFFICIAL_GRID = PlaneShape(16, 32, 32)  # the only one that the official U-Net k
 # Settings of which the official code knows one value.
 OFFICIAL = {
     "next_clip": False,
+    "expert_from": 0,
     "position_embedding": False,
     "edge_features": False,
     "shared_axes": False,

@@ -172,7 +172,7 @@ class DiffusionTrainingConfig(StageConfig):
     times_spread: float = 1.0  # logit_normal: its deviation
     context_times_shift: float = 0.0  # times_shift of samples that see their previous clip, which decides noisy times
     context_last_time: float = 0.0  # part of them trained at the last time, where the previous clip is all they see
-    expert_share: float = 0.5  # of each batch that also trains the expert, on a denoiser with expert_from
+    expert_every: int = 3  # on a denoiser with expert_from: every such update trains the expert, the others the rest
     eval_samples: int = 0  # clips sampled at every evaluation and compared with as many held-out ones; 0: none
     best_metric: str = ""  # the evaluation's number whose lowest value marks the best checkpoint; "": none
 
@@ -188,7 +188,8 @@ class DiffusionTrainingConfig(StageConfig):
         one_of(self.section, self, "recipe", ("default", "official"))
         one_of(self.section, self, "times", ("uniform", "logit_normal"))
         positive(self.section, self, "times_spread")
-        require(0 < self.expert_share <= 1, f"{self.section}.expert_share", self.expert_share, "above 0 and at most 1")
+        allowed = "at least 2: the expert and the rest take turns"
+        require(self.expert_every >= 2, f"{self.section}.expert_every", self.expert_every, allowed)
         for name in ("times_shift", "context_times_shift"):
             value, allowed = getattr(self, name), "it needs times=logit_normal"
             require(value == 0 or self.times == "logit_normal", f"{self.section}.{name}", value, allowed)

@@ -3,6 +3,7 @@
 Training's evaluation, the loaded model, the exported sampler and the benchmark all go through here.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -57,6 +58,13 @@ class LatentModel:
     def _abstract_denoiser(self) -> tuple[nnx.GraphDef, functional.Params]:
         return functional.abstract(lambda: make_denoiser(self.denoiser, self.spec, rngs=nnx.Rngs(0)))
 
+    @functools.cached_property
+    def one_network(self) -> "LatentModel":
+        """The same with one of the denoiser's networks, where it has two; itself otherwise."""
+        if not self.denoiser.expert_from:
+            return self
+        return LatentModel(self.autoencoder, dataclasses.replace(self.denoiser, expert_from=0), self.mesh)
+
     @property
     def autoencoder_shapes(self) -> functional.Params:
         """The autoencoder's weights as jax.ShapeDtypeStruct."""
@@ -88,47 +96,24 @@ class LatentModel:
 
         return self._in_parts(decode, params, latents, clips_at_once(self.autoencoder))
 
-    def denoise(
-        self,
-        params: functional.Params,
-        x: Tokens,
-        time: jax.Array,
-        condition: Condition,
-        network: str | None = None,
-    ) -> Tokens:
-        """The denoiser's answer (b, positions, channels) to noisy latents x at the times (b,).
-
-        network: which of a denoiser with an expert answers, of `models.experts`; None: that of each sample's time.
-        """
+    def denoise(self, params: functional.Params, x: Tokens, time: jax.Array, condition: Condition) -> Tokens:
+        """The denoiser's answer (b, positions, channels) to noisy latents x at the times (b,)."""
         params = on_mesh.gather(self.mesh, params, denoiser_class(self.denoiser), self.denoiser.remat)
         with on_mesh.running_on(self.mesh):
-            denoiser = functional.merge(self._abstract_denoiser[0], params)
-            return (getattr(denoiser, network) if network else denoiser)(x, time, condition)
+            return functional.merge(self._abstract_denoiser[0], params)(x, time, condition)
 
-    def denoise_in_parts(
-        self,
-        params: functional.Params,
-        x: Tokens,
-        time: jax.Array,
-        condition: Condition,
-        network: str | None = None,
-    ) -> Tokens:
+    def denoise_in_parts(self, params: functional.Params, x: Tokens, time: jax.Array, condition: Condition) -> Tokens:
         """`denoise`, for sampling."""
 
         def denoise(params, inputs):
-            return self.denoise(params, *inputs, network)
+            return self.denoise(params, *inputs)
 
         at_once = max(1, POSITIONS_AT_ONCE // self.spec.positions)
         return self._in_parts(denoise, params, (x, time, condition), at_once)
 
-    def errors(
-        self, params: functional.Params, noisy: NoisyBatch, condition: Condition, network: str | None = None
-    ) -> jax.Array:
-        """Squared errors (b,) of what the denoiser predicts for noisy latents, without the weights of their times.
-
-        network: as in `denoise`.
-        """
-        return squared_error(self.denoise(params, noisy.x, noisy.time, condition, network), noisy.target)
+    def errors(self, params: functional.Params, noisy: NoisyBatch, condition: Condition) -> jax.Array:
+        """Squared errors (b,) of what the denoiser predicts for noisy latents, without the weights of their times."""
+        return squared_error(self.denoise(params, noisy.x, noisy.time, condition), noisy.target)
 
     def absent(self, count: int) -> Condition:
         """The condition of `count` samples that have no neighbouring clip and no class."""

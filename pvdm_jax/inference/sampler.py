@@ -213,9 +213,11 @@ class SamplingProgram:
             ends = (numbers["guidance_from"], numbers["guidance_to"])
             interval = tuple(end * self.process.num_steps - 1 for end in ends)
         sampler, steps, grid = settings.solver(later)
-        # A first clip has no neighbour: a program without the expert takes half of the time to compile.
-        network = REST if self.config.denoiser.expert_from and not later else None
-        denoise = functools.partial(self.model.denoise_in_parts, weights["denoiser"], network=network)
+        model, params = self.model, weights["denoiser"]
+        if self.config.denoiser.expert_from and not later:
+            # A first clip has no neighbour: a program without the expert takes half of the time to compile.
+            model, params = model.one_network, params[REST]
+        denoise = functools.partial(model.denoise_in_parts, params)
         return sample_clip(
             guide(denoise, condition, away, interval=interval),
             self.process,

@@ -49,13 +49,12 @@ class Experts(nnx.Module):
 def with_expert(kind: type[nnx.Module]) -> type[Experts]:
     """The class of two networks of the class `kind`, which names the layers of both as `kind` names those of one."""
 
+    def of_both(paths: Collection[str]) -> tuple[str, ...]:
+        return tuple(f"{network}/{path}" for network in (EXPERT, REST) for path in paths)
+
     class WithExpert(Experts):
         KIND = kind
-        NOT_MATRICES = _of_both(kind.NOT_MATRICES)
-        BLOCKS = _of_both(getattr(kind, "BLOCKS", ()))
+        NOT_MATRICES = of_both(kind.NOT_MATRICES)
+        BLOCKS = of_both(getattr(kind, "BLOCKS", ()))
 
     return WithExpert
-
-
-def _of_both(paths: Collection[str]) -> tuple[str, ...]:
-    return tuple(f"{network}/{path}" for network in (EXPERT, REST) for path in paths)

@@ -30,6 +30,7 @@ DEMO_DENOISER = UNetConfig(
     shared_axes=True,
     axis_mixing=True,
     num_classes=3,
+    expert_from=999,
 )
 # The paper's sizes are the defaults of the configuration classes.
 SIZES = {

@@ -29,7 +29,8 @@ from pvdm_jax.models.condition import Condition
 from pvdm_jax.performance.choices import SIZES
 from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.training.autoencoder import AutoencoderStage
-from pvdm_jax.training.diffusion import DiffusionStage
+from pvdm_jax.training.diffusion import DENOISER, DiffusionStage
+from pvdm_jax.training.phases import RECONSTRUCTION
 
 
 @dataclasses.dataclass
@@ -97,8 +98,8 @@ class Operations:
     def _decode(self) -> Operation:
         return Operation(jax.jit(self.model.decode), (self.model.autoencoder_shapes, self._latents()))
 
-    def _train(self, stage: Any, batch: Any) -> Operation:
-        (step,) = stage.steps.values()
+    def _train(self, stage: Any, name: str, batch: Any) -> Operation:
+        step = stage.steps[name]
         state = jax.eval_shape(stage.init, make_key(0))
         program = jax.jit(lambda state, batch: step(state, batch, make_key(0), stage.constants), donate_argnums=0)
         return Operation(program, (state, batch), carries_state=True)
@@ -107,7 +108,7 @@ class Operations:
         settings = AutoencoderTrainingConfig(optimizer=OptimizerConfig())
         no_clips = {"video": np.zeros((0, *self.video_shape), np.uint8)}
         stage = AutoencoderStage(self.autoencoder, settings, no_clips, self.mesh)
-        return self._train(stage, {"video": jnp.asarray(self._video())})
+        return self._train(stage, RECONSTRUCTION, {"video": jnp.asarray(self._video())})
 
     def _denoiser(self) -> Operation:
         times = jnp.full(self.batch, 500)
@@ -116,7 +117,8 @@ class Operations:
 
     def _denoiser_train(self) -> Operation:
         config = Config(autoencoder=self.autoencoder, denoiser=self.denoiser)
-        return self._train(DiffusionStage(config, self.mesh), filled(LatentBatch.abstract(config, self.batch)))
+        batch = filled(LatentBatch.abstract(config, self.batch))
+        return self._train(DiffusionStage(config, self.mesh), DENOISER, batch)
 
     def _sample(self) -> Operation:
         sample = SampleConfig(sampler="ddim", steps=self.steps, eta=1.0, plane_order="keep")

@@ -5,7 +5,6 @@ each device keeps a slice of every large array, and XLA gathers it where a layer
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -160,18 +159,6 @@ def global_batch(mesh: Mesh, local: Any) -> Any:
     """A global array over all devices, made of each process's share: numpy arrays (local batch, ...)."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local)
-
-
-def some_rows(mesh: Mesh, tree: Any, share: float) -> Any:
-    """A share of the rows of arrays (b, ...), inside jit: evenly spaced ones, split over the devices like a batch.
-
-    Their number is rounded up to a multiple of the number of devices.
-    """
-    total = len(jax.tree.leaves(tree)[0])
-    count = min(total, round_up(mesh, math.ceil(share * total)))
-    rows = np.arange(count) * total // count
-    split = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x[rows], split), tree)
 
 
 def map_batches(mesh: Mesh, function: Callable[[Any], Any], items: Any, batch_size: int) -> Any:

@@ -7,8 +7,8 @@ window, or with encode.unconditional_anywhere one that begins anywhere in it, as
 recipe decides that for each clip, `official` for the whole batch. A clip without a previous one says so in the data: it
 is never told by black pixels.
 
-A denoiser with an expert (`denoiser.expert_from`) is two networks, which train side by side: one as above, the expert
-on a share of the same windows.
+A denoiser with an expert (`denoiser.expert_from`) is two networks, which take turns: every `expert_every`-th update
+trains the expert on clips that have a neighbour, at its own times; the others train the rest as above.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from pvdm_jax.config import Config, ConfigError, LatentsConfig, config_from_dict, config_to_dict, require
+from pvdm_jax.config import Config, config_to_dict, require
 from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.diffusion.predictions import draw_noisy_batch
 from pvdm_jax.diffusion.process import Process
@@ -30,27 +30,33 @@ from pvdm_jax.inference import on_mesh
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.inference.sampler import SampleBatch, SamplingProgram, split_settings
 from pvdm_jax.models import functional
-from pvdm_jax.models.autoencoder import latent_spec
 from pvdm_jax.models.condition import Condition, Neighbour
 from pvdm_jax.models.denoiser import denoiser_class
 from pvdm_jax.models.experts import EXPERT, REST
 from pvdm_jax.models.latent import LatentScale, Tokens
 from pvdm_jax.runtime import sharding
-from pvdm_jax.runtime.distributed import broadcast_json
 from pvdm_jax.runtime.keys import make_key
-from pvdm_jax.storage import buckets
-from pvdm_jax.storage.run_folder import CONFIG, DATASET, ENCODED_BY, RunFolder, StageFolder, read_settings
+from pvdm_jax.storage.run_folder import DATASET, ENCODED_BY, RunFolder
 from pvdm_jax.storage.run_lock import single_writer
-from pvdm_jax.training.latent_files import LatentCache
-from pvdm_jax.training.latents import PixelLatents, training_latents
-from pvdm_jax.training.optimizer import TrainState, accumulate_gradients, init_state, make_optimizer, update
+from pvdm_jax.training.latent_statistics import with_statistics
+from pvdm_jax.training.latents import training_latents
+from pvdm_jax.training.optimizer import (
+    LossFn,
+    NetworkState,
+    TrainState,
+    accumulate_gradients,
+    init_state,
+    make_optimizer,
+    network_of,
+    update,
+    with_network,
+)
 from pvdm_jax.training.policy import BestByMetric
 from pvdm_jax.weights.run_autoencoder import import_autoencoder, load_autoencoder
 
 # Parts of the configuration that this stage's numbers don't depend on: the latents' identity is checked by the cache.
 UNRELATED = ("train_autoencoder.*",)
-DENOISER = "denoiser"  # the name of the stage's step
-SMALLEST_STD = 1e-3  # of a channel that is normalised; an unused one may have 0
+DENOISER = "denoiser"  # the name of the stage's step; the expert's is EXPERT
 PICTURED = 4  # clips sampled at each evaluation, rounded up to the number of devices
 
 
@@ -77,9 +83,15 @@ class DiffusionStage:
         self.model = LatentModel(config.autoencoder, config.denoiser, mesh)
         self.process = Process(config.process)
         self.scale = LatentScale.of(self.model.spec, config.latents)
-        excluded = denoiser_class(config.denoiser).NOT_MATRICES
-        self.optimizer = make_optimizer(self.config.optimizer, self.config.steps, excluded)
+        self.networks = {EXPERT, REST} if config.denoiser.expert_from else set()  # none: the denoiser is one
+        self.trained = self.model.one_network
+        excluded, steps = denoiser_class(self.trained.denoiser).NOT_MATRICES, self.config.steps
+        experts = steps // self.config.expert_every if self.networks else 0
+        self.optimizer = make_optimizer(self.config.optimizer, steps - experts, excluded)
         self.steps = {DENOISER: self.step}
+        if self.networks:
+            self.expert_optimizer = make_optimizer(self.config.optimizer, max(1, experts), excluded)
+            self.steps[EXPERT] = self.expert_step
         # What the evaluation takes. It samples as users of the trained model will.
         self.decoder, self.held_out, self.real = decoder, held_out, real
         program = SamplingProgram(config, self.model)
@@ -90,24 +102,51 @@ class DiffusionStage:
 
     def init(self, key: jax.Array) -> TrainState:
         """The state before training."""
-        return init_state(self.model.init_denoiser(key), self.optimizer)
+        params = self.model.init_denoiser(key)
+        if not self.networks:
+            return init_state(params, self.optimizer)
+        alone = {
+            REST: init_state(params[REST], self.optimizer),
+            EXPERT: init_state(params[EXPERT], self.expert_optimizer),
+        }
+        opt_state = {name: state.opt_state for name, state in alone.items()}
+        ema = {name: state.ema for name, state in alone.items()}
+        return dataclasses.replace(alone[REST], network=NetworkState(params, opt_state), ema=ema)
+
+    def step_name(self, step: int) -> str:
+        """Which of `steps` makes update number `step`, counted from 1."""
+        return EXPERT if self.networks and step % self.config.expert_every == 0 else DENOISER
 
     def step(self, state: TrainState, batch: LatentBatch, key: jax.Array, constants: Any):
-        """One update."""
+        """One update of the denoiser; with an expert, of its other network."""
         coin = None
         if self.config.recipe == "official":
             coin = jax.random.bernoulli(jax.random.fold_in(key, 1), np.float32(self.config.context_prob))
-        batch = batch.map_latents(self.scale.normalize)
         loss = functools.partial(self.loss, coin=coin)
+        if not self.networks:
+            return self._update(state, batch, key, loss, self.optimizer)
+        updates = state.step - state.step // self.config.expert_every
+        network = network_of(state, REST, updates)
+        changed, metrics = self._update(network, batch, key, loss, self.optimizer)
+        return with_network(state, REST, changed), metrics
+
+    def expert_step(self, state: TrainState, batch: LatentBatch, key: jax.Array, constants: Any):
+        """One update of the expert."""
+        network = network_of(state, EXPERT, state.step // self.config.expert_every)
+        changed, metrics = self._update(network, batch, key, self.expert_loss, self.expert_optimizer)
+        return with_network(state, EXPERT, changed), metrics
+
+    def _update(self, state: TrainState, batch: LatentBatch, key: jax.Array, loss: LossFn, optimizer: Any):
+        """One update of a single network."""
+        batch = batch.map_latents(self.scale.normalize)
         params = on_mesh.gather_once(self.mesh, state.params, self.denoiser.remat, self.config.accumulate)
         grads, metrics = accumulate_gradients(loss, params, batch, key, self.config.accumulate)
-        return update(state, grads, self.optimizer, self.config.ema_decay, self.config.ema_every), metrics
+        return update(state, grads, optimizer, self.config.ema_decay, self.config.ema_every), metrics
 
     def loss(self, params: functional.Params, batch: LatentBatch, key: jax.Array, coin: jax.Array | None = None):
         """Mean squared error over the batch: a share of it given the clips beside it, the rest without.
 
-        coin: a bool for the whole batch that decides which; None draws one for each clip. With an expert, its own
-        error is added; no weight takes part in both.
+        coin: a bool for the whole batch that decides which; None draws one for each clip.
         """
         context_key, which_key, label_key, noise_key = jax.random.split(key, 4)
         condition = self.condition(batch).keep(
@@ -116,25 +155,21 @@ class DiffusionStage:
         )
         clip = self.unconditional_clip(batch, condition, which_key)
         times = functools.partial(self.times, shown=self.shows_neighbour(batch, condition))
-        expert = bool(self.denoiser.expert_from)
-        errors, weights = self.errors(params, clip, condition, noise_key, times, REST if expert else None)
+        errors, weights = self.errors(params, clip, condition, noise_key, times)
         loss = jnp.mean(weights * errors)
-        if not expert:
-            return loss, {"loss": loss}
-        expert_loss = self.expert_loss(params, batch, jax.random.fold_in(noise_key, 1))
-        return loss + expert_loss, {"loss": loss, "expert_loss": expert_loss}
+        return loss, {"loss": loss}
 
-    def expert_loss(self, params: functional.Params, batch: LatentBatch, key: jax.Array) -> jax.Array:
-        """The expert's mean squared error over the clips with a neighbour in `expert_share` of the batch."""
+    def expert_loss(self, params: functional.Params, batch: LatentBatch, key: jax.Array):
+        """The expert's mean squared error over the clips of the batch that have a neighbour, which it is shown."""
         context_key, label_key, noise_key = jax.random.split(key, 3)
-        batch = sharding.some_rows(self.mesh, batch, self.config.expert_share)
         condition = self.condition(batch).keep(
             **self.shown_neighbours(batch, context_key, coin=jnp.bool_(True)),
             label=jax.random.bernoulli(label_key, np.float32(self.config.label_prob), batch.label.shape),
         )
-        errors, weights = self.errors(params, batch.clip, condition, noise_key, self.expert_times, EXPERT)
+        errors, weights = self.errors(params, batch.clip, condition, noise_key, self.expert_times)
         seen = self.shows_neighbour(batch, condition)
-        return jnp.sum(jnp.where(seen, weights * errors, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
+        loss = jnp.sum(jnp.where(seen, weights * errors, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
+        return loss, {"expert_loss": loss}
 
     def expert_times(self, key: jax.Array, count: int, num_steps: int) -> jax.Array:
         """The times (count,) that the expert answers for, drawn evenly."""
@@ -147,12 +182,11 @@ class DiffusionStage:
         condition: Condition,
         key: jax.Array,
         times: Times,
-        network: str | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Squared errors (b,) of what is predicted for `clip` (b, positions, channels) at random times, and the weights
-        (b,) of the times drawn. network: as in `LatentModel.denoise`."""
+        """Squared errors (b,) of what one network predicts for `clip` (b, positions, channels) at random times, and the
+        weights (b,) of the times drawn."""
         noisy = draw_noisy_batch(self.process, clip, key, times)
-        return self.model.errors(params, noisy, condition, network), noisy.weight
+        return self.trained.errors(params, noisy, condition), noisy.weight
 
     def times(self, key: jax.Array, count: int, num_steps: int, shown: jax.Array) -> jax.Array:
         """The times (count,) to train at. shown: (count,), whether a sample sees a neighbouring clip."""
@@ -222,12 +256,11 @@ class DiffusionStage:
             conditions["given_previous"] = everything.without("next")
         if self.denoiser.next_clip:
             conditions["given_both"] = everything
-        found = {
-            name: self.errors(params, batch.clip, shown, key, uniform_times)[0] for name, shown in conditions.items()
-        }
-        if self.denoiser.expert_from:
+        noisy = draw_noisy_batch(self.process, batch.clip, key, uniform_times)
+        found = {name: self.model.errors(params, noisy, shown) for name, shown in conditions.items()}
+        if self.networks:
             seen = conditions["given_previous"]
-            found["expert"] = self.errors(params, batch.clip, seen, key, self.expert_times, EXPERT)[0]
+            found["expert"] = self.errors(params[EXPERT], batch.clip, seen, key, self.expert_times)[0]
         return found
 
     def _sample(self, params: functional.Params, batch: dict[str, jax.Array]) -> jax.Array:
@@ -255,7 +288,7 @@ class DiffusionStage:
         known = {"unconditional": np.ones(len(held_out.label), bool), "given_previous": held_out.has_previous}
         if self.denoiser.next_clip:
             known["given_both"] = held_out.has_previous & held_out.has_next
-        if self.denoiser.expert_from:
+        if self.networks:
             known["expert"] = held_out.has_previous
         values = {f"loss_{kind}": float(np.mean(errors[kind][known[kind]])) for kind in errors if known[kind].any()}
 
@@ -290,7 +323,7 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     if autoencoder is not None:
         import_autoencoder(autoencoder, config, workdir)
     latents, held_out = training_latents(config, workdir, mesh)
-    config = _with_statistics(config, latents, RunFolder(workdir).diffusion)
+    config = with_statistics(config, latents, RunFolder(workdir).diffusion)
     classes, asked = len(latents.class_names), config.denoiser.num_classes
     allowed = f"the data has {classes} classes: set it to that, or to 0 to train without classes"
     require(asked in (0, classes), "denoiser.num_classes", asked, allowed)
@@ -308,7 +341,7 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
     made_of = {ENCODED_BY: latents.identity, DATASET: latents.dataset, "class_names": list(latents.class_names)}
     return run(
         stage,
-        BestByMetric(DENOISER, stage_config.best_metric),
+        BestByMetric(stage.step_name, stage_config.best_metric),
         batches,
         directory=RunFolder(workdir).diffusion.path,
         config=stage_config,
@@ -317,39 +350,6 @@ def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathli
         seed=config.seed,
         unrelated=UNRELATED,
     )
-
-
-def _with_statistics(config: Config, latents: LatentCache | PixelLatents, folder: StageFolder) -> Config:
-    """The configuration with the statistics of the training latents, where it normalises them and names none itself.
-
-    A run that has begun in `folder` keeps its own, which other devices might measure with other last digits. All
-    processes have those of the first one, whether or not they share its folder.
-    """
-    if not config.latents.normalize or config.latents.mean:
-        return config
-    kept = _begun_statistics(folder, latents.identity) if jax.process_index() == 0 else None
-    found = broadcast_json(kept) or broadcast_json(_measured_statistics(config, latents))
-    return dataclasses.replace(config, latents=config_from_dict(LatentsConfig, found, "latents."))
-
-
-def _begun_statistics(folder: StageFolder, autoencoder: str) -> dict[str, Any] | None:
-    """The settings "latents" of the run in `folder`; None unless it has begun with latents of that autoencoder."""
-    buckets.fetch(folder.path, CONFIG)
-    try:
-        begun = read_settings(folder.config) if folder.has_begun else None
-    except ConfigError:  # the loop rewrites a damaged one
-        return None
-    known = begun and begun.config.latents.mean and begun.encoded_by == autoencoder
-    return config_to_dict(begun.config.latents) if known else None
-
-
-def _measured_statistics(config: Config, latents: LatentCache | PixelLatents) -> dict[str, Any]:
-    """The same of the latents themselves."""
-    statistics = latents.statistics(config)
-    segments = [statistics[part.name] for part in latent_spec(config.autoencoder).parts]
-    mean = [value for segment in segments for value in segment["mean"]]
-    std = [max(value, SMALLEST_STD) for segment in segments for value in segment["std"]]
-    return {"normalize": True, "mean": mean, "std": std}
 
 
 def _held_out_videos(config: Config) -> np.ndarray | None:

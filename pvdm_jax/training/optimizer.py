@@ -133,6 +133,27 @@ def update(
     return advance(state, finite, ema_decay, ema_every, network=network)
 
 
+def network_of(state: TrainState, name: str, updates: jax.Array) -> TrainState:
+    """The state of one of several networks that take turns, to be updated like one that is alone.
+
+    The parameters, the optimizer's state and the EMA of all of them are dicts with the networks' names. updates: how
+    many this one has had, a scalar.
+    """
+    network = NetworkState(state.params[name], state.opt_state[name])
+    return dataclasses.replace(state, step=updates, network=network, ema=state.ema[name])
+
+
+def with_network(state: TrainState, name: str, changed: TrainState) -> TrainState:
+    """The state of all of these networks, one update later, with the one that has changed."""
+    params, opt_state = state.params | {name: changed.params}, state.opt_state | {name: changed.opt_state}
+    return TrainState(
+        step=state.step + 1,
+        skipped=changed.skipped,
+        network=NetworkState(params, opt_state),
+        ema=state.ema | {name: changed.ema},
+    )
+
+
 def is_finite(grads: Any) -> jax.Array:
     """Whether a tree's norm is finite: one too large for float32 would spoil the moments for good."""
     return jnp.isfinite(global_norm(grads))

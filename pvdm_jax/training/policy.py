@@ -1,6 +1,6 @@
 """What a run decides by its evaluations: which step comes next, which checkpoint is the best, when the run ends.
 
-The loop asks a policy. One is here, `BestByMetric`, for a stage with a single step; the other, stage 1's
+The loop asks a policy. One is here, `BestByMetric`, for a stage whose steps are known beforehand; the other, stage 1's
 `AdversarialSchedule`, is in `training.phases`. A decision is a function of the record so far and of an evaluation's
 numbers, so a run that is killed and resumed decides the same. The loop keeps the record with each checkpoint and, after
 each decision, in best.json.
@@ -83,12 +83,14 @@ class Policy(Protocol):
 
 
 class BestByMetric:
-    """The policy of a stage with one step: the best checkpoint is that of the lowest value of `metric`.
+    """The policy of a stage whose steps don't depend on its evaluations: the best checkpoint is that of the lowest
+    value of `metric`.
 
-    step: the step's name. metric: a number of the evaluation; "" compares none, and there is no best checkpoint.
+    step: the step's name, or a function that gives it for each update, counted from 1. metric: a number of the
+    evaluation; "" compares none, and there is no best checkpoint.
     """
 
-    def __init__(self, step: str, metric: str = ""):
+    def __init__(self, step: str | Callable[[int], str], metric: str = ""):
         self.step, self.metric, self.record = step, metric, PhaseRecord(metric=metric)
 
     def resume(self, record: PhaseRecord) -> None:
@@ -96,7 +98,7 @@ class BestByMetric:
         self.record = record if record.metric == self.metric else PhaseRecord(judged=record.judged, metric=self.metric)
 
     def step_name(self, step: int) -> str:
-        return self.step
+        return self.step if isinstance(self.step, str) else self.step(step)
 
     def last_step(self, steps: int) -> int:
         return steps

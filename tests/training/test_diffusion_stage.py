@@ -119,8 +119,7 @@ def test_alone_the_clip_at_a_random_place_is_learnt():
 def test_the_network_sees_what_is_given_and_zeros_for_the_rest(monkeypatch, next_clip):
     model, seen = stage(context_prob=0.5, next_clip=next_clip), {}
 
-    def errors(params, clip, condition, key, times, network):
-        assert network is None
+    def errors(params, clip, condition, key, times):
         neighbours = [condition.previous, condition.next] if next_clip else [condition.previous]
         context = np.stack([neighbour.visible()[:, 0, 0] for neighbour in neighbours], axis=1)
         seen.update(clip=np.asarray(clip)[:, 0, 0], context=context)

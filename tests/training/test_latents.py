@@ -28,7 +28,7 @@ from pvdm_jax.models.pixels import to_float
 from pvdm_jax.runtime.sharding import global_batch, make_mesh
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.storage.run_folder import StageFolder
-from pvdm_jax.training import diffusion, latents
+from pvdm_jax.training import diffusion, latent_statistics, latents
 from pvdm_jax.weights.run_autoencoder import load_autoencoder
 
 
@@ -110,36 +110,36 @@ def test_stage_two_normalises_by_the_statistics_of_its_segments(cached, tmp_path
     config = dataclasses.replace(CONFIG, latents=LatentsConfig(normalize=True))
     cache = latents.open_latents(config, cached, "train")
     folder = StageFolder(tmp_path)
-    completed = diffusion._with_statistics(config, cache, folder)
+    completed = latent_statistics.with_statistics(config, cache, folder)
     scale = LatentScale.of(latent_spec(config.autoencoder), completed.latents)
     clips = np.stack([scale.normalize(cache[i]["clip"]) for i in range(len(cache))]).astype(np.float64)
     for part in latent_spec(config.autoencoder).parts:
         np.testing.assert_allclose(clips[:, part.slice].mean(axis=(0, 1)), 0, atol=1e-4)
         np.testing.assert_allclose(clips[:, part.slice].std(axis=(0, 1)), 1, atol=1e-4)
-    assert diffusion._with_statistics(CONFIG, cache, folder) is CONFIG
-    assert diffusion._with_statistics(completed, cache, folder) is completed
+    assert latent_statistics.with_statistics(CONFIG, cache, folder) is CONFIG
+    assert latent_statistics.with_statistics(completed, cache, folder) is completed
     # A run that has begun keeps its own; a damaged file of settings is no obstacle.
     other = dataclasses.replace(completed.latents, mean=(0.25,) * len(completed.latents.mean))
     settings = config_to_dict(dataclasses.replace(config, latents=other))
     write_json(folder.config, settings | {"encoded_by": cache.identity})
-    assert diffusion._with_statistics(config, cache, folder).latents == other
+    assert latent_statistics.with_statistics(config, cache, folder).latents == other
     # Not those of another autoencoder.
     write_json(folder.config, settings | {"encoded_by": "0" * 64})
-    assert diffusion._with_statistics(config, cache, folder) == completed
+    assert latent_statistics.with_statistics(config, cache, folder) == completed
     folder.config.write_text("{")
-    assert diffusion._with_statistics(config, cache, folder) == completed
+    assert latent_statistics.with_statistics(config, cache, folder) == completed
 
 
 def test_every_process_has_the_statistics_of_the_first(cached, tmp_path, monkeypatch):
     """Also a host that doesn't see the run's folder: it must neither measure alone nor get other last digits."""
     config = dataclasses.replace(CONFIG, latents=LatentsConfig(normalize=True))
     cache = latents.open_latents(config, cached, "train")
-    measured = diffusion._with_statistics(config, cache, StageFolder(tmp_path)).latents
+    measured = latent_statistics.with_statistics(config, cache, StageFolder(tmp_path)).latents
     first = dataclasses.replace(measured, mean=(0.25,) * len(measured.mean))
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    monkeypatch.setattr(diffusion, "broadcast_json", lambda value: config_to_dict(first))
+    monkeypatch.setattr(latent_statistics, "broadcast_json", lambda value: config_to_dict(first))
     monkeypatch.setattr(cache, "statistics", None)
-    assert diffusion._with_statistics(config, cache, StageFolder(tmp_path)).latents == first
+    assert latent_statistics.with_statistics(config, cache, StageFolder(tmp_path)).latents == first
 
 
 @pytest.mark.parametrize("damage", ["shard missing", "statistics damaged"])

@@ -1,4 +1,4 @@
-"""A denoiser with an expert: which of its networks answers, and that each learns from its own clips alone."""
+"""A denoiser with an expert: which of its networks answers, and that each learns by itself, as if it were alone."""
 
 import dataclasses
 
@@ -19,6 +19,7 @@ from pvdm_jax.models.experts import EXPERT, REST
 from pvdm_jax.models.triplane import PlaneShape
 from pvdm_jax.runtime.sharding import make_mesh
 from pvdm_jax.training.diffusion import DiffusionStage
+from pvdm_jax.training.optimizer import init_state
 
 SPEC = PlaneShape(4, 2, 6).latent_spec(4)
 LAST = CONFIG.process.num_steps - 1
@@ -28,9 +29,15 @@ UNET = UNetConfig(model_channels=32, channel_mult=(1,), num_res_blocks=1, attent
 @pytest.fixture(scope="module")
 def stage():
     denoiser = dataclasses.replace(CONFIG.denoiser, expert_from=LAST)
-    training = dataclasses.replace(CONFIG.train_diffusion, context_last_time=0.0, expert_share=0.5)
+    training = dataclasses.replace(CONFIG.train_diffusion, steps=3, expert_every=3)
     config = dataclasses.replace(CONFIG, denoiser=denoiser, train_diffusion=training)
     return DiffusionStage(config, make_mesh(MeshConfig(), jax.devices()[:1]))
+
+
+def same(tree, wanted):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-6), tree, wanted
+    )
 
 
 def windows(count, has_previous):
@@ -66,24 +73,44 @@ def test_layers_of_both_networks_are_named():
         assert name in layers[network]
 
 
-def test_no_weight_learns_from_both_losses(stage):
-    """The rest learns what it would learn alone, the expert from clips with a previous one."""
-    params = stage.init(jax.random.key(0)).params
-    alone = DiffusionStage(
-        dataclasses.replace(CONFIG, train_diffusion=stage.config, denoiser=CONFIG.denoiser), stage.mesh
-    )
-    key, batch = jax.random.key(5), windows(4, True)
-    grads, metrics = jax.jit(jax.grad(stage.loss, has_aux=True))(params, batch, key)
-    wanted, known = jax.jit(jax.grad(alone.loss, has_aux=True))(params[REST], batch, key)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-5), grads[REST], wanted)
-    assert float(metrics["loss"]) == pytest.approx(float(known["loss"]), rel=1e-5) and metrics["expert_loss"] > 0.1
-    assert any(np.any(leaf) for leaf in jax.tree.leaves(grads[EXPERT]))
+def test_the_networks_take_turns(stage):
+    """An update changes one of them, and the rest learns what it would learn alone, by its own number of updates."""
+    training = dataclasses.replace(stage.config, steps=2)  # the rest of these three updates
+    config = dataclasses.replace(CONFIG, train_diffusion=training)
+    alone, key, batch = DiffusionStage(config, stage.mesh), jax.random.key(5), windows(4, True)
+    steps = {name: jax.jit(step) for name, step in stage.steps.items()}
+    alone_step = jax.jit(alone.step)
+
+    state = stage.init(jax.random.key(0))
+    assert [stage.step_name(number) for number in (1, 2, 3, 4, 6)] == [
+        *("denoiser", "denoiser", "expert", "denoiser", "expert")
+    ]
+    wanted = init_state(state.params[REST], alone.optimizer)
+    first = state
+    for number in (1, 2, 3):
+        before = state
+        state, metrics = steps[stage.step_name(number)](state, batch, jax.random.fold_in(key, number), {})
+        untouched = REST if number == 3 else EXPERT
+        same(state.params[untouched], before.params[untouched])
+        same(state.ema[untouched], before.ema[untouched])
+        assert set(metrics) == ({"expert_loss"} if number == 3 else {"loss"})
+        if number < 3:
+            wanted, _ = alone_step(wanted, batch, jax.random.fold_in(key, number), {})
+    assert int(state.step) == 3 and int(state.skipped) == 0
+    same(state.params[REST], wanted.params)
+    same(state.ema[REST], wanted.ema)
+    for part in (EXPERT, REST):
+        changes = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params[part], first.params[part])
+        assert max(jax.tree.leaves(changes)) > 0
 
 
 def test_without_previous_clips_the_expert_has_nothing_to_learn(stage):
-    params = stage.init(jax.random.key(0)).params
-    loss, grads = jax.jit(jax.value_and_grad(stage.expert_loss))(params, windows(4, False), jax.random.key(5))
+    params = stage.init(jax.random.key(0)).params[EXPERT]
+    gradient = jax.jit(jax.value_and_grad(stage.expert_loss, has_aux=True))
+    (loss, _), grads = gradient(params, windows(4, False), jax.random.key(5))
     assert float(loss) == 0 and not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
+    (loss, _), grads = gradient(params, windows(4, True), jax.random.key(5))
+    assert float(loss) > 0.1 and any(np.any(leaf) for leaf in jax.tree.leaves(grads))
 
 
 @pytest.mark.parametrize(

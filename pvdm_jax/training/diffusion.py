@@ -257,7 +257,9 @@ class DiffusionStage:
         if self.denoiser.next_clip:
             conditions["given_both"] = everything
         noisy = draw_noisy_batch(self.process, batch.clip, key, uniform_times)
-        found = {name: self.model.errors(params, noisy, shown) for name, shown in conditions.items()}
+        alone = params[REST] if self.networks else params
+        found = {"unconditional": self.trained.errors(alone, noisy, conditions.pop("unconditional"))}
+        found |= {name: self.model.errors(params, noisy, shown) for name, shown in conditions.items()}
         if self.networks:
             seen = conditions["given_previous"]
             found["expert"] = self.errors(params[EXPERT], batch.clip, seen, key, self.expert_times)[0]

@@ -4,9 +4,9 @@
                                            [--jobs N] [--seconds 10] [--gigabytes 4]
 
 Not a unit test: pytest doesn't collect it; the ordinary suite reads the same files within its own process. Every case
-is a process of its own, in a folder of its own, forked from one that has imported the package already. A case fails if the
-process prints a traceback, dies of a signal, computes for more than --seconds or holds more than --gigabytes, opens an
-internet socket, or writes anything outside of its output. What it does else is up to it: refuse, or work. Prints a
+is a process of its own, in a folder of its own, forked from one that has imported the package already. A case fails if
+the process prints a traceback, dies of a signal, computes for more than --seconds or holds more than --gigabytes, opens
+an internet socket, or writes anything outside of its output. What it does else is up to it: refuse, or work. Prints a
 table of what happened and every failure, and writes results.json into the folder; ends with 1 if there was a failure.
 """
 

@@ -1,16 +1,33 @@
 """Checks of settings. Each raises a ConfigError that names the field, its value and what is allowed."""
 
 import numbers
+import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 MAX_SEED = 2**32 - 1
 LARGEST = 2**31 - 1  # of any number of steps, clips, pixels, ...: arrays are indexed with 32 bits
 
 MAX_SHOWN = 300  # characters of a value in a message
+MAX_LISTED = 5  # problems in a message
 
 
 class ConfigError(ValueError):
     """An invalid setting: the message names the field, its value and what is allowed."""
+
+
+def one_line(text: str) -> str:
+    """Text as a terminal or a log shows it on one line: line breaks and whatever else isn't printable become escapes.
+
+    Every refusal goes through it once, in `cli.endings`: names of files may hold any characters.
+    """
+    return text if text.isprintable() else "".join(c if _is_visible(c) else repr(c)[1:-1] for c in text)
+
+
+def listed(problems: Sequence[str]) -> str:
+    """The first MAX_LISTED of several problems, and how many more there are, for a message of one line."""
+    more = len(problems) - MAX_LISTED
+    return "; ".join(problems[:MAX_LISTED]) + (f"; and {more:,} more" if more > 0 else "")
 
 
 def require(condition: bool, field: str, value: Any, allowed: str) -> None:
@@ -64,6 +81,10 @@ def one_of(section: str, config: Any, name: str, allowed: tuple[str, ...]) -> No
     """Requires that the field is one of the allowed values."""
     value = getattr(config, name)
     require(value in allowed, f"{section}.{name}", value, f"choose one of {', '.join(allowed)}")
+
+
+def _is_visible(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def _is_integer(value: Any) -> bool:

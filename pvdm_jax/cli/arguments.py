@@ -9,8 +9,9 @@ from typing import Any
 import pvdm_jax
 from pvdm_jax.config import Config
 from pvdm_jax.config.checks import LARGEST, MAX_SEED
+from pvdm_jax.config.data import MAX_FPS, MIN_FPS
 from pvdm_jax.runtime.allocator import fill_holes_after_compiling
-from pvdm_jax.video.defaults import DEFAULT_FORMATS, FORMATS, MAX_FPS, MIN_FPS
+from pvdm_jax.video.defaults import DEFAULT_FORMATS, FORMATS
 
 MODEL_HELP = "folder of a trained run, a model folder, or the name of a packaged model (`pvdm models` lists them)"
 AddCommand = Callable[..., argparse.ArgumentParser]

@@ -12,8 +12,9 @@ import numpy as np
 
 from pvdm_jax.config import Config
 from pvdm_jax.config.checks import one_line
+from pvdm_jax.config.data import MAX_FPS, MIN_FPS
 from pvdm_jax.data.clips import center_crop_resize, clip_span, resample
-from pvdm_jax.video.defaults import DEFAULT_FPS, MAX_FPS, MIN_FPS
+from pvdm_jax.video.defaults import DEFAULT_FPS
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.files import VIDEO_SUFFIXES, shown, video_files
 from pvdm_jax.video.read import decode_frames, probe_video

@@ -1,5 +1,6 @@
 """Checks of settings. Each raises a ConfigError that names the field, its value and what is allowed."""
 
+import dataclasses
 import numbers
 import unicodedata
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from typing import Any
 MAX_SEED = 2**32 - 1
 LARGEST = 2**31 - 1  # of any number of steps, clips, pixels, ...: arrays are indexed with 32 bits
 
+SMALLEST = 1e-30  # of any number but 0: 32 bits hold smaller ones badly, or as 0
+HIGHEST_DECAY = 0.999999  # of averages: 32 bits hardly tell larger ones from 1, and 1 - 1 is divided by
 MAX_SHOWN = 300  # characters of a value in a message
 MAX_LISTED = 5  # problems in a message
 
@@ -44,6 +47,21 @@ def check_seed(field: str, value: Any) -> None:
     require(_is_integer(value) and 0 <= value <= MAX_SEED, field, value, allowed)
 
 
+def check_number(field: str, value: float) -> None:
+    """Raises ConfigError unless 32 bits hold `value`, and what is made of it by a few products, as a finite number."""
+    allowed = f"a finite number is needed here: 0, or of a size from {SMALLEST:g} to {LARGEST}"
+    require(value == 0 or SMALLEST <= abs(value) <= LARGEST, field, value, allowed)
+
+
+def check_numbers(section: str, config: Any) -> None:
+    """Checks every field of a dataclass that is a float, or a tuple of them, by `check_number`."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.type in (float, tuple[float, ...]):
+            for number in value if isinstance(value, tuple) else (value,):
+                check_number(f"{section}.{field.name}", number)
+
+
 def positive(section: str, config: Any, *names: str) -> None:
     """Requires that the named fields of `config` are positive and at most LARGEST.
 
@@ -61,6 +79,18 @@ def at_least_zero(section: str, config: Any, *names: str) -> None:
         value = getattr(config, name)
         require(value >= 0, f"{section}.{name}", value, "it can't be negative")
     at_most(section, config, LARGEST, *names)
+
+
+def within(section: str, config: Any, lowest: float, highest: float, *names: str) -> None:
+    """Requires that the named fields lie between two numbers."""
+    for name in names:
+        value = getattr(config, name)
+        require(lowest <= value <= highest, f"{section}.{name}", value, f"it lies between {lowest} and {highest}")
+
+
+def decay(section: str, config: Any, *names: str) -> None:
+    """Requires that the named fields, decays of moving averages, lie between 0 and HIGHEST_DECAY."""
+    within(section, config, 0, HIGHEST_DECAY, *names)
 
 
 def at_most(section: str, config: Any, limit: int, *names: str) -> None:

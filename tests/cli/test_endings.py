@@ -171,7 +171,7 @@ SAMPLE = ["sample", "--model=m", "--output=o"]
         ([*SAMPLE, "--formats", "npz", "npz"], "--formats: npz is named twice"),
         ([*SAMPLE, "--formats", "avi"], "--formats: 'avi' is none of mp4, gif, png, npz"),
         ([*SAMPLE, "--steps=4/"], "--steps"),
-        (["sample", "--model=m", "--output=gs://x/y"], "--output is 'gs://x/y'"),
+        (["sample", "--model=m", "--output=gs://bucket/y"], "--output is 'gs://bucket/y'"),
         (["demo", "--config.seed=-1"], "seed is -1"),
         (["demo", f"--config.seed={2**32}"], "seed is 4294967296"),
         (["demo", "--config.autoencoder.channels=1000000000"], "autoencoder.channels is 1000000000"),

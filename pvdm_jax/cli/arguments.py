@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pvdm_jax
-from pvdm_jax.config import Config
+from pvdm_jax.config import Config, ConfigError
 from pvdm_jax.config.checks import LARGEST, MAX_SEED
+from pvdm_jax.config.data import MAX_FPS, MIN_FPS
 from pvdm_jax.runtime.allocator import fill_holes_after_compiling
-from pvdm_jax.video.defaults import DEFAULT_FORMATS, FORMATS, MAX_FPS, MIN_FPS
+from pvdm_jax.storage import buckets
+from pvdm_jax.video.defaults import DEFAULT_FORMATS, FORMATS
 
 MODEL_HELP = "folder of a trained run, a model folder, or the name of a packaged model (`pvdm models` lists them)"
 AddCommand = Callable[..., argparse.ArgumentParser]
@@ -81,6 +83,10 @@ def path(text: str) -> Path:
     """The name of a file or folder. An empty one, as of a variable that is not set, would mean the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("the name is empty; write . for the current folder")
+    try:
+        buckets.check_spelling(text)  # before Path drops a slash
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return Path(text)
 
 

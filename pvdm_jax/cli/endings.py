@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from pvdm_jax.config import ConfigError
+from pvdm_jax.config.checks import one_line
 from pvdm_jax.storage.files import NotRegularFileError
 from pvdm_jax.video.errors import VideoError
 
@@ -72,7 +73,7 @@ def run_to_end(command: Callable[[], None]) -> int:
 
 
 def describe(error: BaseException) -> str:
-    """What went wrong, in one line where another library's words are used."""
+    """What went wrong, in one line if no name of a file has a line break."""
     if isinstance(error, MemoryError):
         text = " ".join(str(error).split())[:MAX_LINE]
         return f"there is too little memory{f' ({text})' if text else ''}; ask for less at once, or for smaller videos"
@@ -93,7 +94,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _end(text: str, code: int) -> int:
     with contextlib.suppress(OSError):
-        print(f"pvdm: {text.encode(errors='backslashreplace').decode()}", file=sys.stderr, flush=True)
+        print(f"pvdm: {one_line(text)}", file=sys.stderr, flush=True)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         return code

@@ -5,12 +5,14 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import pvdm_jax
 from pvdm_jax.cli import data, evaluate, generate, measure, model_folders, train
 from pvdm_jax.cli.arguments import command_adder
 from pvdm_jax.cli.endings import run_to_end
 from pvdm_jax.config import require
+from pvdm_jax.config.checks import one_line
 from pvdm_jax.runtime.allocator import keep_memory
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.cache import cache_folder
@@ -64,7 +66,10 @@ def _is_override(text: str) -> bool:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's parser, but one that doesn't pass over errors in writing its help."""
+    """argparse's parser, but its refusals are one line, and errors in writing its help are not passed over."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(message))
 
     def _print_message(self, message, file=None):
         (file or sys.stderr).write(message or "")

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from pvdm_jax.config import Config
+from pvdm_jax.config.checks import one_line
+from pvdm_jax.config.data import MAX_FPS, MIN_FPS
 from pvdm_jax.data.clips import center_crop_resize, clip_span, resample
-from pvdm_jax.video.defaults import DEFAULT_FPS, MAX_FPS, MIN_FPS
+from pvdm_jax.video.defaults import DEFAULT_FPS
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.files import VIDEO_SUFFIXES, shown, video_files
 from pvdm_jax.video.read import decode_frames, probe_video
@@ -42,7 +44,7 @@ def list_video_files(sources: Sequence[Path]) -> list[Path]:
             found, problems = video_files(source)
             paths += found
             for name, reason in problems.items():
-                print(f"skipped: {source / name}: {reason}", file=sys.stderr)
+                print(one_line(f"skipped: {source / name}: {reason}"), file=sys.stderr)
         elif os.path.lexists(source):
             paths.append(source)
         else:
@@ -64,7 +66,7 @@ def read_usable(
         try:
             clips, fps = read_clips(path, config, num_clips, from_end=from_end)
         except (VideoError, OSError) as error:
-            print(f"skipped: {error}", file=sys.stderr)
+            print(one_line(f"skipped: {error}"), file=sys.stderr)
             skipped.append({"source": shown(path), "reason": str(error)})
             continue
         name = _output_name(path)

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from pvdm_jax.config import ConfigError, require
+from pvdm_jax.config.data import MAX_FPS, MIN_FPS
 from pvdm_jax.storage.files import check_new_folder, remove_leftovers, write_json
 from pvdm_jax.storage.json_files import read_json
-from pvdm_jax.video.defaults import DEFAULT_FORMATS, MAX_FPS, MIN_FPS
+from pvdm_jax.video.defaults import DEFAULT_FORMATS
 from pvdm_jax.video.grid import enlarge, video_grid
 from pvdm_jax.video.images import write_image
 from pvdm_jax.video.read import first_frames

@@ -2,9 +2,11 @@
 
 import dataclasses
 
-from pvdm_jax.config.checks import at_least_zero, at_most, one_of, positive, require
+from pvdm_jax.config.checks import at_least_zero, at_most, check_numbers, one_of, positive, require
 
 MAX_WORKERS = 2**10
+MIN_FPS, MAX_FPS = 0.01, 1000.0  # that videos can have
+MIN_CROP = 0.01
 MAX_CLIPS = 2**20  # that one number may ask for: of a batch, of a video's windows
 
 
@@ -32,17 +34,18 @@ class DataConfig:
     prefetch: int = 4  # batches to read ahead
 
     def __post_init__(self):
+        check_numbers("data", self)
         one_of("data", self, "source", ("synthetic", "tfds"))
         one_of("data", self, "resize", ("antialias", "bilinear"))
         one_of("data", self, "short_videos", ("skip", "loop", "pad"))
-        at_least_zero("data", self, "fps", "workers")
+        at_least_zero("data", self, "workers")
         positive("data", self, "stride", "synthetic_videos", "synthetic_frames", "threads", "prefetch")
         at_most("data", self, MAX_WORKERS, "workers", "threads", "prefetch")
         at_most("data", self, MAX_CLIPS, "synthetic_videos", "synthetic_frames", "stride")
-        at_most("data", self, 1000, "fps")
+        require(self.fps == 0 or MIN_FPS <= self.fps <= MAX_FPS, "data.fps", self.fps, f"0, or {MIN_FPS} to {MAX_FPS}")
         require(0 <= self.holdout < 1, "data.holdout", self.holdout, "a fraction of each video, at least 0 and below 1")
-        allowed = "a fraction of the largest window's side, above 0 and at most 1 (no random crops)"
-        require(0 < self.crop_scale <= 1, "data.crop_scale", self.crop_scale, allowed)
+        allowed = f"a fraction of the largest window's side, from {MIN_CROP} to 1 (no random crops)"
+        require(MIN_CROP <= self.crop_scale <= 1, "data.crop_scale", self.crop_scale, allowed)
         require(
             self.source != "tfds" or self.path != "",
             "data.path",

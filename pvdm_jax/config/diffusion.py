@@ -1,14 +1,18 @@
 """The diffusion process, and how it is sampled."""
 
 import dataclasses
+import math
 
-from pvdm_jax.config.checks import at_least_zero, at_most, one_of, positive, require
+from pvdm_jax.config.checks import at_least_zero, at_most, check_numbers, one_of, positive, require
 
 PREDICTIONS = ("eps", "x0", "v", "flow")
 LOSS_WEIGHTS = ("uniform", "min_snr")
 SAMPLERS = ("ddim", "ddpm", "dpmpp", "dpmpp_sde", "heun", "euler")
 GRIDS = ("uniform", "trailing", "logsnr", "quadratic")
 PLANE_ORDERS = ("auto", "keep", "confirm")
+MIN_BETA = 1e-8  # less noise at the first step is none in 32 bits
+MIN_SIGNAL = 1e-12  # share of the data at the last step, which samplers divide by
+MIN_DEVIATION = 1e-6  # of latents, which are divided by it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,16 +30,26 @@ class ProcessConfig:
     min_snr_gamma: float = 5.0  # min_snr: the signal-to-noise ratio at which the weight stops growing
 
     def __post_init__(self):
+        check_numbers("process", self)
         positive("process", self, "num_steps", "min_snr_gamma")
         at_most("process", self, 10**6, "num_steps")
         one_of("process", self, "prediction", PREDICTIONS)
         one_of("process", self, "loss_weight", LOSS_WEIGHTS)
         require(
-            0 < self.beta_start <= self.beta_end < 1,
+            MIN_BETA <= self.beta_start <= self.beta_end < 1,
             "process.beta_start",
             self.beta_start,
-            f"0 < beta_start <= beta_end ({self.beta_end}) < 1",
+            f"{MIN_BETA:g} <= beta_start <= beta_end ({self.beta_end}) < 1",
         )
+        left = 1.0 if self.prediction == "flow" else self._signal_left()
+        allowed = f"with {self.num_steps} steps so little of the data is left that 32 bits lose it; lower either"
+        require(left >= MIN_SIGNAL, "process.beta_end", self.beta_end, allowed)
+
+    def _signal_left(self) -> float:
+        """The share of the data at the last step, alpha of `diffusion.process`."""
+        first, last = self.beta_start**0.5, self.beta_end**0.5
+        width = (last - first) / max(self.num_steps - 1, 1)
+        return math.exp(sum(math.log1p(-((first + width * step) ** 2)) for step in range(self.num_steps)) / 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +65,11 @@ class LatentsConfig:
     std: tuple[float, ...] = ()
 
     def __post_init__(self):
+        check_numbers("latents", self)
         allowed = f"as many as latents.mean ({len(self.mean)})"
         require(len(self.std) == len(self.mean), "latents.std", self.std, allowed)
-        require(all(value > 0 for value in self.std), "latents.std", self.std, "deviations are positive")
+        allowed = f"deviations are positive, at least {MIN_DEVIATION:g}"
+        require(min(self.std, default=1) >= MIN_DEVIATION, "latents.std", self.std, allowed)
         allowed = "it needs latents.normalize=True"
         require(self.normalize or not self.mean, "latents.mean", self.mean, allowed)
 
@@ -78,6 +94,7 @@ class SampleConfig:
     plane_order: str = "auto"  # of first clips: confirm (by the autoencoder), keep, or auto: confirm where it is needed
 
     def __post_init__(self):
+        check_numbers("sample", self)
         one_of("sample", self, "sampler", SAMPLERS)
         one_of("sample", self, "grid", GRIDS)
         one_of("sample", self, "later_sampler", ("", *SAMPLERS))

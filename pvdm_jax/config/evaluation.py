@@ -7,7 +7,7 @@ either of them with some fields changed. The card always has all of its fields.
 import dataclasses
 from collections.abc import Mapping
 
-from pvdm_jax.config.checks import at_least_zero, at_most, check_seed, one_of, positive, require
+from pvdm_jax.config.checks import at_least_zero, at_most, check_numbers, check_seed, one_of, positive, require
 
 MEASURES = ("fvd", "kernel", "is", "reconstruction", "seams", "drift", "borders", "cuts", "shapes")
 TRAINED_FEATURES = ("i3d", "i3d_official", "i3d_torchscript", "i3d_tfhub")  # whose Frechet distance is called FVD
@@ -64,6 +64,7 @@ class ProtocolConfig:
 
     def __post_init__(self):
         section = "protocol"
+        check_numbers(section, self)
         positive(section, self, "samples", "real_samples", "stride", "inception_samples", "inception_splits")
         positive(section, self, "reconstruction_samples", "seam_samples", "continuations")
         require(self.long_clips >= 2, f"{section}.long_clips", self.long_clips, "a border lies between two clips")
@@ -91,6 +92,9 @@ class ProtocolConfig:
         one_of(section, self, "network_resize", ("crop", "stretch"))
         one_of(section, self, "classes", ("data", "turn"))
         one_of(section, self, "weights", ("ema", ""))
+        unset = "or -1, as in the model's configuration"
+        require(self.eta == -1 or 0 <= self.eta <= 1, f"{section}.eta", self.eta, f"between 0 and 1, {unset}")
+        require(self.guidance == -1 or self.guidance >= 0, f"{section}.guidance", self.guidance, f"0 or more, {unset}")
         require(self.ddof in (0, 1), f"{section}.ddof", self.ddof, "0 or 1")
         allowed = "at most one part for each sample"
         require(

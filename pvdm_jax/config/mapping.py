@@ -1,18 +1,14 @@
 """Converts settings to and from nested mappings (a ConfigDict, parsed JSON)."""
 
 import dataclasses
-import math
-import sys
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-from pvdm_jax.config.checks import require
+from pvdm_jax.config.checks import check_number, require
 from pvdm_jax.config.denoisers import DenoiserConfig, UNetConfig
 from pvdm_jax.config.run import Config
-
-LARGEST_FLOAT = int(sys.float_info.max)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -64,10 +60,10 @@ def _convert(hint: Any, value: Any, field: str) -> Any:
         require(isinstance(value, list | tuple), field, value, "a list is needed here")
         return tuple(_convert(typing.get_args(hint)[0], item, field) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        require(abs(value) <= LARGEST_FLOAT, field, value, "it can't be larger than a float holds")
+        check_number(field, value)
         value = float(value)
     correct = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     require(correct, field, value, f"{hint.__name__} is needed here, not {type(value).__name__}")
     if hint is float:
-        require(math.isfinite(value), field, value, "a finite number is needed here")
+        check_number(field, value)
     return value

@@ -3,9 +3,23 @@
 import dataclasses
 import typing
 
-from pvdm_jax.config.checks import at_least_zero, at_most, one_of, positive, probability, require
+from pvdm_jax.config.checks import (
+    LARGEST,
+    at_least_zero,
+    at_most,
+    check_numbers,
+    decay,
+    one_of,
+    positive,
+    probability,
+    require,
+    within,
+)
 from pvdm_jax.config.data import MAX_CLIPS
 from pvdm_jax.config.models import DiscriminatorConfig
+
+MAX_LEARNING_RATE = 10  # AdamW changes every weight by about this much in each update
+MAX_SHIFT = 16  # of the logits of times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +36,15 @@ class OptimizerConfig:
     clip_norm: float = 0.0  # global norm; 0: none
 
     def __post_init__(self):
+        check_numbers("optimizer", self)
         positive("optimizer", self, "learning_rate")
+        at_most("optimizer", self, MAX_LEARNING_RATE, "learning_rate", "muon_learning_rate")
         at_least_zero("optimizer", self, "muon_learning_rate", "weight_decay", "warmup_steps", "clip_norm")
         one_of("optimizer", self, "decay", ("constant", "cosine"))
-        for name in ("b1", "b2"):
-            require(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "at least 0 and below 1")
+        decay("optimizer", self, "b1", "b2")
+        rate = max(self.learning_rate, self.muon_learning_rate)
+        allowed = f"times the learning rate ({rate}) at most 1: an update takes away that part of the weights"
+        require(self.weight_decay * rate <= 1, "optimizer.weight_decay", self.weight_decay, allowed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +82,10 @@ class StageConfig:
             "checkpoint_every",
             "keep",
         )
+        check_numbers(self.section, self)
         at_most(self.section, self, MAX_CLIPS, "batch_size", "accumulate", "eval_clips")
         at_least_zero(self.section, self, "keep_every", "max_skipped", "max_rollbacks")
-        require(0 <= self.ema_decay < 1, f"{self.section}.ema_decay", self.ema_decay, "at least 0 and below 1")
+        decay(self.section, self, "ema_decay")
         require(
             self.batch_size % self.accumulate == 0,
             f"{self.section}.accumulate",
@@ -106,6 +125,7 @@ class AdversarialConfig:
     section: typing.ClassVar[str] = "train_autoencoder.adversarial"
 
     def __post_init__(self):
+        check_numbers(self.section, self)
         at_least_zero(self.section, self, "start_step", "plateau", "steps", "weight", "feature_weight", "warmup_steps")
         at_least_zero(self.section, self, "guard_tolerance", "guard_collapse", "guard_rollbacks")
         one_of(self.section, self, "decay", ("constant", "cosine"))
@@ -188,8 +208,9 @@ class DiffusionTrainingConfig(StageConfig):
         one_of(self.section, self, "recipe", ("default", "official"))
         one_of(self.section, self, "times", ("uniform", "logit_normal"))
         positive(self.section, self, "times_spread")
-        allowed = "at least 2: the expert and the rest take turns"
-        require(self.expert_every >= 2, f"{self.section}.expert_every", self.expert_every, allowed)
+        within(self.section, self, 2, LARGEST, "expert_every")  # the expert and the rest take turns
+        # Beyond these, sigmoid(shift + spread * n) is 0 or 1 in 32 bits: only the first or the last time is drawn.
+        within(self.section, self, -MAX_SHIFT, MAX_SHIFT, "times_shift", "context_times_shift", "times_spread")
         for name in ("times_shift", "context_times_shift"):
             value, allowed = getattr(self, name), "it needs times=logit_normal"
             require(value == 0 or self.times == "logit_normal", f"{self.section}.{name}", value, allowed)

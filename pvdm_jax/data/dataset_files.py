@@ -1,6 +1,10 @@
-"""The names of the files beside a stored dataset's records."""
+"""The files beside a stored dataset's records: their names, and what is said of damaged ones."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
+
+from pvdm_jax.config import ConfigError
 
 # TFDS writes these.
 DATASET_INFO = "dataset_info.json"  # name, version and splits
@@ -20,3 +24,19 @@ def is_dataset(path: str | pathlib.Path) -> bool:
 def is_prepared(path: str | pathlib.Path) -> bool:
     """Whether a folder is a dataset whose builder stored metadata, as `pvdm prepare` does."""
     return pathlib.Path(path, METADATA).exists()
+
+
+@contextlib.contextmanager
+def description_checked(path: str) -> Iterator[None]:
+    """What opening the dataset in `path` raises becomes a ConfigError: TFDS raises anything for files that are damaged.
+
+    What the disk, the memory or this program refuse stays as it is.
+    """
+    try:
+        yield
+    except (ConfigError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        files = f"its {FEATURES}, {DATASET_INFO} and {METADATA} don't describe a dataset that can be read ({reason})"
+        raise ConfigError(f"data.path is {path!r}; {files}") from error

@@ -5,7 +5,7 @@ import os
 from typing import Protocol
 
 from pvdm_jax.config import ConfigError
-from pvdm_jax.data.dataset_files import DATASET_INFO, FEATURES, METADATA, NO_DATASET, is_prepared
+from pvdm_jax.data.dataset_files import DATASET_INFO, FEATURES, METADATA, NO_DATASET, description_checked, is_prepared
 from pvdm_jax.data.records import damage_named
 from pvdm_jax.data.tfds_dataset import TFDSDataset, find_tfds_dataset
 from pvdm_jax.storage import buckets
@@ -43,13 +43,10 @@ class PreparedDataset:
             self.splits: dict[str, list[dict]] = read_json(os.path.join(path, METADATA), {"videos": VIDEOS})["videos"]
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigError(f"data.path is {path!r}; {NO_DATASET.format(path=path)}") from error
-        try:
+        with description_checked(path):
             builder = tfds.builder_from_directory(path)
-        except Exception as error:  # of many kinds, by what is wrong in the files
-            reason = " ".join(str(error).split())[:300]
-            raise ConfigError(f"data.path is {path!r}; TFDS can't open it: {reason}") from error
-        self.class_names = tuple(builder.info.features["label"].names)
-        self._records = {split: builder.as_data_source(split) for split in self.splits}
+            self.class_names = tuple(builder.info.features["label"].names)
+            self._records = {split: builder.as_data_source(split) for split in self.splits}
 
     def load(self, split: str, facts: dict, piece: int) -> bytes:
         with damage_named(facts["name"]):

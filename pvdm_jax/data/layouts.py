@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from pvdm_jax.config import require
+from pvdm_jax.config.checks import listed
 from pvdm_jax.data.array_files import array_shapes
 from pvdm_jax.data.folders import (
     ARRAY_SUFFIXES,
@@ -38,8 +39,6 @@ from pvdm_jax.data.ucf101 import EXPECTED as UCF101_EXPECTED
 from pvdm_jax.data.ucf101 import find_ucf101, is_ucf101
 from pvdm_jax.video.files import VIDEO_SUFFIXES, FolderScan, shown
 from pvdm_jax.video.images import IMAGE_SUFFIXES
-
-MAX_REASONS = 5  # shown if every video of a folder is skipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +80,8 @@ def list_videos(source: str | pathlib.Path, layout: str = "auto", split: str = "
     entries = [_checked(entry) for entry in row.find(source, list_number)]
     videos = [entry for entry in entries if not entry.skipped]
     if not videos:
-        reasons = [f"\n  {shown(entry.name)}: {entry.skipped}" for entry in entries[:MAX_REASONS]]
-        raise LayoutError(_mismatch(source, row) + "".join(["\nskipped:", *reasons] if reasons else []))
+        reasons = [f"skipped {shown(entry.name)}: {entry.skipped}" for entry in entries]
+        raise LayoutError(_mismatch(source, row) + (f"; {listed(reasons)}" if reasons else ""))
     chosen = [video for video in videos if split in ("all", video.split)]
     if not chosen:
         available = ", ".join(sorted({video.split for video in videos}))
@@ -109,8 +108,8 @@ def _detect(source: pathlib.Path) -> Layout:
 
 
 def _mismatch(source: pathlib.Path, *layouts: Layout) -> str:
-    expected = "".join(f"\n  {layout.name}: {layout.expected}" for layout in layouts)
-    return f"{source}: no usable video. Found {describe_contents(source)}; expected{expected}"
+    expected = ", or ".join(f"{layout.expected} (layout {layout.name})" for layout in layouts)
+    return f"{source}: no usable video. Found {describe_contents(source)}; expected {expected}"
 
 
 # Video files.

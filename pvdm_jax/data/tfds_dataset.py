@@ -20,7 +20,7 @@ import numpy as np
 import tqdm
 
 from pvdm_jax.config import ConfigError
-from pvdm_jax.data.dataset_files import DATASET_INFO, FEATURES, SUMMARY
+from pvdm_jax.data.dataset_files import DATASET_INFO, FEATURES, SUMMARY, description_checked
 from pvdm_jax.data.records import PIECE_FRAMES, damage_named, pack_pictures
 from pvdm_jax.storage.cache import cache_folder
 from pvdm_jax.storage.files import write_json
@@ -76,10 +76,11 @@ class TFDSDataset:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self._folder = pathlib.Path(folder)
-        features = _features(self._folder)
-        self._feature, self.stored, self._shape = self._find_video(features)
-        self._label, self.class_names = _find_label(self._folder, features)
-        self._sources = {split: ArrayRecordDataSource(paths) for split, paths in _shards(self._folder).items()}
+        with description_checked(str(self._folder)):
+            features = _features(self._folder)
+            self._feature, self.stored, self._shape = self._find_video(features)
+            self._label, self.class_names = _find_label(self._folder, features)
+            self._sources = {split: ArrayRecordDataSource(paths) for split, paths in _shards(self._folder).items()}
         self.splits: dict[str, list[dict]] = self._index()
 
     def load(self, split: str, facts: dict, piece: int) -> bytes:

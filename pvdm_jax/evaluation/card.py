@@ -134,7 +134,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str] =
     """A table of both cards' numbers. Raises ConfigError, with the `differences`, if they can't be compared."""
     lines = differences(a, b)
     if lines:
-        raise ConfigError("these cards can't be compared; they differ in\n  " + "\n  ".join(lines))
+        raise ConfigError("these cards can't be compared; they differ in " + "; ".join(lines))
     rows = [("", *names, "difference")]
     for name in a["results"].keys() & b["results"].keys():
         first, second = a["results"][name], b["results"][name]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pvdm_jax.models.ops.layers import linear
+from pvdm_jax.models.ops.maximum import maximum_along
 from pvdm_jax.models.ops.norms import group_norm
 from pvdm_jax.models.triplane import Planes, unpack
 
@@ -46,4 +47,4 @@ class SharedAxes(nnx.Module):
 
 def _pool(plane: jax.Array, axis: int) -> jax.Array:
     """The mean and the maximum of (b, rows, columns, features) along an axis: (b, length, 2 * features)."""
-    return jnp.concatenate([plane.mean(axis), plane.max(axis)], axis=-1)
+    return jnp.concatenate([plane.mean(axis), maximum_along(plane, axis)], axis=-1)

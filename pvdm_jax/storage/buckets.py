@@ -13,8 +13,10 @@ import base64
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,6 +27,8 @@ from pvdm_jax.storage.run_folder import CHECKPOINTS
 
 SCHEME = "gs://"
 PREFIX = "gs:/"  # of an address as text, and also as a pathlib.Path, which drops a slash
+_MEANT_AS_ADDRESS = re.compile(r"gs:.*/|[a-z][a-z0-9+.-]*://", re.IGNORECASE | re.DOTALL)
+_ADDRESS = re.compile(r"gs://([a-z0-9][a-z0-9._-]+[a-z0-9](/|$)|/*$)")
 HASHED_SIZE = 2**24  # bytes; the content of larger files is not compared, only their size: they never change
 
 
@@ -36,6 +40,16 @@ def copies_folder() -> pathlib.Path:
 def in_bucket(path: str | os.PathLike) -> bool:
     """Whether a path is an address in a bucket, gs://BUCKET/PATH."""
     return str(path).startswith(PREFIX)
+
+
+def check_spelling(text: str) -> None:
+    """Raises ConfigError for a text that is meant as an address, as gs:/x/y and s3://x/y are, but isn't gs://BUCKET/PATH.
+
+    Bucket names follow https://cloud.google.com/storage/docs/buckets#naming.
+    """
+    if _MEANT_AS_ADDRESS.match(text) and not _ADDRESS.match(text):
+        name = "a bucket's name has 3 characters or more, of a-z, 0-9, -, _ and ."
+        raise ConfigError(f"{text!r} is neither a path on this machine nor of the form gs://BUCKET/FOLDER ({name})")
 
 
 def shown(path: str | os.PathLike) -> str:
@@ -50,6 +64,7 @@ def local(path: str | os.PathLike) -> pathlib.Path:
     """
     if not in_bucket(path):
         return pathlib.Path(path)
+    check_spelling(path if isinstance(path, str) else shown(path))
     bucket, _, name = str(path).removeprefix(PREFIX).strip("/").partition("/")
     parts = [part for part in name.split("/") if part]
     if not bucket or not parts or ".." in parts:
@@ -78,7 +93,7 @@ def fetch(folder: pathlib.Path, *patterns: str) -> None:
         return
     remote, prefix = file_system(), address.removeprefix(SCHEME)
     remote.invalidate_cache()
-    with _lock():  # one process of this machine downloads, the others then find the files
+    with reaching(address), _lock():  # one process of this machine downloads, the others then find the files
         for name, info in sorted(remote.find(prefix, detail=True).items()):
             relative = pathlib.PurePosixPath(name).relative_to(prefix)
             wanted = not patterns or any(relative.match(pattern) for pattern in patterns)
@@ -101,21 +116,34 @@ def push(folder: pathlib.Path) -> None:
         return
     remote, prefix = file_system(), address.removeprefix(SCHEME)
     remote.invalidate_cache()
-    uploaded = remote.find(prefix, detail=True)
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        unfinished = any(part.startswith(".") for part in relative.parts) or path.suffix == ".unfinished"
-        if unfinished or CHECKPOINTS in relative.parts or not path.is_file():
-            continue
-        name = f"{prefix}/{relative.as_posix()}"
-        if name not in uploaded or not _is_current(path, uploaded[name]):
-            remote.put_file(str(path), name)
+    with reaching(address):
+        uploaded = remote.find(prefix, detail=True)
+        for path in sorted(folder.rglob("*")):
+            relative = path.relative_to(folder)
+            unfinished = any(part.startswith(".") for part in relative.parts) or path.suffix == ".unfinished"
+            if unfinished or CHECKPOINTS in relative.parts or not path.is_file():
+                continue
+            name = f"{prefix}/{relative.as_posix()}"
+            if name not in uploaded or not _is_current(path, uploaded[name]):
+                remote.put_file(str(path), name)
 
 
 def file_system() -> Any:
     import fsspec
 
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises
     return fsspec.filesystem("gcs")
+
+
+@contextlib.contextmanager
+def reaching(address: str) -> Iterator[None]:
+    """A context in which the error of a network that fails names the address."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith("aiohttp"):
+            raise ConnectionError(f"{address} can't be reached: {error}") from error
+        raise
 
 
 @contextlib.contextmanager

@@ -240,7 +240,8 @@ def _wait_for(writer: _Writer) -> None:
     """Returns once the lock is held; process 0 decides for all. Raises ConfigError if there is another writer."""
     told = False
     while True:
-        state, other = writer.ask() if jax.process_index() == 0 else (WAITING, "")
+        with buckets.reaching(writer.place.address):
+            state, other = writer.ask() if jax.process_index() == 0 else (WAITING, "")
         if jax.process_count() > 1:
             state = int(multihost_utils.broadcast_one_to_all(np.asarray(state)))
         if state == HELD:

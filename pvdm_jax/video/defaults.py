@@ -4,4 +4,3 @@ FORMATS = ("mp4", "gif", "png", "npz")  # png: a folder of pictures
 DEFAULT_FORMATS = ("mp4", "gif")  # those that people can look at
 DEFAULT_FPS = 8.0  # frames per second
 MAX_VIDEOS = 10**6  # of one command
-MIN_FPS, MAX_FPS = 0.01, 1000.0  # that files can have

@@ -11,8 +11,9 @@ import os
 import pathlib
 import re
 import stat
-import unicodedata
 from collections.abc import Iterator
+
+from pvdm_jax.config.checks import one_line
 
 # Of the files that count as videos in a folder: those of the containers in `container.CONTAINERS`.
 VIDEO_SUFFIXES = (".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4")
@@ -33,8 +34,7 @@ def natural_key(name: str) -> list:
 
 def shown(path: str | os.PathLike) -> str:
     """A path as it can be printed and stored: bytes that are not UTF-8 and line breaks become escapes."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else repr(c)[1:-1] for c in text)
+    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def is_utf8(name: str) -> bool:

@@ -14,8 +14,9 @@ import pathlib
 
 import numpy as np
 
+from pvdm_jax.config.data import MAX_FPS, MIN_FPS
 from pvdm_jax.storage.files import failures_named, remove, temporary_path
-from pvdm_jax.video.defaults import DEFAULT_FPS, FORMATS, MAX_FPS, MIN_FPS
+from pvdm_jax.video.defaults import DEFAULT_FPS, FORMATS
 from pvdm_jax.video.encoders import ENCODERS
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.images import write_image

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pvdm_jax.config import ConfigError
+from pvdm_jax.config.checks import listed
 from pvdm_jax.models import functional
 from pvdm_jax.storage.files import file_hash
 
@@ -72,7 +73,7 @@ def _check_fit(file: Any, shapes: Mapping[str, tuple[int, ...]], path: pathlib.P
         if dtype not in DTYPES.values():
             problems.append(f"{name} has the dtype {dtype}; {', '.join(DTYPES.values())} are allowed")
     if problems:
-        raise ConfigError(f"{path} doesn't fit {path.parent / 'config.json'}:\n  " + "\n  ".join(problems))
+        raise ConfigError(f"{path} doesn't fit {path.parent / 'config.json'}: {listed(problems)}")
 
 
 def require_finite(array: np.ndarray, name: str, form: str = "") -> None:

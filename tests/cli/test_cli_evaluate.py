@@ -25,10 +25,12 @@ def folders(tmp_path):
 
 
 def evaluate(folder, output, *more) -> int:
+    """`pvdm evaluate` of the two folders, into a third one; `output` None: without."""
     sets = [f"--real={folder / 'real'}", f"--fake={folder / 'fake'}", f"--cache={folder / 'cache'}"]
     changes = ["--set", "frames=8", "bootstrap=5", *[change for change in more if not change.startswith("--")]]
     options = [option for option in more if option.startswith("--")]
-    return cli.main(["evaluate", *sets, f"--output={folder / output}", *options, *changes])
+    options += [f"--output={folder / output}"] if output else []
+    return cli.main(["evaluate", *sets, *options, *changes])
 
 
 def test_a_stranger_evaluates_two_folders_and_compares(folders, capsys):
@@ -41,6 +43,11 @@ def test_a_stranger_evaluates_two_folders_and_compares(folders, capsys):
     assert "protocol.samples" in (folders / "one" / "card.html").read_text()
     assert cli.main(["evaluate", "--compare", str(folders / "one"), str(folders / "two" / "card.json")]) == 0
     assert "the intervals overlap" in capsys.readouterr().out
+
+    before = sorted(folders.iterdir())
+    assert evaluate(folders, None) == 0
+    assert "Frechet distance in scattering features" in capsys.readouterr().out
+    assert sorted(folders.iterdir()) == before
 
     assert evaluate(folders, "three", "seed=1") == 0
     assert cli.main(["evaluate", "--compare", str(folders / "one"), str(folders / "three")]) == 2

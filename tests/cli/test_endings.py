@@ -17,6 +17,7 @@ from pvdm_jax.config import ConfigError
 from pvdm_jax.config.checks import LARGEST
 from pvdm_jax.config.loading import load_settings
 from pvdm_jax.storage.files import CheckpointError, NotRegularFileError
+from pvdm_jax.video.errors import VideoError
 
 
 class XlaRuntimeError(RuntimeError):
@@ -44,6 +45,9 @@ def ctrl_c_is_not_ignored():
         (OSError(errno.ENAMETOOLONG, "File name too long", "a"), 2, "error: a: File name too long"),
         (NotRegularFileError("a is no regular file"), 2, "error: a is no regular file"),
         (ConnectionResetError(errno.ECONNRESET, "Connection reset"), 1, "error: Connection reset"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a\nb"), 2, "error: a\\nb: No such file"),
+        (VideoError("a\x1b[31m\u2028b.mp4\r: it is empty"), 2, r"error: a\x1b[31m\u2028b.mp4\r: it is empty"),
+        (VideoError("Ein schöner Film \udcff.mp4"), 2, r"error: Ein schöner Film \udcff.mp4"),
         (KeyboardInterrupt(), 130, "pvdm: interrupted"),
         (ConfigError("seed is -1"), 2, "error: seed is -1"),
     ],
@@ -55,6 +59,26 @@ def test_lines_and_codes(capsys, error, code, line):
     assert endings.run_to_end(command) == code
     text = capsys.readouterr().err
     assert line in text and text.count("\n") == 1 and "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["sample", "--model=a\nb", "--output=out"], r"a\nb"),
+        (["prepare", "--source=a\nb", "--output=out"], r"a\nb: there is no such folder of videos"),
+        (["train-autoencoder", "--config=a\nb.py", "--workdir=out"], r"a\nb.py"),
+        (["demo", "--wrokdir=a\nb"], r"unrecognized arguments: --wrokdir=a\nb"),
+        (["demo", "--config.data.se\nd=1"], r"data.se\nd is '1'; there is no such field"),
+    ],
+)
+def test_a_line_break_in_an_argument_does_not_break_the_line(tmp_path, monkeypatch, capsys, argv, line):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = cli.main(argv)
+    except SystemExit as exit:
+        code = exit.code
+    assert code == 2
+    assert line in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_defects_keep_their_traceback():
@@ -147,7 +171,7 @@ SAMPLE = ["sample", "--model=m", "--output=o"]
         ([*SAMPLE, "--formats", "npz", "npz"], "--formats: npz is named twice"),
         ([*SAMPLE, "--formats", "avi"], "--formats: 'avi' is none of mp4, gif, png, npz"),
         ([*SAMPLE, "--steps=4/"], "--steps"),
-        (["sample", "--model=m", "--output=gs://x/y"], "--output is 'gs://x/y'"),
+        (["sample", "--model=m", "--output=gs://bucket/y"], "--output is 'gs://bucket/y'"),
         (["demo", "--config.seed=-1"], "seed is -1"),
         (["demo", f"--config.seed={2**32}"], "seed is 4294967296"),
         (["demo", "--config.autoencoder.channels=1000000000"], "autoencoder.channels is 1000000000"),

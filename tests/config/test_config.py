@@ -2,10 +2,24 @@
 
 import dataclasses
 import json
+import math
+import typing
 
+import numpy as np
 import pytest
 
-from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, checks, config_from_dict, config_to_dict
+from pvdm_jax.config import (
+    AutoencoderConfig,
+    Config,
+    ConfigError,
+    DenoiserConfig,
+    ProcessConfig,
+    checks,
+    config_from_dict,
+    config_to_dict,
+)
+from pvdm_jax.config.evaluation import ProtocolConfig
+from pvdm_jax.diffusion.process import Process
 
 
 @pytest.mark.parametrize(
@@ -87,7 +101,62 @@ def test_a_refusal_shows_the_beginning_of_a_long_value():
     assert str(raised.value).endswith("... (50,000 characters); name fewer") and len(str(raised.value)) < 400
 
 
-@pytest.mark.parametrize("value", [10**400, -(10**400)])
-def test_integers_that_no_float_holds_are_refused(value):
-    with pytest.raises(ConfigError, match="data.fps is .*larger than a float holds"):
-        config_from_dict(Config, {"data": {"fps": value}})
+@pytest.mark.parametrize("value", [10**400, -(10**400), 1e300])
+def test_numbers_that_32_bits_do_not_hold_are_refused_by_their_full_name(value):
+    with pytest.raises(ConfigError, match="^train_diffusion.optimizer.clip_norm is .*; a finite number is needed here"):
+        config_from_dict(Config, {"train_diffusion": {"optimizer": {"clip_norm": value}}})
+
+
+def float_fields(cls):
+    """(class, name) of every float, or tuple of floats, of a class of settings and of its groups."""
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            kinds = DenoiserConfig.kinds().values() if hint is DenoiserConfig else [hint]
+            yield from (found for kind in kinds for found in float_fields(kind))
+        elif hint in (float, tuple[float, ...]):
+            yield cls, name
+
+
+FLOATS = sorted({*float_fields(Config), *float_fields(ProtocolConfig)}, key=str)
+NEEDED = {  # so that a field may have another value than its default
+    "DataConfig": {"source": "tfds", "path": "data"},
+    "DiffusionTrainingConfig": {"times": "logit_normal"},
+    "LatentsConfig": {"normalize": True, "mean": (0.0,), "std": (1.0,)},
+}
+
+
+@pytest.mark.parametrize("cls, name", FLOATS, ids=[f"{cls.__name__}.{name}" for cls, name in FLOATS])
+def test_no_setting_takes_a_number_that_32_bits_do_not_hold(cls, name):
+    settings = NEEDED.get(cls.__name__, {})
+    for value in (math.inf, -math.inf, math.nan, 1e300, -1e300, 1e-300):
+        wrong = (value,) if cls.__name__ == "LatentsConfig" else value
+        with pytest.raises(ConfigError, match=rf"\.{name} is "):
+            cls(**settings | {name: wrong})
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"train_diffusion": {"times_shift": 17.0, "times": "logit_normal"}}, "times_shift is 17.0; it lies between"),
+        ({"train_diffusion": {"ema_decay": 1 - 1e-9}}, "ema_decay is 0.999999999; it lies between 0 and 0.999999"),
+        ({"train_diffusion": {"optimizer": {"b2": 1 - 1e-9}}}, "b2 is 0.999999999; it lies between 0 and 0.999999"),
+        ({"train_diffusion": {"optimizer": {"learning_rate": 1e3}}}, "learning_rate is 1000.0; it can't be larger"),
+        ({"train_diffusion": {"optimizer": {"weight_decay": 1e6}}}, "weight_decay is 1000000.0; times the learning"),
+        ({"process": {"beta_start": 1e-12}}, "process.beta_start is 1e-12; 1e-08 <= beta_start"),
+        ({"process": {"beta_end": 0.9999}}, "process.beta_end is 0.9999; with 1000 steps so little"),
+        ({"process": {"num_steps": 10**4}}, "process.beta_end is 0.0195; with 10000 steps so little"),
+        ({"data": {"source": "tfds", "path": "x", "fps": 1e-9}}, "data.fps is 1e-09; 0, or 0.01 to 1000"),
+    ],
+)
+def test_numbers_that_training_would_not_survive(values, message):
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict(Config, values)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{"beta_start": 1e-8, "beta_end": 1e-8}, {"beta_end": 0.14}, {"num_steps": 6000}])
+def test_the_longest_and_shortest_processes_stay_finite(settings):
+    process = Process(ProcessConfig(**settings))
+    steps = np.arange(process.num_steps)
+    assert all(np.isfinite(np.float32(values)).all() for values in (*process.posterior(steps), process.log_snr(steps)))
+    assert np.isfinite(1 / process.signal).all() and (process.noise > 0).all()

@@ -84,11 +84,11 @@ def test_min_frames_is_a_choice(folder, tmp_path):
 def test_no_usable_video_says_what_was_tried(tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(
-        VideoError, match=r"(?s)in: no usable video. Found an empty folder; expected\n.*\n  videos: video files"
+        VideoError, match=r"in: no usable video. Found an empty folder; expected .*, or video files .*$"
     ):
         prepare(tmp_path / "in", tmp_path / "out")
     (tmp_path / "in" / "a.mp4").touch()
-    with pytest.raises(VideoError, match="skipped: a.mp4: the file is empty"):
+    with pytest.raises(VideoError, match="no usable video .layout videos.; skipped a.mp4: the file is empty$"):
         prepare(tmp_path / "in", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 

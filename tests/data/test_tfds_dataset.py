@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
+from hostile_json import refused_by_name
 from tensorflow_datasets.proto import tf_example_pb2
 
 from pvdm_jax.config import AutoencoderConfig, ConfigError, DataConfig
@@ -122,3 +123,10 @@ def test_prepare_makes_a_faster_dataset_of_one(tmp_path, kind):
     data = DataConfig(source="tfds", path=str(tmp_path / "out"), holdout=0.0)
     source = open_source(data, CLIP, "train", seed=0)
     np.testing.assert_array_equal(source[2].read(0, 12), frames_of(2))
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("kind", ["Sequence", "Tensor"])
+def test_damaged_descriptions_are_named(tmp_path, name, kind):
+    path = build(tmp_path / "data", kind)
+    assert refused_by_name(tmp_path / "data" / name, lambda: tfds_dataset.TFDSDataset(path)) > 15

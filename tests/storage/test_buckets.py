@@ -9,6 +9,7 @@ import fake_bucket
 import pytest
 import tiny_program
 
+import pvdm_jax
 from pvdm_jax.cli import main
 from pvdm_jax.config import ConfigError
 from pvdm_jax.storage import buckets
@@ -29,6 +30,32 @@ def test_a_folder_in_a_bucket_has_a_local_counterpart(here):
     for wrong in ("gs://", "gs://bucket", "gs://bucket/", "gs://bucket/../other"):
         with pytest.raises(ConfigError, match="names no folder in a bucket"):
             buckets.local(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["gs:/bucket/run", "gs:bucket/run", "GS://bucket/run", "gs://x/y", "s3://bucket/run"])
+def test_what_only_looks_like_an_address_is_refused_at_once(here, capsys, monkeypatch, wrong):
+    monkeypatch.setattr(buckets, "file_system", lambda: pytest.fail("the network was asked"))
+    with pytest.raises(SystemExit) as exit:
+        main(["sample", f"--model={wrong}", "--output=out"])
+    assert exit.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"--model: '{wrong}' is neither a path on this machine nor of the form gs://BUCKET/FOLDER" in line
+    if wrong.startswith("gs:/"):
+        with pytest.raises(ConfigError, match="of the form gs://BUCKET/FOLDER"):
+            pvdm_jax.load(wrong)
+
+
+@pytest.mark.parametrize("name", ["12:30/a.mp4", "concat:a.mp4", "gs:notes", "http:/a/b", "a/gs://b"])
+def test_names_with_colons_are_paths(name):
+    buckets.check_spelling(name)
+
+
+def test_a_bucket_that_is_not_reached_is_named(here, capsys):
+    with pytest.raises(ConnectionError, match="^gs://bucket/a can't be reached: no route$"):
+        with buckets.reaching("gs://bucket/a"):
+            raise ConnectionRefusedError("no route")
+    with pytest.raises(FileNotFoundError, match="^x$"), buckets.reaching("gs://bucket/a"):
+        raise FileNotFoundError("x")
 
 
 def test_what_cannot_be_in_a_bucket_is_refused(here, capsys):

@@ -3,10 +3,10 @@
 import json
 import os
 
-import hostile_json
 import jax
 import numpy as np
 import pytest
+from hostile_json import refused_by_name
 from tiny_config import CONFIG
 from tiny_model import NAMES, tiny_model
 
@@ -32,23 +32,6 @@ def model(tmp_path_factory):
     weights = {name: jax.tree.map(np.asarray, params) for name, params in made.weights.items()}
     facts = {"source": {"autoencoder": "made up"}, "notes": ["A note."]}
     return model_folder.write_model(folder, made.config, weights["autoencoder"], weights["denoiser"], facts, NAMES)
-
-
-def refused_by_name(path, read) -> int:
-    """How many of the damaged contents of a JSON file `read` refuses, each in one line with the file's name."""
-    good, refusals = json.loads(path.read_bytes()), 0
-    for what, content in hostile_json.damaged(good):
-        path.write_bytes(content)
-        try:
-            read()
-        except ConfigError as error:
-            assert str(path) in str(error) or str(path.parent) in str(error), what
-            refusals += 1
-        except Exception as error:
-            raise AssertionError(f"{path.name}, {what}: {type(error).__name__}: {error}") from error
-    path.write_text(json.dumps(good))
-    read()
-    return refusals
 
 
 def test_model_folders(model, monkeypatch):

@@ -2,8 +2,11 @@
 
 import copy
 import json
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from pvdm_jax.config import ConfigError
 
 CONTENTS = {
     "empty": b"",
@@ -37,6 +40,23 @@ def damaged(good: Any) -> Iterator[tuple[str, bytes]]:
         yield f"{name} missing", _changed(good, path, lambda parent, key: parent.pop(key))
         for other in (OTHERS * 2)[number % len(OTHERS) :][:KINDS]:  # others for the next field
             yield f"{name} is {other!r}", _changed(good, path, lambda parent, key, x=other: parent.__setitem__(key, x))
+
+
+def refused_by_name(path: pathlib.Path, read: Callable[[], Any]) -> int:
+    """How many of the damaged contents of a JSON file `read` refuses, each in one line with the file's name."""
+    good, refusals = json.loads(path.read_bytes()), 0
+    for what, content in damaged(good):
+        path.write_bytes(content)
+        try:
+            read()
+        except ConfigError as error:
+            assert str(path) in str(error) or str(path.parent) in str(error), what
+            refusals += 1
+        except Exception as error:
+            raise AssertionError(f"{path.name}, {what}: {type(error).__name__}: {error}") from error
+    path.write_text(json.dumps(good))
+    read()
+    return refusals
 
 
 def _paths(value: Any, depth: int) -> Iterator[tuple]:

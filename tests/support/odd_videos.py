@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import av
 import numpy as np
 from av.codec.context import Flags
+from PIL import Image
 
 from pvdm_jax.video.images import encode_jpeg
 
@@ -95,6 +96,15 @@ def clock_video(container: str, codec: str, milliseconds: Sequence[float], live:
             frame.time_base = tick
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def clock_gif(milliseconds: Sequence[int]) -> bytes:
+    """The same as a gif, whose frames have durations in hundredths of a second; the last one's is 0.1 s."""
+    pictures = [Image.fromarray(np.full((32, 32), time / GREY_STEP, np.uint8)) for time in milliseconds]
+    buffer = io.BytesIO()
+    durations = [*np.diff(milliseconds).tolist(), 100]
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, optimize=False)
     return buffer.getvalue()
 
 

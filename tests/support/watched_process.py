@@ -2,8 +2,8 @@
 
 import os
 import pathlib
-import subprocess
 import time
+from collections.abc import Callable
 
 EVERY = 0.05  # seconds between two looks at a process
 WALL = 12  # times the seconds allowed: the machine may be busy
@@ -11,12 +11,16 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def watch(process: subprocess.Popen, seconds: float, memory: float) -> tuple[list[str], float, int]:
-    """Waits for a process and all that it starts; ends them beyond the limits, or with an internet socket."""
+def watch(leader: int, runs: Callable[[], bool], seconds: float, memory: float) -> tuple[list[str], float, int]:
+    """Waits for a process and all that it starts; ends them beyond the limits, or with an internet socket.
+
+    leader: the process's number, which is also its session's. runs: whether it has not ended yet. Returns what was
+    wrong, the seconds that they computed and the most bytes that they held.
+    """
     began, computed, most, problems = time.monotonic(), 0.0, 0, set()
-    while process.poll() is None and not problems:
+    while runs() and not problems:
         time.sleep(EVERY)
-        members = session(process.pid)
+        members = session(leader)
         computed = max(computed, sum(member[0] for member in members.values()))
         most = max(most, sum(member[1] for member in members.values()))
         if any(internet_sockets(number) for number in members):
@@ -27,13 +31,12 @@ def watch(process: subprocess.Popen, seconds: float, memory: float) -> tuple[lis
             problems.add("it hangs")
         if most > memory:
             problems.add(f"it holds {most / 2**30:.1f} GB")
-    if process.poll() is None:
-        for number in session(process.pid):
+    if runs():
+        for number in session(leader):
             try:
                 os.kill(number, 9)
             except ProcessLookupError:
                 pass
-    process.wait()
     return sorted(problems), computed, most
 
 

@@ -3,10 +3,10 @@
     python tests/torture/hostile_inputs.py [--only weights media json commands] [--every N] [--folder DIR]
                                            [--jobs N] [--seconds 10] [--gigabytes 4]
 
-Not a unit test: it takes about half an hour on two cores, and pytest doesn't collect it; the ordinary suite reads the
-same files within its own process. Every case is a process of its own, in a folder of its own. A case fails if the
-process prints a traceback, dies of a signal, computes for more than --seconds or holds more than --gigabytes, opens an
-internet socket, or writes anything outside of its output. What it does else is up to it: refuse, or work. Prints a
+Not a unit test: pytest doesn't collect it; the ordinary suite reads the same files within its own process. Every case
+is a process of its own, in a folder of its own, forked from one that has imported the package already. A case fails if
+the process prints a traceback, dies of a signal, computes for more than --seconds or holds more than --gigabytes, opens
+an internet socket, or writes anything outside of its output. What it does else is up to it: refuse, or work. Prints a
 table of what happened and every failure, and writes results.json into the folder; ends with 1 if there was a failure.
 """
 
@@ -23,10 +23,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.context import ForkServerContext
 
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
+import forked_program  # noqa: E402
 import hostile_json  # noqa: E402
 import hostile_media  # noqa: E402
 import hostile_weights  # noqa: E402
@@ -76,8 +78,9 @@ def main() -> int:
     make_models(folder)
     cases = [case for group in args.only for case in list(GROUPS[group](folder))[:: args.every]]
     print(f"{len(cases)} cases in {folder}", flush=True)
+    server = forked_program.server(environment_of(folder))
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(lambda case: run(case, folder, args.seconds, args.gigabytes * 2**30), cases))
+        results = list(pool.map(lambda case: run(case, folder, server, args.seconds, args.gigabytes * 2**30), cases))
     pairs = list(zip(cases, results, strict=True))
     records = [dataclasses.asdict(result) | {"group": case.group, "name": case.name} for case, result in pairs]
     (folder / "results.json").write_text(json.dumps(records, indent=1))
@@ -119,38 +122,54 @@ def make_models(folder: pathlib.Path) -> None:
 def environment_of(folder: pathlib.Path) -> dict[str, str]:
     """Programs compile fast, and keep what they compile within the folder."""
     changes = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
-    return tiny_program.environment(**changes, JAX_COMPILATION_CACHE_DIR=None)
+    return tiny_program.environment(**changes, JAX_COMPILATION_CACHE_DIR=str(folder / "cache" / "compiled"))
 
 
-def run(case: Case, folder: pathlib.Path, seconds: float, memory: float) -> Result:
+def run(case: Case, folder: pathlib.Path, server: ForkServerContext, seconds: float, memory: float) -> Result:
     """Runs one case and watches it."""
     name = re.sub(r"[^A-Za-z0-9_.]", "_", f"{case.group}_{case.name}")[:100]
     place = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}_", dir=folder))
     case.prepare(place)
     before = listing(place)
-    argv = [sys.executable, "-m", "pvdm_jax.cli", *case.argv]
-    environment = environment_of(folder)
-    command = ["bash", "-c", f'"$@" {case.shell}; exit ${{PIPESTATUS[0]}}', "bash", *argv] if case.shell else argv
-    with (place / ".output").open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=place,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        problems, computed, most = watch(process, seconds, memory)
+    start = in_shell if case.shell else forked
+    code, problems, computed, most = start(case, place, server, seconds, memory)
     text = (place / ".output").read_text(errors="replace")
     if "Traceback (most recent call last)" in text or "Fatal Python error" in text:
         problems.append("a traceback")
-    if process.returncode not in CODES and not problems:
-        problems.append(f"exit code {process.returncode}")
+    if code not in CODES and not problems:
+        problems.append(f"exit code {code}")
     written = [path for path in listing(place) - before if not path.startswith(("out", ".out", "run"))]
     if written:
         problems.append(f"it wrote {', '.join(sorted(written)[:3])}")
     shutil.rmtree(place, ignore_errors=True)
-    return Result(process.returncode, text[-2000:], computed, most, problems)
+    return Result(code, text[-2000:], computed, most, problems)
+
+
+def forked(
+    case: Case, place: pathlib.Path, server: ForkServerContext, seconds: float, memory: float
+) -> tuple[int | None, list[str], float, int]:
+    """Runs a case as a fork of the server. Returns its exit code, what was wrong, its seconds and its bytes."""
+    process = forked_program.start(server, case.argv, place, place / ".output")
+    seen = watch(process.pid, process.is_alive, seconds, memory)
+    process.join()
+    return process.exitcode, *seen
+
+
+def in_shell(
+    case: Case, place: pathlib.Path, server: ForkServerContext, seconds: float, memory: float
+) -> tuple[int | None, list[str], float, int]:
+    """The same of a case that is a line of a shell, which starts the program itself."""
+    argv = [sys.executable, "-m", "pvdm_jax.cli", *case.argv]
+    with (place / ".output").open("wb") as output:
+        process = subprocess.Popen(
+            ["bash", "-c", f'"$@" {case.shell}; exit ${{PIPESTATUS[0]}}', "bash", *argv],
+            cwd=place,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        seen = watch(process.pid, lambda: process.poll() is None, seconds, memory)
+    return process.wait(), *seen
 
 
 def listing(place: pathlib.Path) -> set[str]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from read_frames import read_video
-from support.odd_videos import clock_times, clock_video, encode, remux, with_cover, with_matrix
+from support.odd_videos import clock_gif, clock_times, clock_video, encode, remux, with_cover, with_matrix
 
 from pvdm_jax.data.clips import resample
 from pvdm_jax.video.errors import VideoError
@@ -92,6 +92,7 @@ UNEVEN = [0, *np.cumsum([40] * 20 + [500] * 8)]
         (lambda: clock_video("mp4", "libx264", PHONE), PHONE, 59 / 4.867),
         (lambda: clock_video("webm", "libvpx", BROWSER, live=True), BROWSER, 99 / (BROWSER[-1] - BROWSER[0]) * 1000),
         (lambda: clock_video("matroska", "libx264", UNEVEN), UNEVEN, 28 / 4.8),
+        (lambda: clock_gif(UNEVEN), UNEVEN, 28 / 4.8),
     ],
 )
 def test_frames_at_a_rate_are_the_nearest_by_time_stamp(data, times, rate):

@@ -18,11 +18,12 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+from pvdm_jax.config.checks import listed
 from pvdm_jax.data.layouts import Listing, list_videos
 from pvdm_jax.data.prepare.finish import VERSION, finish_dataset
 from pvdm_jax.data.prepare.options import PrepareOptions
 from pvdm_jax.data.prepare.shards import OUTCOME, outcome_path
-from pvdm_jax.data.prepare.summary import Summary, skipped_lines, summarize
+from pvdm_jax.data.prepare.summary import Summary, summarize
 from pvdm_jax.data.prepare.workers import plan_shards, write_shards
 from pvdm_jax.storage.files import check_new_folder, write_json
 from pvdm_jax.storage.json_files import read_json, try_read_json
@@ -77,9 +78,9 @@ def write_dataset(
         outcomes = [read_json(outcome_path(shard.path), OUTCOME) for shard in shards]
         summary = summarize(listing, options.storage, [shard.split for shard in shards], outcomes, classes)
         if not summary.count:
-            reasons = "".join(f"\n{line}" for line in skipped_lines(summary.skipped))
+            reasons = [f"skipped {video}: {reason}" for video, reason in summary.skipped.items()]
             shutil.rmtree(unfinished)
-            raise VideoError(f"{name}: no usable video (layout {listing.layout}){reasons}")
+            raise VideoError(f"{name}: no usable video (layout {listing.layout}); {listed(reasons)}")
         actions = options.game is not None
         finish_dataset(unfinished, output, shards, outcomes, classes, summary, actions)
     return summary

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
+from pvdm_jax.config.checks import one_line
 from pvdm_jax.data.array_files import read_array
 from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.data.folders import VideoEntry, pictures_of
@@ -93,9 +94,9 @@ def write_shard(
                     "a record can hold; choose --height and --width, or --storage=jpeg"
                 )
         except (VideoError, OSError) as error:
-            skipped[shown(video.name)] = str(error).removeprefix(f"{video.path}: ")
+            skipped[shown(video.name)] = one_line(str(error).removeprefix(f"{video.path}: "))
         except Exception as error:  # one odd file, whatever its decoder makes of it, must not end the run
-            skipped[shown(video.name)] = f"it can't be read ({type(error).__name__}: {error})"
+            skipped[shown(video.name)] = one_line(f"it can't be read ({type(error).__name__}: {error})")
         else:
             known = {
                 "name": video.name,

@@ -37,7 +37,7 @@ class Summary:
             names = [f"{name} ({count})" for name, count in self.classes.items()]
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             lines.append(f"{len(names)} classes: {', '.join(names[:SHOWN])}{more}")
-        lines += skipped_lines(self.skipped)
+        lines += [f"skipped: {name}: {reason}" for name, reason in list(self.skipped.items())[:SHOWN]]
         if len(self.skipped) > SHOWN:
             lines.append(f"skipped: {len(self.skipped) - SHOWN} more; {SUMMARY} names them all")
         return "\n".join(lines)
@@ -65,8 +65,3 @@ def summarize(
         classes=dict(sorted(labels.items())),
         skipped=skipped,
     )
-
-
-def skipped_lines(skipped: dict[str, str]) -> list[str]:
-    """A line for each of the first skipped videos."""
-    return [f"skipped: {name}: {reason}" for name, reason in list(skipped.items())[:SHOWN]]

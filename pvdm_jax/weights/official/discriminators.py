@@ -138,7 +138,7 @@ def _statistics(model: PatchDiscriminator, weights: dict[str, Any], prefix: str)
             array = to_array(weights[name], name).astype(expected.dtype)
             if array.shape != expected.shape:
                 raise ValueError(
-                    f"the weights don't fit:\n  {prefix}{name} has shape {array.shape}; {expected.shape} is needed"
+                    f"the weights don't fit: {prefix}{name} has shape {array.shape}; {expected.shape} is needed"
                 )
             given[name] = array
     return RunningStatistics(given)

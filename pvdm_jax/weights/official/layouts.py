@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pvdm_jax.config.checks import listed
 from pvdm_jax.models import functional
 
 PREFIXES = ("module.", "diffusion_model.", "_orig_mod.", "state_dict.")
@@ -75,8 +76,8 @@ def build(
 ) -> Any:
     """The module that `make` defines, with `weights` in place of its initial ones.
 
-    rules: a function from the module to its `Weight`s. Raises ValueError naming each missing, surplus or misshapen
-    weight.
+    rules: a function from the module to its `Weight`s. Raises ValueError naming the first missing, misshapen or
+    surplus weights.
     """
     model = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     graphdef, expected = functional.split(model)
@@ -99,7 +100,7 @@ def build(
                     leaves.setdefault(path, np.empty(expected[path].shape, np.float32))[weight.layer] = part
     problems += [f"{name} is not a weight of this model" for name in sorted(weights.keys() - used)]
     if problems:
-        raise ValueError("the weights don't fit:\n  " + "\n  ".join(problems))
+        raise ValueError(f"the weights don't fit: {listed(problems)}")
     params = functional.unflatten({path: jnp.asarray(array, jnp.float32) for path, array in leaves.items()})
     return functional.merge(graphdef, params)
 

@@ -1,0 +1,34 @@
+"""The maximum along an axis with a gradient that stays finite.
+
+JAX's own finds the maximum again, as the values that equal it, and divides by how many there are. XLA may compute those
+values twice, in two loops that round differently; then none equals it, and 0 / 0 makes the gradient NaN. Seen in the
+U-Net on a CPU, where XLA's optimizations were turned off. Here the maximum's place is remembered instead.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def maximum_along(x: jax.Array, axis: int) -> jax.Array:
+    """x.max(axis), `axis` from 0 on. Its gradient goes to the first of several equal values."""
+    return _maximum(x, axis, x.shape[axis])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _maximum(x: jax.Array, axis: int, length: int) -> jax.Array:
+    return x.max(axis)
+
+
+def _forward(x, axis, length):
+    return x.max(axis), jnp.argmax(x, axis, keepdims=True)
+
+
+def _backward(axis, length, place, gradient):
+    shape = (*place.shape[:axis], length, *place.shape[axis + 1 :])
+    here = jax.lax.broadcasted_iota(place.dtype, shape, axis) == place
+    return (jnp.where(here, jnp.expand_dims(gradient, axis), 0),)
+
+
+_maximum.defvjp(_forward, _backward)

@@ -75,13 +75,13 @@ def get_config(variant: str = "") -> ConfigDict:
         config.denoiser.expert_from = config.process.num_steps - 1
         stage.context_last_time = 0.0
         stage.context_prob = 0.1
-        stage.expert_every = 4
-    stage.steps = 1900
+        stage.expert_every = 5
+    stage.steps = 1700
     stage.batch_size = 8
     stage.ema_decay = 0.995
-    stage.eval_every = 1900
+    stage.eval_every = 1700
     stage.eval_clips = 64
-    stage.checkpoint_every = 950
+    stage.checkpoint_every = 850
 
     # After minutes of training, samplers that add no noise give better clips. What follows from the previous clip is
     # decided in the first steps: the fewer there are, the closer the next clip comes to it.

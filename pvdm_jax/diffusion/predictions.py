@@ -82,6 +82,7 @@ def loss_weights(process: Process) -> np.ndarray:
     return weights.astype(np.float32)
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NoisyBatch:
     """What is asked of the denoiser: noisy latents, their times, and the answers."""

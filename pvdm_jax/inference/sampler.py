@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from pvdm_jax.config import Config, SampleConfig, config_from_dict, config_to_dict, require
-from pvdm_jax.diffusion.guidance import guide
+from pvdm_jax.diffusion.guidance import Denoise, guide
 from pvdm_jax.diffusion.process import Process
+from pvdm_jax.diffusion.samplers import SAMPLERS
 from pvdm_jax.diffusion.sampling import sample_clip, sample_video
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.models import functional
 from pvdm_jax.models.condition import NEIGHBOURS, Condition, Neighbour
-from pvdm_jax.models.experts import REST
+from pvdm_jax.models.experts import EXPERT, REST
 from pvdm_jax.models.latent import LatentScale, Tokens
 
 Weights = Mapping[str, functional.Params]  # "autoencoder", "denoiser"
@@ -202,6 +203,20 @@ class SamplingProgram:
         previous = Neighbour(latents, jnp.ones(latents.shape[0], bool))
         return dataclasses.replace(condition.without("next"), previous=previous)
 
+    def _denoise(self, params: functional.Params, settings: SampleConfig, later: bool) -> Denoise:
+        """The denoiser with its weights. Of two networks only the one that is needed, where that is known: a program
+        with both takes twice as long to compile."""
+        model, network = self.model, None
+        if self.config.denoiser.expert_from:
+            sampler, steps, _ = settings.solver(later)
+            if not later:
+                network = REST  # a first clip has no neighbour
+            elif steps == 1 and not SAMPLERS[sampler].every_step and not settings.guidance:
+                network = EXPERT  # it is asked at the last time alone, and of clips with a neighbour
+        if network:
+            model, params = model.one_network, params[network]
+        return functools.partial(model.denoise_in_parts, params)
+
     def _sample(self, weights, numbers, settings, keys, condition, later, trace=False):
         away, interval = [], None
         if settings.guidance and later:
@@ -213,11 +228,7 @@ class SamplingProgram:
             ends = (numbers["guidance_from"], numbers["guidance_to"])
             interval = tuple(end * self.process.num_steps - 1 for end in ends)
         sampler, steps, grid = settings.solver(later)
-        model, params = self.model, weights["denoiser"]
-        if self.config.denoiser.expert_from and not later:
-            # A first clip has no neighbour: a program without the expert takes half of the time to compile.
-            model, params = model.one_network, params[REST]
-        denoise = functools.partial(model.denoise_in_parts, params)
+        denoise = self._denoise(weights["denoiser"], settings, later)
         return sample_clip(
             guide(denoise, condition, away, interval=interval),
             self.process,

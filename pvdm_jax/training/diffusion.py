@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from pvdm_jax.config import Config, config_to_dict, require
 from pvdm_jax.data.latent_batch import LatentBatch
-from pvdm_jax.diffusion.predictions import draw_noisy_batch
+from pvdm_jax.diffusion.predictions import draw_noisy_batch, squared_error
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.times import Times, logit_normal_times, uniform_times
 from pvdm_jax.inference import on_mesh
@@ -247,7 +247,8 @@ class DiffusionStage:
         return clip
 
     def _held_out_errors(self, params: functional.Params, batch: LatentBatch) -> dict[str, jax.Array]:
-        """Squared errors (b,) at uniform times, by what the denoiser is shown; `expert`: of the expert at its own."""
+        """Squared errors (b,) at uniform times, by what the denoiser is shown; `expert`: given the previous clip, at
+        times that the expert answers for."""
         batch = batch.map_latents(self.scale.normalize)
         key = make_key(0)  # the same noise at every evaluation
         everything = self.condition(batch)
@@ -256,14 +257,14 @@ class DiffusionStage:
             conditions["given_previous"] = everything.without("next")
         if self.denoiser.next_clip:
             conditions["given_both"] = everything
-        noisy = draw_noisy_batch(self.process, batch.clip, key, uniform_times)
-        alone = params[REST] if self.networks else params
-        found = {"unconditional": self.trained.errors(alone, noisy, conditions.pop("unconditional"))}
-        found |= {name: self.model.errors(params, noisy, shown) for name, shown in conditions.items()}
+        noisy = dict.fromkeys(conditions, draw_noisy_batch(self.process, batch.clip, key, uniform_times))
         if self.networks:
-            seen = conditions["given_previous"]
-            found["expert"] = self.errors(params[EXPERT], batch.clip, seen, key, self.expert_times)[0]
-        return found
+            conditions["expert"] = conditions["given_previous"]
+            noisy["expert"] = draw_noisy_batch(self.process, batch.clip, key, self.expert_times)
+        # All in one call: each further one would take seconds to compile.
+        asked, condition = (jax.tree.map(lambda *x: jnp.concatenate(x), *each.values()) for each in (noisy, conditions))
+        errors = squared_error(self.model.denoise_in_parts(params, asked.x, asked.time, condition), asked.target)
+        return dict(zip(conditions, jnp.split(errors, len(conditions)), strict=True))
 
     def _sample(self, params: functional.Params, batch: dict[str, jax.Array]) -> jax.Array:
         """One clip for each index, uint8 (b, frames, height, width, 3)."""

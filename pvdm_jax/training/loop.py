@@ -8,6 +8,7 @@ is killed and resumed ends with the same bits.
 Order within a step for which everything is due: log, save, evaluate. Every evaluation has a checkpoint, made before it.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import pathlib
@@ -36,6 +37,8 @@ from pvdm_jax.training.progress import Progress, StepClock, duration, parameter_
 from pvdm_jax.training.run import Run
 from pvdm_jax.training.schedule_change import warn_of_schedule
 from pvdm_jax.training.step import Batch, Stage, compile_step, keys
+
+AHEAD = 100  # updates whose steps are compiled together
 
 # Settings that may change when a run is resumed. The others decide its numbers.
 FREE_SETTINGS = (
@@ -161,7 +164,7 @@ class _Training(Run):
             if hasattr(iterator, "close"):
                 stack.callback(iterator.close)
             batch = sharding.global_batch(self.mesh, next(iterator))
-            self.compile(self.policy.step_name(start + 1), state, batch)
+            self.compile(start + 1, state, batch)
             self.progress.begin()
             self.clock.reset()
             step = start
@@ -217,19 +220,31 @@ class _Training(Run):
         name = self.policy.step_name(step)
         if name not in self.programs:
             self.clock.pause(0)
-            self.compile(name, state, batch)
+            self.compile(step, state, batch)
             self.progress.skip()
             self.clock.resume()
         return self.programs[name]
 
-    def compile(self, name: str, state: Any, batch: Batch) -> None:
-        """Compiles the step of that name."""
+    def compile(self, step: int, state: Any, batch: Batch) -> None:
+        """Compiles the steps of update `step` and of the AHEAD ones after it that aren't compiled yet, side by side.
+
+        Several processes compile them one after the other: XLA's may wait for each other, so all need the same order.
+        """
+        until = min(step + AHEAD, self.last_step) + 1
+        names = dict.fromkeys(self.policy.step_name(number) for number in range(step, until))
+        names = [name for name in names if name not in self.programs]
+
+        def make(name: str) -> Callable:
+            return compile_step(
+                self.stage, name, state=state, batch=batch, placed=self.placed, mesh=self.mesh, seed=self.seed
+            )
+
         began = time.perf_counter()
-        self.programs[name] = compile_step(
-            self.stage, name, state=state, batch=batch, placed=self.placed, mesh=self.mesh, seed=self.seed
-        )
+        with concurrent.futures.ThreadPoolExecutor(len(names) if jax.process_count() == 1 else 1) as pool:
+            self.programs |= zip(names, pool.map(make, names), strict=True)
         seconds = duration(time.perf_counter() - began)
-        self.progress.say(f"{self.stage.name}: {name} step compiled in {seconds}")
+        plural = "s" if len(names) > 1 else ""
+        self.progress.say(f"{self.stage.name}: {' and '.join(names)} step{plural} compiled in {seconds}")
 
     def save(self, step: int, state: Any, scheduled: bool) -> None:
         """Saves in the background. scheduled: whether the settings ask for it at this step."""

@@ -108,7 +108,7 @@ def _detect(source: pathlib.Path) -> Layout:
 
 
 def _mismatch(source: pathlib.Path, *layouts: Layout) -> str:
-    expected = ", or ".join(f"{layout.expected} (layout {layout.name})" for layout in layouts)
+    expected = "; ".join(f"{layout.name}: {layout.expected}" for layout in layouts)
     return f"{source}: no usable video. Found {describe_contents(source)}; expected {expected}"
 
 

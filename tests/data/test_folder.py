@@ -84,7 +84,7 @@ def test_min_frames_is_a_choice(folder, tmp_path):
 def test_no_usable_video_says_what_was_tried(tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(
-        VideoError, match=r"in: no usable video. Found an empty folder; expected .*, or video files .*$"
+        VideoError, match=r"in: no usable video. Found an empty folder; expected .*; videos: video files .*$"
     ):
         prepare(tmp_path / "in", tmp_path / "out")
     (tmp_path / "in" / "a.mp4").touch()

@@ -5,8 +5,9 @@ devices start a program of their own: the number of devices is fixed once JAX ha
 
 Most of the suite's time goes into compiling programs that then run once. So XLA compiles without its expensive
 optimizations, which halves that time, and without its newer generator of CPU code (`FAST_COMPILE`), which halves it
-again. Neither changes an operation. Tests that compute with large arrays take the fixture `optimized`. Compiled programs also take most of a worker's memory, about a megabyte each however small, so that a
-worker whose memory has grown drops them.
+again. Neither changes an operation. Tests that compute with large arrays take the fixture `optimized`. Compiled
+programs also take most of a worker's memory, about a megabyte each however small, so that a worker whose memory has
+grown drops them.
 """
 
 import ctypes

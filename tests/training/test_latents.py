@@ -7,7 +7,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from tiny_config import CONFIG, changed
 
 from pvdm_jax.config import (
@@ -64,7 +63,7 @@ def files(workdir):
 
 def trained(config, workdir):
     """The run's autoencoder as a module."""
-    graphdef, _ = functional.abstract(lambda: Autoencoder(config.autoencoder, rngs=nnx.Rngs(0)))
+    graphdef, _ = functional.abstract(lambda: Autoencoder(config.autoencoder, rngs=functional.rngs(0)))
     return functional.merge(graphdef, load_autoencoder(config.autoencoder, workdir))
 
 

@@ -78,7 +78,7 @@ def build(
     rules: a function from the module to its `Weight`s. Raises ValueError naming each missing, surplus or misshapen
     weight.
     """
-    model = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: make(functional.rngs(0)))
     graphdef, expected = functional.split(model)
     expected = functional.flatten(expected)
     leaves: dict[str, np.ndarray] = {}

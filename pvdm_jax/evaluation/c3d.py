@@ -91,7 +91,7 @@ def c3d_from_weights(file: WeightFile) -> C3D:
     width = 64 // len(first) if first is not None and 0 < len(first) <= 64 else 1
     last = get("fc8", "b")
     classes = CLASSES if last is None else len(last)
-    graphdef, expected = functional.abstract(lambda: C3D(classes, width, rngs=nnx.Rngs(0)))
+    graphdef, expected = functional.abstract(lambda: C3D(classes, width, rngs=functional.rngs(0)))
     params: functional.Params = {}
     for name, leaves in expected.items():
         kernel, bias = get(name, "W"), get(name, "b")

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from pvdm_jax.config import require
@@ -127,7 +126,7 @@ def open_features(
         )
     facts = {"network": name, "input": network_resize}
     if name == "i3d_random":
-        network = i3d.I3D(rngs=nnx.Rngs(make_key(0)))
+        network = i3d.I3D(rngs=functional.rngs(make_key(0)))
         facts["weights"] = "random, of key 0: for comparisons of kinds of damage, not for FVD"
     else:
         try:

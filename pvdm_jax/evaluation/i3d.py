@@ -214,7 +214,7 @@ def _build(weights: Mapping[str, np.ndarray], eps: float) -> I3D:
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError("; ".join(problems[:3]) + more)
-    graphdef, _ = functional.abstract(lambda: I3D(classes, rngs=nnx.Rngs(0)))
+    graphdef, _ = functional.abstract(lambda: I3D(classes, rngs=functional.rngs(0)))
     return functional.merge(graphdef, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params))
 
 

@@ -52,11 +52,11 @@ class LatentModel:
 
     @functools.cached_property
     def _abstract_autoencoder(self) -> tuple[nnx.GraphDef, functional.Params]:
-        return functional.abstract(lambda: Autoencoder(self.autoencoder, rngs=nnx.Rngs(0)))
+        return functional.abstract(lambda: Autoencoder(self.autoencoder, rngs=functional.rngs(0)))
 
     @functools.cached_property
     def _abstract_denoiser(self) -> tuple[nnx.GraphDef, functional.Params]:
-        return functional.abstract(lambda: make_denoiser(self.denoiser, self.spec, rngs=nnx.Rngs(0)))
+        return functional.abstract(lambda: make_denoiser(self.denoiser, self.spec, rngs=functional.rngs(0)))
 
     @functools.cached_property
     def one_network(self) -> "LatentModel":
@@ -77,7 +77,7 @@ class LatentModel:
 
     def init_denoiser(self, key: jax.Array) -> functional.Params:
         """The denoiser's weights before training."""
-        return functional.split(make_denoiser(self.denoiser, self.spec, rngs=nnx.Rngs(key)))[1]
+        return functional.split(make_denoiser(self.denoiser, self.spec, rngs=functional.rngs(key)))[1]
 
     def encode(self, params: functional.Params, video: jax.Array) -> Tokens:
         """Clips (b, frames, height, width, 3), uint8 or float in [-1, 1], to latents (b, positions, channels)."""

@@ -109,9 +109,9 @@ class PlaneBlock(nnx.Module):
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
     """`depth` modules as one, with every parameter stacked on a new leading axis."""
-    graphdef, _ = functional.abstract(lambda: make(nnx.Rngs(0)))
+    graphdef, _ = functional.abstract(lambda: make(functional.rngs(0)))
     keys = jax.random.split(rngs.params(), depth)
-    params = jax.vmap(lambda key: functional.split(make(nnx.Rngs(key)))[1])(keys)
+    params = jax.vmap(lambda key: functional.split(make(functional.rngs(key)))[1])(keys)
     return functional.merge(graphdef, params)
 
 

@@ -195,13 +195,14 @@ def _autoencoder_stage(config: Config, mesh: Any) -> tuple[Any, str, Any]:
     from flax import nnx
 
     from pvdm_jax.losses.lpips import LPIPS
+    from pvdm_jax.models import functional
     from pvdm_jax.runtime import sharding
     from pvdm_jax.training import phases
     from pvdm_jax.training.autoencoder import AutoencoderStage
 
     clip, settings = config.autoencoder, config.train_autoencoder
     video = (clip.frames, clip.height, clip.width, 3)
-    lpips = nnx.eval_shape(lambda: LPIPS(rngs=nnx.Rngs(0))) if settings.perceptual_weight > 0 else None
+    lpips = nnx.eval_shape(lambda: LPIPS(rngs=functional.rngs(0))) if settings.perceptual_weight > 0 else None
     name = phases.RECONSTRUCTION
     if settings.adversarial.enabled:
         name = phases.GENERATOR if settings.adversarial.alternate else phases.BOTH

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh
 
 from pvdm_jax.config import AutoencoderConfig, AutoencoderTrainingConfig
@@ -40,10 +39,10 @@ class AutoencoderLosses:
             self.constants = {"lpips": sharding.place(mesh, weights)}
 
     def make_autoencoder(self, key: jax.Array | int = 0) -> Autoencoder:
-        return Autoencoder(self.model, rngs=nnx.Rngs(key))
+        return Autoencoder(self.model, rngs=functional.rngs(key))
 
     def make_discriminators(self, key: jax.Array | int = 0) -> Discriminators:
-        return Discriminators(self.config.adversarial.discriminator, rngs=nnx.Rngs(key))
+        return Discriminators(self.config.adversarial.discriminator, rngs=functional.rngs(key))
 
     def prepare(self, batch: Batch, key: jax.Array) -> Batch:
         """The batch with its video in [-1, 1], from uint8 or float, and with a "frame": a random one if it has none."""

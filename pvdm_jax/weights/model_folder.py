@@ -13,8 +13,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from flax import nnx
-
 from pvdm_jax.config import (
     AutoencoderConfig,
     Config,
@@ -178,8 +176,8 @@ def read_model(directory: str | pathlib.Path, networks: tuple[str, ...] = (AUTOE
     config = _config(settings, directory)
     spec = latent_spec(config.autoencoder)
     makers = {
-        AUTOENCODER: lambda: Autoencoder(config.autoencoder, rngs=nnx.Rngs(0)),
-        DENOISER: lambda: make_denoiser(config.denoiser, spec, rngs=nnx.Rngs(0)),
+        AUTOENCODER: lambda: Autoencoder(config.autoencoder, rngs=functional.rngs(0)),
+        DENOISER: lambda: make_denoiser(config.denoiser, spec, rngs=functional.rngs(0)),
     }
     weights: dict[str, functional.Params | None] = {AUTOENCODER: None, DENOISER: None}
     for name in networks:

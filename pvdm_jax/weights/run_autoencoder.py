@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -45,7 +44,7 @@ def load_autoencoder(
         found, params = model_folder.read_autoencoder(folder)
         _check_settings(model, found, folder)
         return jax.tree.map(jax.numpy.asarray, params) if mesh is None else sharding.place(mesh, params)
-    _, abstract = functional.abstract(lambda: Autoencoder(model, rngs=nnx.Rngs(0)))
+    _, abstract = functional.abstract(lambda: Autoencoder(model, rngs=functional.rngs(0)))
     try:
         return read_part(folder, "ema", abstract if mesh is None else sharding.place(mesh, abstract))
     except FileNotFoundError as error:

@@ -3,14 +3,13 @@
 import functools
 
 import pytest
-from flax import nnx
 
 from pvdm_jax.config import AutoencoderConfig, ConfigError, DenoiserConfig
 from pvdm_jax.config.loading import config_names, load_settings
 from pvdm_jax.config.recipes import VARIANTS
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.models.autoencoder import Autoencoder
-from pvdm_jax.models.functional import abstract, count
+from pvdm_jax.models.functional import abstract, count, rngs
 
 PAPER = [f"{dataset}:{variant}" for dataset in ("ucf101", "sky_timelapse") for variant in VARIANTS]
 DOOM = [f"doom:{variant}" for variant in ("64", "128", "64-official", "128-official", "64-dit", "128-dit")]
@@ -20,7 +19,7 @@ MILLION = 1e6
 
 @functools.cache  # several configurations have the same models
 def autoencoder_parameters(config: AutoencoderConfig) -> int:
-    return count(abstract(lambda: Autoencoder(config, rngs=nnx.Rngs(0)))[1])
+    return count(abstract(lambda: Autoencoder(config, rngs=rngs(0)))[1])
 
 
 @functools.cache

@@ -5,7 +5,6 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 
 from pvdm_jax.evaluation import c3d, i3d, scattering
 from pvdm_jax.losses.lpips import LPIPS
@@ -18,7 +17,7 @@ def floats(*shape):
 
 def applied(network):
     """The network as a function of its weights and inputs, and the weights' shapes."""
-    graphdef, params = functional.abstract(lambda: network(rngs=nnx.Rngs(0)))
+    graphdef, params = functional.abstract(lambda: network(rngs=functional.rngs(0)))
     return lambda params, *inputs: functional.merge(graphdef, params)(*inputs), params
 
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from tiny_model import model_config, random_weights
 
 from pvdm_jax.inference import latent_model
 from pvdm_jax.inference.latent_model import LatentModel
+from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.runtime import sharding
 
@@ -43,7 +43,7 @@ def test_memory_does_not_grow_with_the_clips(name):
 
 
 def test_every_clip_is_encoded_as_alone():
-    params = random_weights(lambda: Autoencoder(CONFIG.autoencoder, rngs=nnx.Rngs(0)), 0)
+    params = random_weights(lambda: Autoencoder(CONFIG.autoencoder, rngs=functional.rngs(0)), 0)
     model = LatentModel(CONFIG.autoencoder)
     clips = np.random.default_rng(0).integers(0, 256, (7, *CLIP), np.uint8)  # two parts, the last one is filled up
     found = jax.jit(model.encode)(params, clips)

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from pvdm_jax.config import UNetConfig
+from pvdm_jax.models import functional
 from pvdm_jax.models.axis_mixing import AxisMixing
 from pvdm_jax.models.denoiser import make_denoiser
 from pvdm_jax.models.triplane import PlaneShape, unpack
@@ -61,6 +62,6 @@ def test_a_unet_has_it_in_its_first_and_last_block():
     spec = PlaneShape(4, 2, 6).latent_spec(4)
     for asked in (False, True):
         config = UNetConfig(**fields, axis_mixing=asked)
-        model = nnx.eval_shape(lambda config=config: make_denoiser(config, spec, rngs=nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda config=config: make_denoiser(config, spec, rngs=functional.rngs(0)))
         blocks = [*model.input_blocks, model.middle_block, *model.output_blocks]
         assert [block.mixing is not None for block in blocks] == [asked, *[False] * (len(blocks) - 2), asked]

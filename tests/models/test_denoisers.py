@@ -125,7 +125,7 @@ def test_paper_sizes_have_the_parameters_of_the_papers(name, millions):
 
     config = load_settings(f"ucf101:{name}")
     spec = latent_spec(config.autoencoder)
-    _, params = functional.abstract(lambda: make_denoiser(config.denoiser, spec, rngs=nnx.Rngs(0)))
+    _, params = functional.abstract(lambda: make_denoiser(config.denoiser, spec, rngs=functional.rngs(0)))
     assert functional.count(params) / 1e6 == pytest.approx(millions, rel=0.03)
 
 

@@ -30,6 +30,7 @@ def call(model, method=None):
     return lambda *args: jax.jit(function)(params, *args)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", ["autoencoder_tiny", pytest.param("autoencoder_paper", marks=pytest.mark.slow)])
 def test_autoencoder(reference, recipe, name):
     info, expected = reference(name)

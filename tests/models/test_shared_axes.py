@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from pvdm_jax.config import UNetConfig
+from pvdm_jax.models import functional
 from pvdm_jax.models.denoiser import make_denoiser
 from pvdm_jax.models.shared_axes import SharedAxes
 from pvdm_jax.models.triplane import Planes, PlaneShape
@@ -67,6 +68,6 @@ def test_a_unet_has_it_in_each_block():
     spec = SHAPE.latent_spec(4)
     for asked in (False, True):
         fields = {**vars(config), "shared_axes": asked}
-        model = nnx.eval_shape(lambda fields=fields: make_denoiser(UNetConfig(**fields), spec, rngs=nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda fields=fields: make_denoiser(UNetConfig(**fields), spec, rngs=functional.rngs(0)))
         blocks = [*model.input_blocks, model.middle_block, *model.output_blocks]
         assert [block.shared_axes is not None for block in blocks] == [asked] * len(blocks)

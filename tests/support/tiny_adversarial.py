@@ -51,8 +51,11 @@ def make_stage(training=None, lpips=None, mesh=None, **options):
 
 
 def state_of(stage):
-    """The state after 10 updates that changed nothing, at the beginning of the adversarial phase."""
-    state = jax.jit(stage.init)(jax.random.key(0))
+    """The state after 10 updates that changed nothing, at the beginning of the adversarial phase.
+
+    Without jit: operation by operation equal ones are compiled once, and most of these are.
+    """
+    state = stage.init(jax.random.key(0))
     return dataclasses.replace(state, step=jnp.int32(10), warmup_start=jnp.int32(10))
 
 

@@ -9,7 +9,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from tiny_config import SMALLEST
 
 from pvdm_jax.config import AutoencoderConfig, Config, SampleConfig, UNetConfig
@@ -39,9 +38,9 @@ def model_config(**unet) -> Config:
 
 def tiny_model(mesh=None, seed: int = 0, **unet) -> PVDM:
     config = model_config(**unet)
-    autoencoder = random_weights(lambda: Autoencoder(config.autoencoder, rngs=nnx.Rngs(0)), seed)
+    autoencoder = random_weights(lambda: Autoencoder(config.autoencoder, rngs=functional.rngs(0)), seed)
     spec = latent_spec(config.autoencoder)
-    denoiser = random_weights(lambda: make_denoiser(config.denoiser, spec, rngs=nnx.Rngs(0)), seed + 1)
+    denoiser = random_weights(lambda: make_denoiser(config.denoiser, spec, rngs=functional.rngs(0)), seed + 1)
     return PVDM(config, autoencoder, denoiser, NAMES, mesh)
 
 

@@ -7,7 +7,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from hostile_json import refused_by_name
 from tiny_config import CONFIG, changed
 
@@ -65,7 +64,7 @@ def files(workdir):
 
 def trained(config, workdir):
     """The run's autoencoder as a module."""
-    graphdef, _ = functional.abstract(lambda: Autoencoder(config.autoencoder, rngs=nnx.Rngs(0)))
+    graphdef, _ = functional.abstract(lambda: Autoencoder(config.autoencoder, rngs=functional.rngs(0)))
     return functional.merge(graphdef, load_autoencoder(config.autoencoder, workdir))
 
 

@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from pvdm_jax.config import AutoencoderConfig, DiTConfig, OptimizerConfig, UNetConfig
 from pvdm_jax.models import functional
@@ -85,7 +84,7 @@ CLIP = AutoencoderConfig(frames=4, height=16, width=16, patch_size=4, channels=3
 def test_it_takes_every_hidden_layer_of_a_model(model, config):
     """All kernels but those that read or write pixels or latents."""
     spec = () if model is Autoencoder else (latent_spec(CLIP),)
-    _, params = functional.abstract(lambda: model(config, *spec, rngs=nnx.Rngs(0)))
+    _, params = functional.abstract(lambda: model(config, *spec, rngs=functional.rngs(0)))
     leaves = functional.flatten(params)
     kernels = {name: leaf.shape for name, leaf in leaves.items() if name.endswith("kernel")}
     outside = {3 * CLIP.patch_size**2, config.latent_channels, 2 * config.latent_channels}

@@ -18,8 +18,9 @@ from pvdm_jax.losses.adversarial import adversarial_loss
 from pvdm_jax.losses.feature_matching import feature_matching
 from pvdm_jax.models import functional
 from pvdm_jax.runtime import sharding
+from pvdm_jax.training.adversarial import with_discriminators
 from pvdm_jax.training.autoencoder import AutoencoderStage
-from pvdm_jax.training.optimizer import init_network
+from pvdm_jax.training.optimizer import init_network, init_state
 from pvdm_jax.training.phases import DISCRIMINATOR, GENERATOR, RECONSTRUCTION
 from pvdm_jax.weights import official
 
@@ -59,14 +60,8 @@ def case(reference, recipe):
     held_out = {"video": np.zeros((1, size["timesteps"], size["resolution"], size["resolution"], 3), np.uint8)}
     mesh = sharding.make_mesh(MeshConfig())
     stage = AutoencoderStage(autoencoder.config, config, held_out, mesh, lpips)
-    params = functional.split(autoencoder)[1]
-    state = dataclasses.replace(
-        stage.init(jax.random.key(0)),
-        network=init_network(params, stage.optimizer),
-        ema=params,
-        discriminators=init_network(discriminators, stage.discriminator_optimizer),
-    )
-    return info, stage, state
+    state = init_state(functional.split(autoencoder)[1], stage.optimizer)
+    return info, stage, with_discriminators(state, init_network(discriminators, stage.discriminator_optimizer))
 
 
 def micro_batches(info, recipe, update):

@@ -79,7 +79,7 @@ def build(
     rules: a function from the module to its `Weight`s. Raises ValueError naming the first missing, misshapen or
     surplus weights.
     """
-    model = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: make(functional.rngs(0)))
     graphdef, expected = functional.split(model)
     expected = functional.flatten(expected)
     leaves: dict[str, np.ndarray] = {}

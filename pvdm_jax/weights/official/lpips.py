@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from pvdm_jax.losses.lpips import LPIPS, LPIPS_NAME, RANDOM_NAME, SCALE, SHIFT, STAGES
+from pvdm_jax.models import functional
 from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.weights.foreign_files import read_weights
 from pvdm_jax.weights.official.layouts import (
@@ -63,7 +63,7 @@ def load_lpips(files: Sequence[str | pathlib.Path] = ()) -> LPIPS:
         "takes VGG16's weights of torchvision and the linear layers' of LPIPS (vgg.pth)",
         RANDOM_NAME,
     )
-    return LPIPS(rngs=nnx.Rngs(make_key(SEED)))
+    return LPIPS(rngs=functional.rngs(make_key(SEED)))
 
 
 def lpips_to_torch(model: LPIPS) -> dict[str, np.ndarray]:

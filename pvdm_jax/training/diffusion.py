@@ -83,13 +83,13 @@ class DiffusionStage:
         self.model = LatentModel(config.autoencoder, config.denoiser, mesh)
         self.process = Process(config.process)
         self.scale = LatentScale.of(self.model.spec, config.latents)
-        self.networks = {EXPERT, REST} if config.denoiser.expert_from else set()  # none: the denoiser is one
-        self.trained = self.model.one_network
+        self.has_expert = config.denoiser.expert_from > 0
+        self.trained = self.model.one_network  # what an update trains
         excluded, steps = denoiser_class(self.trained.denoiser).NOT_MATRICES, self.config.steps
-        experts = steps // self.config.expert_every if self.networks else 0
+        experts = steps // self.config.expert_every if self.has_expert else 0
         self.optimizer = make_optimizer(self.config.optimizer, steps - experts, excluded)
         self.steps = {DENOISER: self.step}
-        if self.networks:
+        if self.has_expert:
             self.expert_optimizer = make_optimizer(self.config.optimizer, max(1, experts), excluded)
             self.steps[EXPERT] = self.expert_step
         # What the evaluation takes. It samples as users of the trained model will.
@@ -103,7 +103,7 @@ class DiffusionStage:
     def init(self, key: jax.Array) -> TrainState:
         """The state before training."""
         params = self.model.init_denoiser(key)
-        if not self.networks:
+        if not self.has_expert:
             return init_state(params, self.optimizer)
         alone = {
             REST: init_state(params[REST], self.optimizer),
@@ -115,7 +115,7 @@ class DiffusionStage:
 
     def step_name(self, step: int) -> str:
         """Which of `steps` makes update number `step`, counted from 1."""
-        return EXPERT if self.networks and step % self.config.expert_every == 0 else DENOISER
+        return EXPERT if self.has_expert and step % self.config.expert_every == 0 else DENOISER
 
     def step(self, state: TrainState, batch: LatentBatch, key: jax.Array, constants: Any):
         """One update of the denoiser; with an expert, of its other network."""
@@ -123,7 +123,7 @@ class DiffusionStage:
         if self.config.recipe == "official":
             coin = jax.random.bernoulli(jax.random.fold_in(key, 1), np.float32(self.config.context_prob))
         loss = functools.partial(self.loss, coin=coin)
-        if not self.networks:
+        if not self.has_expert:
             return self._update(state, batch, key, loss, self.optimizer)
         updates = state.step - state.step // self.config.expert_every
         network = network_of(state, REST, updates)
@@ -258,7 +258,7 @@ class DiffusionStage:
         if self.denoiser.next_clip:
             conditions["given_both"] = everything
         noisy = dict.fromkeys(conditions, draw_noisy_batch(self.process, batch.clip, key, uniform_times))
-        if self.networks:
+        if self.has_expert:
             conditions["expert"] = conditions["given_previous"]
             noisy["expert"] = draw_noisy_batch(self.process, batch.clip, key, self.expert_times)
         # All in one call: each further one would take seconds to compile.
@@ -291,7 +291,7 @@ class DiffusionStage:
         known = {"unconditional": np.ones(len(held_out.label), bool), "given_previous": held_out.has_previous}
         if self.denoiser.next_clip:
             known["given_both"] = held_out.has_previous & held_out.has_next
-        if self.networks:
+        if self.has_expert:
             known["expert"] = held_out.has_previous
         values = {f"loss_{kind}": float(np.mean(errors[kind][known[kind]])) for kind in errors if known[kind].any()}
 

@@ -76,12 +76,12 @@ def get_config(variant: str = "") -> ConfigDict:
         stage.context_last_time = 0.0
         stage.context_prob = 0.1
         stage.expert_every = 5
-    stage.steps = 1700
+    stage.steps = 2100
     stage.batch_size = 8
     stage.ema_decay = 0.995
-    stage.eval_every = 1700
+    stage.eval_every = 2100
     stage.eval_clips = 64
-    stage.checkpoint_every = 850
+    stage.checkpoint_every = 700
 
     # After minutes of training, samplers that add no noise give better clips. What follows from the previous clip is
     # decided in the first steps: the fewer there are, the closer the next clip comes to it.

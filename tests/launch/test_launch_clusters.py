@@ -242,7 +242,8 @@ def test_the_jobset_starts_a_run_that_could_work():
     assert jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
     assert pod_spec["terminationGracePeriodSeconds"] >= 120
 
-    args, overrides = make_parser().parse_known_args(container["args"])
+    written = [argument.replace("gs://BUCKET/", "gs://my-bucket/") for argument in container["args"]]  # by the user
+    args, overrides = make_parser().parse_known_args(written)
     config = load_settings(args.config, overrides)
     assert str(args.workdir).startswith("gs:/") and config.data.path.startswith("gs://")
     assert config.train_diffusion.batch_size % (rows * columns) == 0

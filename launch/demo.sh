@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole pipeline: installs into .venv, trains both stages on synthetic videos, generates videos, writes a report.
-#   bash launch/demo.sh                                      about 16 minutes on 2 free CPU cores
+#   bash launch/demo.sh                                      about a quarter of an hour on 2 free CPU cores
 #   bash launch/demo.sh --config.train_diffusion.steps=200   arguments are passed to `pvdm demo`
 #   PYTHON=/path/to/python3 bash launch/demo.sh
 set -euo pipefail

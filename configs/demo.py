@@ -68,14 +68,13 @@ def get_config(variant: str = "") -> ConfigDict:
         config.encode.unconditional_anywhere = True
     else:
         default_diffusion(config)
-        stage.context_last_time = 0.5
+        stage.context_last_time = 0.5 if variant == "dit" else 0.0
     stage.context_prob = 0.4
     if variant == "":
         # What follows from the previous clip is learned by a network of its own, so the other one seldom needs to.
         config.denoiser.expert_from = config.process.num_steps - 1
-        stage.context_last_time = 0.0
-        stage.context_prob = 0.1
         stage.expert_every = 5
+        stage.context_prob = 0.1
     stage.steps = 2100
     stage.batch_size = 8
     stage.ema_decay = 0.995

@@ -59,11 +59,9 @@ def _convert(hint: Any, value: Any, field: str) -> Any:
     if typing.get_origin(hint) in (tuple, types.GenericAlias):
         require(isinstance(value, list | tuple), field, value, "a list is needed here")
         return tuple(_convert(typing.get_args(hint)[0], item, field) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         check_number(field, value)
         value = float(value)
     correct = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     require(correct, field, value, f"{hint.__name__} is needed here, not {type(value).__name__}")
-    if hint is float:
-        check_number(field, value)
     return value

@@ -64,10 +64,8 @@ class Config:
             require(measured, "train_diffusion.best_metric", metric, f"it is measured with denoiser.{field} only")
         first, last = denoiser.expert_from, self.process.num_steps - 1
         require(first <= last, "denoiser.expert_from", first, f"at most process.num_steps - 1 ({last}), the last time")
-        share, allowed = (
-            self.train_diffusion.context_last_time,
-            "0, as denoiser.expert_from gives that time to the expert",
-        )
+        share = self.train_diffusion.context_last_time
+        allowed = "0, as denoiser.expert_from gives that time to the expert"
         require(first == 0 or share == 0, "train_diffusion.context_last_time", share, allowed)
         for name in ("steps", "later_steps"):
             steps, most = getattr(self.sample, name), self.process.num_steps

@@ -42,10 +42,10 @@ from pvdm_jax.training.latent_statistics import with_statistics
 from pvdm_jax.training.latents import training_latents
 from pvdm_jax.training.optimizer import (
     LossFn,
-    NetworkState,
     TrainState,
     accumulate_gradients,
     init_state,
+    join_networks,
     make_optimizer,
     network_of,
     update,
@@ -105,13 +105,8 @@ class DiffusionStage:
         params = self.model.init_denoiser(key)
         if not self.has_expert:
             return init_state(params, self.optimizer)
-        alone = {
-            REST: init_state(params[REST], self.optimizer),
-            EXPERT: init_state(params[EXPERT], self.expert_optimizer),
-        }
-        opt_state = {name: state.opt_state for name, state in alone.items()}
-        ema = {name: state.ema for name, state in alone.items()}
-        return dataclasses.replace(alone[REST], network=NetworkState(params, opt_state), ema=ema)
+        optimizers = {REST: self.optimizer, EXPERT: self.expert_optimizer}
+        return join_networks({name: init_state(params[name], optimizer) for name, optimizer in optimizers.items()})
 
     def step_name(self, step: int) -> str:
         """Which of `steps` makes update number `step`, counted from 1."""
@@ -149,10 +144,7 @@ class DiffusionStage:
         coin: a bool for the whole batch that decides which; None draws one for each clip.
         """
         context_key, which_key, label_key, noise_key = jax.random.split(key, 4)
-        condition = self.condition(batch).keep(
-            **self.shown_neighbours(batch, context_key, coin),
-            label=jax.random.bernoulli(label_key, np.float32(self.config.label_prob), batch.label.shape),
-        )
+        condition = self.drawn_condition(batch, context_key, label_key, coin)
         clip = self.unconditional_clip(batch, condition, which_key)
         times = functools.partial(self.times, shown=self.shows_neighbour(batch, condition))
         errors, weights = self.errors(params, clip, condition, noise_key, times)
@@ -162,10 +154,7 @@ class DiffusionStage:
     def expert_loss(self, params: functional.Params, batch: LatentBatch, key: jax.Array):
         """The expert's mean squared error over the clips of the batch that have a neighbour, which it is shown."""
         context_key, label_key, noise_key = jax.random.split(key, 3)
-        condition = self.condition(batch).keep(
-            **self.shown_neighbours(batch, context_key, coin=jnp.bool_(True)),
-            label=jax.random.bernoulli(label_key, np.float32(self.config.label_prob), batch.label.shape),
-        )
+        condition = self.drawn_condition(batch, context_key, label_key, coin=jnp.bool_(True))
         errors, weights = self.errors(params, batch.clip, condition, noise_key, self.expert_times)
         seen = self.shows_neighbour(batch, condition)
         loss = jnp.sum(jnp.where(seen, weights * errors, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
@@ -207,6 +196,15 @@ class DiffusionStage:
         for name in self.denoiser.neighbours:
             parts[name] = Neighbour(getattr(batch, name), getattr(batch, f"has_{name}"))
         return Condition(**parts)
+
+    def drawn_condition(
+        self, batch: LatentBatch, context_key: jax.Array, label_key: jax.Array, coin: jax.Array | None
+    ) -> Condition:
+        """What each sample is shown: some of its neighbours (`shown_neighbours`), and most often its class."""
+        return self.condition(batch).keep(
+            **self.shown_neighbours(batch, context_key, coin),
+            label=jax.random.bernoulli(label_key, np.float32(self.config.label_prob), batch.label.shape),
+        )
 
     def shown_neighbours(
         self, batch: LatentBatch, key: jax.Array, coin: jax.Array | None = None

@@ -133,11 +133,19 @@ def update(
     return advance(state, finite, ema_decay, ema_every, network=network)
 
 
+def join_networks(states: dict[str, TrainState]) -> TrainState:
+    """The state of several networks that take turns, from the first states of each, by their names."""
+    params, opt_state, ema = (
+        {name: getattr(state, part) for name, state in states.items()} for part in ("params", "opt_state", "ema")
+    )
+    first = next(iter(states.values()))
+    return dataclasses.replace(first, network=NetworkState(params, opt_state), ema=ema)
+
+
 def network_of(state: TrainState, name: str, updates: jax.Array) -> TrainState:
     """The state of one of several networks that take turns, to be updated like one that is alone.
 
-    The parameters, the optimizer's state and the EMA of all of them are dicts with the networks' names. updates: how
-    many this one has had, a scalar.
+    updates: how many this one has had, a scalar.
     """
     network = NetworkState(state.params[name], state.opt_state[name])
     return dataclasses.replace(state, step=updates, network=network, ema=state.ema[name])

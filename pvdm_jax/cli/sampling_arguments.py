@@ -15,6 +15,8 @@ _FIELDS = (
     "eta",
     "guidance",
     "class_guidance",
+    "prior_guidance",
+    "later_prior_guidance",
     "guidance_from",
     "guidance_to",
     "clip_x0",
@@ -45,6 +47,10 @@ def add_sampling(command: argparse.ArgumentParser) -> None:
     help = "weight w of (1 + w) f(previous clip) - w f(nothing), f being the denoiser"
     group.add_argument("--guidance", type=number, metavar="WEIGHT", help=help)
     group.add_argument("--class-guidance", type=number, metavar="WEIGHT", help="the same for the class")
+    help = "the same for all that is known of the data: away from normally distributed latents"
+    group.add_argument("--prior-guidance", type=number, metavar="WEIGHT", help=help)
+    help = "that of each continuation, if it is another one"
+    group.add_argument("--later-prior-guidance", type=number, metavar="WEIGHT", help=help)
     help = "use guidance from this fraction of the process on (0: the data) ..."
     group.add_argument("--guidance-from", type=number, metavar="TIME", help=help)
     group.add_argument("--guidance-to", type=number, metavar="TIME", help="... up to this one (1: the noise)")

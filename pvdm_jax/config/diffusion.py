@@ -88,6 +88,8 @@ class SampleConfig:
     clip_x0: bool = True  # clip the predicted latents to where the autoencoder's lie, [-1, 1] before normalisation
     guidance: float = 0.0  # w of (1 + w) f(previous clip) - w f(nothing), f being the denoiser
     class_guidance: float = 0.0  # the same for the class
+    prior_guidance: float = 0.0  # the same for all that is known of the data: away from normally distributed latents
+    later_prior_guidance: float = -1.0  # of each continuation; -1: the same
     guidance_from: float = 0.0  # guidance is on between these two times, as fractions of the process:
     guidance_to: float = 1.0  # 0 is the data, 1 the noise
     reencode: bool = False  # condition on the decoded clip's own latents, not on the sampled ones
@@ -101,7 +103,9 @@ class SampleConfig:
         one_of("sample", self, "later_grid", ("", *GRIDS))
         one_of("sample", self, "plane_order", PLANE_ORDERS)
         positive("sample", self, "steps", "later_steps")
-        at_least_zero("sample", self, "guidance", "class_guidance")
+        at_least_zero("sample", self, "guidance", "class_guidance", "prior_guidance")
+        later = self.later_prior_guidance
+        require(later == -1 or later >= 0, "sample.later_prior_guidance", later, "0 or more, or -1 for the same")
         require(0 <= self.eta <= 1, "sample.eta", self.eta, "it lies between 0 and 1")
         require(
             0 <= self.guidance_from < self.guidance_to <= 1,
@@ -109,6 +113,10 @@ class SampleConfig:
             self.guidance_from,
             f"0 <= guidance_from < guidance_to ({self.guidance_to}) <= 1",
         )
+
+    def prior_weight(self, later: bool) -> float:
+        """The weight of guidance away from normally distributed latents; later: of a continuation."""
+        return self.later_prior_guidance if later and self.later_prior_guidance >= 0 else self.prior_guidance
 
     def solver(self, later: bool) -> tuple[str, int, str]:
         """The sampler, its steps and their grid; later: of a continuation, not of a first clip."""

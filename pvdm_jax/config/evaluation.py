@@ -57,6 +57,8 @@ class ProtocolConfig:
     later_sampler: str = ""
     eta: float = -1.0
     guidance: float = -1.0
+    prior_guidance: float = -1.0
+    later_prior_guidance: float = -1.0
     classes: str = "data"  # of a model with classes: those of real clips (data), or each in turn (turn)
     weights: str = "ema"  # the only ones that a loaded model has; "": unknown, of videos from a folder
     seed: int = 0  # of the samples, and of random clips
@@ -94,7 +96,9 @@ class ProtocolConfig:
         one_of(section, self, "weights", ("ema", ""))
         unset = "or -1, as in the model's configuration"
         require(self.eta == -1 or 0 <= self.eta <= 1, f"{section}.eta", self.eta, f"between 0 and 1, {unset}")
-        require(self.guidance == -1 or self.guidance >= 0, f"{section}.guidance", self.guidance, f"0 or more, {unset}")
+        for name in ("guidance", "prior_guidance", "later_prior_guidance"):
+            weight = getattr(self, name)
+            require(weight == -1 or weight >= 0, f"{section}.{name}", weight, f"0 or more, {unset}")
         require(self.ddof in (0, 1), f"{section}.ddof", self.ddof, "0 or 1")
         allowed = "at most one part for each sample"
         require(
@@ -144,6 +148,8 @@ _PAPER = ProtocolConfig(
     later_steps=400,
     eta=1.0,
     guidance=0.0,
+    prior_guidance=0.0,
+    later_prior_guidance=0.0,
 )
 
 PROTOCOLS: Mapping[str, ProtocolConfig] = {
@@ -170,6 +176,8 @@ PROTOCOLS: Mapping[str, ProtocolConfig] = {
         later_steps=-1,
         eta=-1.0,
         guidance=-1.0,
+        prior_guidance=-1.0,
+        later_prior_guidance=-1.0,
     ),
     # What a single FVD hides: long videos clip by clip, at the borders of clips and inside, each beside real videos.
     "long": ProtocolConfig(name="long", measures=("fvd", "kernel", "seams", "drift", "borders", "cuts")),

@@ -67,6 +67,10 @@ class Config:
         share = self.train_diffusion.context_last_time
         allowed = "0, as denoiser.expert_from gives that time to the expert"
         require(first == 0 or share == 0, "train_diffusion.context_last_time", share, allowed)
+        for name in ("prior_guidance", "later_prior_guidance"):
+            weight = getattr(self.sample, name)
+            allowed = "0, as it needs latents.normalize=True: it leads away from values of mean 0 and deviation 1"
+            require(weight <= 0 or self.latents.normalize, f"sample.{name}", weight, allowed)
         for name in ("steps", "later_steps"):
             steps, most = getattr(self.sample, name), self.process.num_steps
             require(steps <= most, f"sample.{name}", steps, f"at most process.num_steps ({most})")

@@ -63,6 +63,14 @@ def target(process: Process, x0: jax.Array, step: jax.Array, noise: jax.Array) -
     return noise - x0
 
 
+def normal_answer(process: Process, x: jax.Array, step: jax.Array) -> jax.Array:
+    """What a denoiser should answer to x (b, ...) at `step` (b,) that knows of the data only that they have mean 0 and
+    deviation 1, as normalised latents have: the prediction of normally distributed x_0, each value on its own."""
+    alpha, sigma = at(process.signal, step, x), at(process.noise, step, x)
+    part = x / (alpha**2 + sigma**2)
+    return target(process, alpha * part, step, sigma * part)
+
+
 def loss_weights(process: Process) -> np.ndarray:
     """The weight of each step's squared error, (num_steps,) float32.
 

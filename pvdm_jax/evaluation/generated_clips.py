@@ -12,7 +12,17 @@ from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.runtime.keys import make_key
 
-SAMPLING_FIELDS = ("sampler", "steps", "later_sampler", "later_steps", "eta", "guidance")  # of a protocol
+# Of a protocol.
+SAMPLING_FIELDS = (
+    "sampler",
+    "steps",
+    "later_sampler",
+    "later_steps",
+    "eta",
+    "guidance",
+    "prior_guidance",
+    "later_prior_guidance",
+)
 
 
 UNUSED = {"autoencoder": ("remat",), "denoiser": ("remat",)}  # settings that no number depends on

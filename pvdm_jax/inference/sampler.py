@@ -16,6 +16,7 @@ import numpy as np
 
 from pvdm_jax.config import Config, SampleConfig, config_from_dict, config_to_dict, require
 from pvdm_jax.diffusion.guidance import Denoise, guide
+from pvdm_jax.diffusion.predictions import normal_answer
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.diffusion.samplers import SAMPLERS
 from pvdm_jax.diffusion.sampling import sample_clip, sample_video
@@ -27,7 +28,16 @@ from pvdm_jax.models.latent import LatentScale, Tokens
 
 Weights = Mapping[str, functional.Params]  # "autoencoder", "denoiser"
 Numbers = Mapping[str, Any]  # float32 scalars, the fields NUMBERS of SampleConfig
-NUMBERS = ("eta", "guidance", "class_guidance", "guidance_from", "guidance_to")
+NUMBERS = (
+    "eta",
+    "guidance",
+    "class_guidance",
+    "prior_guidance",
+    "later_prior_guidance",
+    "guidance_from",
+    "guidance_to",
+)
+LATER = ("sampler", "grid", "prior_guidance")  # settings with a twin of their own for continuations
 
 
 @jax.tree_util.register_dataclass
@@ -44,11 +54,12 @@ def settings_of(config: Config, options: Mapping[str, Any] | None) -> SampleConf
     """A model's own settings of sampling with `options`, fields of SampleConfig, in place of those that aren't None.
 
     Raises ConfigError for an unknown field, a value of another type, and where the model can't sample that way: every
-    way to sample, from Python or from a command, comes through here. A sampler or grid that is chosen alone is that of
-    all clips.
+    way to sample, from Python or from a command, comes through here. Those of LATER that are chosen alone hold for all
+    clips.
     """
     chosen = {name: _plain(value) for name, value in (options or {}).items() if value is not None}
-    chosen = {f"later_{name}": "" for name in ("sampler", "grid") if name in chosen} | chosen
+    same = {f"later_{name}": getattr(SampleConfig(), f"later_{name}") for name in LATER if name in chosen}
+    chosen = same | chosen
     settings = config_from_dict(SampleConfig, config_to_dict(config.sample) | chosen, "sample.")
     dataclasses.replace(config, sample=settings)  # checks the two together
     clip, denoiser = config.autoencoder, config.denoiser
@@ -98,11 +109,14 @@ def split_settings(model: LatentModel, settings: SampleConfig) -> tuple[SampleCo
     mistakable = not denoiser.knows_positions and model.spec.interchangeable is not None
     confirm = settings.plane_order == "confirm" or (settings.plane_order == "auto" and mistakable)
     whole = (settings.guidance_from, settings.guidance_to) == (0.0, 1.0)
+    settings = dataclasses.replace(settings, later_prior_guidance=settings.prior_weight(later=True))
     program = dataclasses.replace(
         settings,
         eta=0.0,
         guidance=float(settings.guidance > 0 and denoiser.previous_clip),
         class_guidance=float(settings.class_guidance > 0 and denoiser.num_classes > 0),
+        prior_guidance=float(settings.prior_guidance > 0),
+        later_prior_guidance=float(settings.later_prior_guidance > 0),
         guidance_from=0.0,
         guidance_to=1.0 if whole else 0.5,
         plane_order="confirm" if confirm else "keep",
@@ -218,11 +232,14 @@ class SamplingProgram:
         return functools.partial(model.denoise_in_parts, params)
 
     def _sample(self, weights, numbers, settings, keys, condition, later, trace=False):
-        away, interval = [], None
+        away, prior, interval = [], None, None
         if settings.guidance and later:
             away.append((numbers["guidance"], condition.without(*NEIGHBOURS)))
         if settings.class_guidance:
             away.append((numbers["class_guidance"], condition.without("label")))
+        if settings.prior_weight(later):
+            weight = numbers["later_prior_guidance" if later else "prior_guidance"]
+            prior = (weight, functools.partial(normal_answer, self.process))
         if settings.guidance_to < 1:
             # A time t lies at the fraction (t + 1) / num_steps of the process.
             ends = (numbers["guidance_from"], numbers["guidance_to"])
@@ -230,7 +247,7 @@ class SamplingProgram:
         sampler, steps, grid = settings.solver(later)
         denoise = self._denoise(weights["denoiser"], settings, later)
         return sample_clip(
-            guide(denoise, condition, away, interval=interval),
+            guide(denoise, condition, away, prior=prior, interval=interval),
             self.process,
             keys,
             self.model.spec.shape,

@@ -13,7 +13,7 @@ from pvdm_jax.config.diffusion import GRIDS, PREDICTIONS, SAMPLERS
 from pvdm_jax.diffusion import samplers
 from pvdm_jax.diffusion.grids import time_grid
 from pvdm_jax.diffusion.guidance import guide
-from pvdm_jax.diffusion.predictions import target
+from pvdm_jax.diffusion.predictions import normal_answer, target
 from pvdm_jax.diffusion.process import Process, at
 from pvdm_jax.diffusion.sampling import sample_clip, sample_video
 
@@ -218,3 +218,33 @@ def test_guidance_is_off_outside_its_interval():
     predict = guide(denoiser, context, away, interval=(jnp.float32(100), jnp.float32(500)))
     values = [float(predict(x, jnp.int32(step)).mean()) for step in (99, 100, 500, 501)]
     assert values == [1.0, 3.0, 3.0, 1.0]
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v", "flow"])
+def test_normal_answer_is_the_best_one_for_normal_data(prediction):
+    """Regression of the target on x_t, over many draws of normally distributed data and noise, has its slope."""
+    process = Process(ProcessConfig(prediction=prediction))
+    for step in (30, 400, 900):
+        x0, noise = jax.random.normal(jax.random.key(step), (2, 40_000, 1))
+        steps = jnp.full(len(x0), step)
+        x = process.diffuse(x0, steps, noise)
+        slope = jnp.mean(x * target(process, x0, steps, noise)) / jnp.mean(x * x)
+        found = normal_answer(process, x, steps)
+        np.testing.assert_allclose(found, slope * x, atol=0.02 * float(jnp.abs(x).max()))
+
+
+def test_prior_guidance_leads_away_from_what_normal_data_would_be(process):
+    """f + v (f - g) inside of the interval and f outside, beside guidance away from a lacking condition."""
+
+    def denoiser(x, step, context):
+        return jnp.broadcast_to(context, x.shape)
+
+    x, context = jnp.ones((2, 3, 1)), jnp.full((2, 3, 1), 2.0)
+    prior = (jnp.float32(0.5), lambda x, times: 4.0 * x)
+    interval = (jnp.float32(100), jnp.float32(500))
+    for away, inside, outside in (([], 2.0 + 0.5 * (2.0 - 4.0), 2.0), ([(1.0, 0 * context)], 4.0 - 1.0, 2.0)):
+        predict = guide(denoiser, context, away, prior=prior, interval=interval)
+        values = [float(predict(x, jnp.int32(step)).mean()) for step in (99, 100, 500, 501)]
+        assert values == [outside, inside, inside, outside]
+        always = guide(denoiser, context, away, prior=prior)
+        assert float(always(x, jnp.int32(0)).mean()) == inside

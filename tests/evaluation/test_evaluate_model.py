@@ -67,6 +67,8 @@ def test_a_model(tmp_path):
         "later_steps": 100,
         "eta": 1.0,
         "guidance": 0.0,
+        "prior_guidance": 0.0,
+        "later_prior_guidance": -1.0,
     }
     results = card["results"]
     for frames in (8, 16):
@@ -189,7 +191,7 @@ def test_reconstruction_is_of_the_split_that_the_protocol_names(tmp_path):
 
 def test_samples_do_not_depend_on_batches():
     settings = {"sampler": "ddim", "steps": 2, "later_sampler": "", "later_steps": 2, "eta": 1.0, "guidance": 0.0}
-    protocol = dataclasses.replace(TINY, **settings)
+    protocol = dataclasses.replace(TINY, prior_guidance=0.0, **settings)
 
     def generate(size):
         return GeneratedClips(Model(), protocol, fingerprint="0", frames=8, count=9, labels=None, size=size)
@@ -207,7 +209,8 @@ def test_samples_do_not_depend_on_batches():
 )
 def test_settings_beside_the_weights_make_other_clips(tmp_path, section, changes):
     """What is stored of one protocol is not reported for another."""
-    protocol = dataclasses.replace(TINY, steps=3, later_steps=3, eta=0.0, guidance=0.0, sampler="ddim")
+    settings = {"sampler": "ddim", "steps": 3, "later_steps": 3, "eta": 0.0, "guidance": 0.0, "prior_guidance": 0.0}
+    protocol = dataclasses.replace(TINY, **settings)
 
     def facts(model, **changes):
         changed = dataclasses.replace(protocol, **changes)

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_model import FRAMES, SIDE, formula_model, model_config, tiny_model
+from tiny_model import FRAMES, SIDE, FormulaPVDM, formula_model, model_config, tiny_model
 
-from pvdm_jax.config import ConfigError, SampleConfig
+from pvdm_jax.config import ConfigError, LatentsConfig, SampleConfig
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.inference.sampler import SamplingProgram, settings_of, split_settings
 from pvdm_jax.models.triplane import PlaneShape, unpack
@@ -298,6 +298,26 @@ def test_pixels_are_uint8_and_nothing_else(model, dtype):
             call(pixels)
     with pytest.raises(TypeError, match="latents are int64"):
         model.decode(np.zeros((1, *model.latent_spec.shape), np.int64))
+
+
+def test_prior_guidance_of_first_clips_and_of_continuations(model):
+    spec = model.latent_spec
+    shape = (len(spec.segments), spec.shape[1])
+    statistics = LatentsConfig(normalize=True, mean=tuple(np.zeros(shape).ravel()), std=tuple(np.ones(shape).ravel()))
+    config = dataclasses.replace(model.config, latents=statistics)
+    model = FormulaPVDM(config, model.weights["autoencoder"], model.weights["denoiser"], None, None)
+
+    def sample(**options):
+        return model.sample(KEY, 1, 2 * FRAMES, **options)
+
+    off, first, later = sample(), sample(prior_guidance=1.0, later_prior_guidance=0.0), sample(later_prior_guidance=1.0)
+    assert not close(first[:, :FRAMES], off[:, :FRAMES])
+    assert close(later[:, :FRAMES], off[:, :FRAMES]) and not close(later[:, FRAMES:], off[:, FRAMES:])
+    both = sample(prior_guidance=1.0)
+    assert close(both[:, :FRAMES], first[:, :FRAMES]) and not close(both[:, FRAMES:], first[:, FRAMES:])
+    assert close(both, sample(prior_guidance=1.0, later_prior_guidance=1.0))
+    assert not close(both, sample(prior_guidance=1.0, guidance_to=0.5))
+    assert compilations(lambda: sample(prior_guidance=0.3)) == 0
 
 
 def test_the_networks_themselves():

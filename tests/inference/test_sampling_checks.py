@@ -42,6 +42,8 @@ def test_what_this_model_can_not_sample(unconditional, options, message):
     [
         ({"guidance": float("inf")}, "sample.guidance is inf"),
         ({"guidance": float("nan")}, "sample.guidance is nan"),
+        ({"later_prior_guidance": -0.5}, "sample.later_prior_guidance is -0.5; 0 or more, or -1 for the same"),
+        ({"prior_guidance": 1.0}, "sample.prior_guidance is 1.0; 0, as it needs latents.normalize=True"),
         ({"guidance": "1"}, "sample.guidance is '1'; float is needed"),
         ({"steps": 2.5}, "sample.steps is 2.5; int is needed"),
         ({"step": 2}, "sample.step is 2; there is no such field"),

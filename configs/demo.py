@@ -75,6 +75,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.denoiser.expert_from = config.process.num_steps - 1
         stage.expert_every = 4
         stage.context_prob = 0.1
+        stage.seam_weight = 4.0
     stage.steps = 2100
     stage.batch_size = 8
     stage.ema_decay = 0.995

@@ -20,6 +20,7 @@ from pvdm_jax.config.models import DiscriminatorConfig
 
 MAX_LEARNING_RATE = 10  # AdamW changes every weight by about this much in each update
 MAX_SHIFT = 16  # of the logits of times
+MAX_SEAM_WEIGHT = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +193,7 @@ class DiffusionTrainingConfig(StageConfig):
     times_spread: float = 1.0  # logit_normal: its deviation
     context_times_shift: float = 0.0  # times_shift of samples that see their previous clip, which decides noisy times
     context_last_time: float = 0.0  # part of them trained at the last time, where the previous clip is all they see
+    seam_weight: float = 0.0  # how much more an error counts in the frame that adjoins a neighbour which a sample sees
     expert_every: int = 3  # on a denoiser with expert_from: every such update trains the expert, the others the rest
     eval_samples: int = 0  # clips sampled at every evaluation and compared with as many held-out ones; 0: none
     best_metric: str = ""  # the evaluation's number whose lowest value marks the best checkpoint; "": none
@@ -208,6 +210,7 @@ class DiffusionTrainingConfig(StageConfig):
         one_of(self.section, self, "recipe", ("default", "official"))
         one_of(self.section, self, "times", ("uniform", "logit_normal"))
         positive(self.section, self, "times_spread")
+        within(self.section, self, 0, MAX_SEAM_WEIGHT, "seam_weight")
         within(self.section, self, 2, LARGEST, "expert_every")  # the expert and the rest take turns
         # Beyond these, sigmoid(shift + spread * n) is 0 or 1 in 32 bits: only the first or the last time is drawn.
         within(self.section, self, -MAX_SHIFT, MAX_SHIFT, "times_shift", "context_times_shift", "times_spread")

@@ -114,9 +114,10 @@ def make_noisy_batch(process: Process, x0: jax.Array, step: jax.Array, noise: ja
     return NoisyBatch(process.diffuse(x0, step, noise), step, target(process, x0, step, noise), weight)
 
 
-def squared_error(predicted: jax.Array, expected: jax.Array) -> jax.Array:
-    """Mean squared error of each sample, (b,)."""
-    return jnp.mean(jnp.square(predicted - expected), axis=tuple(range(1, expected.ndim)))
+def squared_error(predicted: jax.Array, expected: jax.Array, weights: jax.typing.ArrayLike | None = None) -> jax.Array:
+    """Mean squared error of each sample, (b,). weights: how much each error counts, of a shape that broadcasts."""
+    errors = jnp.square(predicted - expected)
+    return jnp.mean(errors if weights is None else weights * errors, axis=tuple(range(1, expected.ndim)))
 
 
 def _inverse_tables(process: Process) -> tuple[np.ndarray, np.ndarray]:

@@ -111,9 +111,14 @@ class LatentModel:
         at_once = max(1, POSITIONS_AT_ONCE // self.spec.positions)
         return self._in_parts(denoise, params, (x, time, condition), at_once)
 
-    def errors(self, params: functional.Params, noisy: NoisyBatch, condition: Condition) -> jax.Array:
-        """Squared errors (b,) of what the denoiser predicts for noisy latents, without the weights of their times."""
-        return squared_error(self.denoise(params, noisy.x, noisy.time, condition), noisy.target)
+    def errors(
+        self, params: functional.Params, noisy: NoisyBatch, condition: Condition, weights: jax.Array | None = None
+    ) -> jax.Array:
+        """Squared errors (b,) of what the denoiser predicts for noisy latents, without the weights of their times.
+
+        weights: of the positions, (b or 1, positions, 1).
+        """
+        return squared_error(self.denoise(params, noisy.x, noisy.time, condition), noisy.target, weights)
 
     def absent(self, count: int) -> Condition:
         """The condition of `count` samples that have no neighbouring clip and no class."""

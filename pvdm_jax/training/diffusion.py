@@ -52,6 +52,7 @@ from pvdm_jax.training.optimizer import (
     with_network,
 )
 from pvdm_jax.training.policy import BestByMetric
+from pvdm_jax.training.seam_weights import seam_weights, weights_of
 from pvdm_jax.weights.run_autoencoder import import_autoencoder, load_autoencoder
 
 # Parts of the configuration that this stage's numbers don't depend on: the latents' identity is checked by the cache.
@@ -83,6 +84,9 @@ class DiffusionStage:
         self.model = LatentModel(config.autoencoder, config.denoiser, mesh)
         self.process = Process(config.process)
         self.scale = LatentScale.of(self.model.spec, config.latents)
+        self.seam_weights = None
+        if self.config.seam_weight:
+            self.seam_weights = seam_weights(self.model.spec, config.autoencoder.frames, self.config.seam_weight)
         self.has_expert = config.denoiser.expert_from > 0
         self.trained = self.model.one_network  # what an update trains
         excluded, steps = denoiser_class(self.trained.denoiser).NOT_MATRICES, self.config.steps
@@ -175,7 +179,8 @@ class DiffusionStage:
         """Squared errors (b,) of what one network predicts for `clip` (b, positions, channels) at random times, and the
         weights (b,) of the times drawn."""
         noisy = draw_noisy_batch(self.process, clip, key, times)
-        return self.trained.errors(params, noisy, condition), noisy.weight
+        weights = None if self.seam_weights is None else weights_of(self.seam_weights, condition)
+        return self.trained.errors(params, noisy, condition, weights), noisy.weight
 
     def times(self, key: jax.Array, count: int, num_steps: int, shown: jax.Array) -> jax.Array:
         """The times (count,) to train at. shown: (count,), whether a sample sees a neighbouring clip."""

@@ -210,7 +210,7 @@ def test_a_killed_encoding_goes_on_with_the_same_bytes(cached, workdir, monkeypa
 def test_what_another_autoencoder_began_is_refused(workdir):
     folder = workdir / "latents"
     folder.mkdir()
-    settings = latents._cached_settings(CONFIG)
+    settings = latents.cached_settings(CONFIG)
     (folder / "encoding.json").write_text(json.dumps({"made_by": {"autoencoder": "0" * 64} | settings}))
     with pytest.raises(ConfigError, match="made by another autoencoder"):
         encode(CONFIG, workdir)

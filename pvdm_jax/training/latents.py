@@ -21,9 +21,9 @@ from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import latent_spec
 from pvdm_jax.runtime import sharding
 from pvdm_jax.storage import buckets
-from pvdm_jax.storage.checkpoint import check_settings
 from pvdm_jax.storage.json_files import read_json
 from pvdm_jax.storage.run_folder import DATASET, RunFolder
+from pvdm_jax.storage.same_settings import check_settings
 from pvdm_jax.training.encoder import Encoder, local_rows
 from pvdm_jax.training.latent_files import (
     CONTENT,

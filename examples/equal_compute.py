@@ -28,7 +28,8 @@ from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model
 from pvdm_jax.inference.loading import load
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.storage.run_folder import RunFolder, read_metrics
-from pvdm_jax.training import diffusion, latents
+from pvdm_jax.training import diffusion
+from pvdm_jax.training.encode import encode
 
 RECIPES = {"official": "demo:official", "U-Net": "demo", "transformer": "demo:dit"}
 SHOWN = {
@@ -62,7 +63,7 @@ def seconds_per_update(workdir: pathlib.Path) -> float:
 def train(run: pathlib.Path, config: Config, args: argparse.Namespace) -> None:
     """Trains stage 2 in a run's folder. Recipes whose latents are the same share them."""
     encoded = args.workdir / ("encoded_anywhere" if config.encode.unconditional_anywhere else "encoded")
-    latents.encode(config, encoded, args.autoencoder)
+    encode(config, encoded, args.autoencoder)
     shutil.copytree(RunFolder(encoded).latents, RunFolder(run).latents, dirs_exist_ok=True)
     diffusion.train(config, run, args.autoencoder)
 

@@ -88,7 +88,7 @@ def _of_sets(args: argparse.Namespace, protocol: Any) -> dict[str, Any]:
 
     distributed.start_distributed()
 
-    from pvdm_jax.evaluation.evaluate import evaluate_sets
+    from pvdm_jax.evaluation.evaluate_sets import evaluate_sets
 
     return evaluate_sets(args.real, args.fake, protocol, _paths(args), args.batch_size)
 

@@ -31,9 +31,9 @@ def _train_autoencoder(args: argparse.Namespace) -> None:
 def _encode(args: argparse.Namespace) -> None:
     config = load_distributed_config(args)
 
-    from pvdm_jax.training import latents
+    from pvdm_jax.training.encode import encode
 
-    latents.encode(config, args.workdir, args.autoencoder)
+    encode(config, args.workdir, args.autoencoder)
 
 
 def _train_diffusion(args: argparse.Namespace) -> None:

@@ -27,7 +27,8 @@ from pvdm_jax.storage import buckets
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.storage.json_files import try_read_json
 from pvdm_jax.storage.run_lock import single_writer
-from pvdm_jax.training import autoencoder, diffusion, latents
+from pvdm_jax.training import autoencoder, diffusion
+from pvdm_jax.training.encode import encode
 
 # In the run's folder.
 REPORT_FILE = "report.html"
@@ -58,7 +59,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> pathlib.Path:
     clock = _Clock(workdir / SECONDS_FILE)
     packaged = clock.measure("videos of the packaged model", lambda: _first_report(report))
     clock.measure("autoencoder training", lambda: autoencoder.train(config, workdir))
-    print(clock.measure("encoding", lambda: latents.encode(config, workdir)))
+    print(clock.measure("encoding", lambda: encode(config, workdir)))
     clock.measure("denoiser training", lambda: diffusion.train(config, workdir))
     model = load(workdir)
     clips = clock.measure("sampling", lambda: _collect(model, config))

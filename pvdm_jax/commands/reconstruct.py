@@ -71,11 +71,12 @@ def reconstruct(
 
 
 def _table(records: Sequence[Mapping[str, Any]], mean: Mapping[str, float]) -> str:
-    """The table that `reconstruct` prints."""
-    width = max(len("mean of the videos"), *(len(record["file"]) for record in records))
+    """The table that `reconstruct` prints, a line for each video whatever its name holds."""
+    names = [shown(record["file"]) for record in records]
+    width = max(map(len, ["mean of the videos", *names]))
     lines = [f"{'video':{width}}  clips  PSNR (dB)  still (dB)"]
-    for record in records:
-        line = f"{record['file']:{width}}  {record['clips']:5}  {record['psnr']:9.2f}  {record['still_psnr']:10.2f}"
+    for name, record in zip(names, records, strict=True):
+        line = f"{name:{width}}  {record['clips']:5}  {record['psnr']:9.2f}  {record['still_psnr']:10.2f}"
         lines.append(line)
     lines.append(f"{'mean of the videos':{width}}  {'':5}  {mean['psnr']:9.2f}  {mean['still_psnr']:10.2f}")
     return "\n".join(lines)

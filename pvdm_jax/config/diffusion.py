@@ -1,7 +1,8 @@
 """The diffusion process, and how it is sampled."""
 
 import dataclasses
-import math
+import itertools
+import operator
 
 from pvdm_jax.config.checks import at_least_zero, at_most, check_numbers, one_of, positive, require
 
@@ -41,15 +42,16 @@ class ProcessConfig:
             self.beta_start,
             f"{MIN_BETA:g} <= beta_start <= beta_end ({self.beta_end}) < 1",
         )
-        left = 1.0 if self.prediction == "flow" else self._signal_left()
+        left = 1.0 if self.prediction == "flow" else self.cumulative()[-1] ** 0.5
         allowed = f"with {self.num_steps} steps so little of the data is left that 32 bits lose it; lower either"
         require(left >= MIN_SIGNAL, "process.beta_end", self.beta_end, allowed)
 
-    def _signal_left(self) -> float:
-        """The share of the data at the last step, alpha of `diffusion.process`."""
+    def cumulative(self) -> list[float]:
+        """A_t of `diffusion.process` for every step t, the product of all 1 - beta up to it."""
         first, last = self.beta_start**0.5, self.beta_end**0.5
         width = (last - first) / max(self.num_steps - 1, 1)
-        return math.exp(sum(math.log1p(-((first + width * step) ** 2)) for step in range(self.num_steps)) / 2)
+        roots = [first + width * step for step in range(self.num_steps - 1)] + [last if self.num_steps > 1 else first]
+        return list(itertools.accumulate((1 - root * root for root in roots), operator.mul))
 
 
 @dataclasses.dataclass(frozen=True)

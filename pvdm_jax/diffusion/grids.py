@@ -9,40 +9,41 @@ The first two end with a long step from num_steps / steps to the data; the other
 of the second order is one of the first on a long last step, so it wants one of the others.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
-from pvdm_jax.config.diffusion import GRIDS
 from pvdm_jax.diffusion.process import Process
 
 
 def time_grid(process: Process, steps: int, grid: str = "uniform") -> np.ndarray:
     """The times of a sampler of `steps` steps: (steps + 1,) int32, strictly falling. Raises ValueError for a number
     of steps that the process doesn't have, or an unknown grid."""
-    last = process.num_steps - 1
     if not 1 <= steps <= process.num_steps:
         raise ValueError(f"steps is {steps}; the process has {process.num_steps}: it lies between 1 and that")
     if grid not in GRIDS:
         raise ValueError(f"grid is {grid!r}; choose one of {', '.join(GRIDS)}")
-    if grid == "uniform":
-        return _official(process.num_steps, steps)
-    if grid == "trailing":
-        times = np.rint(process.num_steps - np.arange(steps) * process.num_steps / steps) - 1
-    elif grid == "quadratic":
-        times = np.rint(np.linspace(last**0.5, 0, steps) ** 2)
-    else:
-        times = _evenly_in_log_snr(process, steps)
-    return np.append(_strictly_falling(times.astype(np.int64)), -1).astype(np.int32)
+    times = GRIDS[grid](process, steps).astype(np.int64)
+    return np.append(_strictly_falling(times), -1).astype(np.int32)
 
 
-def _official(num_steps: int, steps: int) -> np.ndarray:
+def _official(process: Process, steps: int) -> np.ndarray:
     """Evenly spaced in float32 and cut to integers as the official code does: counted from the start in the first half,
     from the end in the second. In float64 some numbers of steps (60, 120, 240 among them) would give other times."""
-    start, end = np.float32(-1), np.float32(num_steps - 1)
+    start, end = np.float32(-1), np.float32(process.num_steps - 1)
     spacing = (end - start) / np.float32(steps)
     index = np.arange(steps + 1, dtype=np.float32)
     forward, backward = start + spacing * index, end - spacing * (np.float32(steps) - index)
     times = np.where(np.arange(steps + 1) < (steps + 1) // 2, forward, backward)
-    return np.trunc(times).astype(np.int32)[::-1].copy()
+    return np.trunc(times)[:0:-1]  # without the data
+
+
+def _trailing(process: Process, steps: int) -> np.ndarray:
+    return np.rint(process.num_steps - np.arange(steps) * process.num_steps / steps) - 1
+
+
+def _quadratic(process: Process, steps: int) -> np.ndarray:
+    return np.rint(np.linspace((process.num_steps - 1) ** 0.5, 0, steps) ** 2)
 
 
 def _evenly_in_log_snr(process: Process, steps: int) -> np.ndarray:
@@ -63,3 +64,13 @@ def _strictly_falling(times: np.ndarray) -> np.ndarray:
     for i in range(1, len(times)):
         times[i] = min(times[i], times[i - 1] - 1)
     return times
+
+
+# Functions of (process, steps) that give the falling times before the data, (steps,). Their names are those of
+# `config.diffusion.GRIDS`.
+GRIDS: dict[str, Callable[[Process, int], np.ndarray]] = {
+    "uniform": _official,
+    "trailing": _trailing,
+    "logsnr": _evenly_in_log_snr,
+    "quadratic": _quadratic,
+}

@@ -25,8 +25,7 @@ class Process:
             deviation = np.arange(1, config.num_steps + 1, dtype=np.float64) / config.num_steps
             self._alpha, self._sigma = 1 - deviation, deviation
         else:
-            betas = np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_steps, dtype=np.float64) ** 2
-            cumulative = np.cumprod(1 - betas)
+            cumulative = np.array(config.cumulative())
             self._alpha, self._sigma = np.sqrt(cumulative), np.sqrt(1 - cumulative)
         self.signal = self._alpha.astype(np.float32)
         self.noise = self._sigma.astype(np.float32)

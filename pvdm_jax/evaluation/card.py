@@ -17,6 +17,7 @@ from flax import traverse_util
 from pvdm_jax.config import ConfigError, config_to_dict, require
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.evaluation import yardstick_numbers
+from pvdm_jax.evaluation.reconstruction import RECONSTRUCTION_NUMBERS
 from pvdm_jax.reporting.sections import Section, Table, Text
 from pvdm_jax.storage.files import write_json, write_text
 from pvdm_jax.storage.json_files import Maybe, read_json
@@ -31,12 +32,7 @@ _READ = {
     "real": {str: dict},
     "generated": {str: dict},
 }
-TITLES = {
-    "psnr": "PSNR of reconstructions, dB",
-    "still_psnr": "PSNR of each clip's mean as a still, dB",
-    "ssim": "SSIM of reconstructions",
-    "gradient_energy_ratio": "gradient energy kept (1: as sharp)",
-    "lpips": "LPIPS (VGG16) of reconstructions",
+TITLES = {name: title for name, (_, title) in RECONSTRUCTION_NUMBERS.items()} | {
     "inception_score": "Inception score (C3D)",
     "seam_score": "seam score of long videos (1: none)",
     "cut_border": "cut detector (TransNetV2): probability at the borders of clips",

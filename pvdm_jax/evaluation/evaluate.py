@@ -1,6 +1,6 @@
-"""Evaluations from start to card: two sets of videos, or a trained model against its data.
+"""The evaluation of a trained model against its data, from start to card; that of two sets is in `evaluate_sets`.
 
-Both functions check everything that they can before the long work starts, store what they have measured (see
+Both check everything that they can before the long work starts, store what they have measured (see
 `clip_measurements`), and return a card: a JSON object with the numbers and everything they depend on (see `card`).
 """
 
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from pvdm_jax.config import Config, ConfigError, DataConfig, MeshConfig, require
-from pvdm_jax.config.evaluation import ProtocolConfig
+from pvdm_jax.config import Config, ConfigError, DataConfig, require
+from pvdm_jax.config.evaluation import MEASURES, ProtocolConfig
 from pvdm_jax.data.dataset_identity import dataset_identity
 from pvdm_jax.evaluation.c3d import FRAMES as INCEPTION_FRAMES
 from pvdm_jax.evaluation.clip_measurements import Rows
-from pvdm_jax.evaluation.clip_sets import VideoFolder, VideoWindows, source_clips
+from pvdm_jax.evaluation.clip_sets import VideoWindows, source_clips
 from pvdm_jax.evaluation.continuation import check_truth
 from pvdm_jax.evaluation.continuity import seam_rows
 from pvdm_jax.evaluation.feature_spaces import (
@@ -31,8 +31,8 @@ from pvdm_jax.evaluation.feature_spaces import (
 )
 from pvdm_jax.evaluation.generated_clips import SAMPLING_FIELDS, GeneratedClips, settings_beside_weights
 from pvdm_jax.evaluation.long_videos import LONG_MEASURES, LongVideos
-from pvdm_jax.evaluation.real_clips import find_real_clips, long_real_clips, measure_real, other_clips
-from pvdm_jax.evaluation.reconstruction import SSIM_SIDE, gradient_energy_ratio, psnr, ssim, still_psnr
+from pvdm_jax.evaluation.real_clips import long_real_clips, measure_real, other_clips
+from pvdm_jax.evaluation.reconstruction import RECONSTRUCTION_NUMBERS, reconstruction_numbers
 from pvdm_jax.evaluation.results import EvaluationResults, feature_rows, rows_features
 from pvdm_jax.evaluation.yardstick import FACTS as SHAPE_FACTS
 from pvdm_jax.evaluation.yardstick import Yardstick, clip_rows, reconstruction_rows
@@ -40,10 +40,8 @@ from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.inference.sampler import settings_of
 from pvdm_jax.runtime import sharding
 
-# A protocol's fields that say how videos were generated, for videos of which that is not known.
-UNKNOWN_SAMPLING = {name: getattr(ProtocolConfig(), name) for name in SAMPLING_FIELDS} | {"weights": ""}
 # Measures that need generated videos.
-OF_SAMPLES = {"fvd", "kernel", "is", "seams", "shapes"} | LONG_MEASURES
+OF_SAMPLES = set(MEASURES) - {"reconstruction"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,66 +55,6 @@ class EvaluationPaths:
     cache: pathlib.Path
     weights: pathlib.Path | None = None
     features_file: pathlib.Path | None = None
-
-
-def evaluate_sets(
-    real: pathlib.Path, fake: pathlib.Path, protocol: ProtocolConfig, paths: EvaluationPaths, batch_size: int = 16
-) -> dict[str, Any]:
-    """The card of the videos in `fake` compared with those in `real`, a folder or a dataset of `pvdm prepare`.
-
-    It has the distances for each of the protocol's lengths and, if the protocol names them, the Inception score and the
-    measures of long videos.
-    If the protocol has no size, real videos are resized to that of the first generated one. Raises FileNotFoundError,
-    VideoError or ConfigError before the long work.
-    """
-    mesh = sharding.make_mesh(MeshConfig())
-    protocol, spaces = _open_features(protocol, mesh, paths)
-    measures = set(protocol.measures)
-    generated = VideoFolder(fake)
-    size = (protocol.height, protocol.width) if protocol.height else generated.size
-    clip_frames = protocol.clip_frames if measures & LONG_MEASURES else 0
-    lengths = sorted({*protocol.frames, *([clip_frames] if clip_frames else [])})
-    _check_sizes(spaces, lengths, size)
-    protocol = dataclasses.replace(protocol, height=size[0], width=size[1], **UNKNOWN_SAMPLING)
-    protocol, find_real = find_real_clips(real, protocol, size)
-    real_clips = {frames: find_real(frames, protocol.real_samples, None) for frames in lengths}
-    others = other_clips(protocol, real_clips, find_real)
-    generated_clips = {
-        frames: generated.generated_clips(frames, protocol.samples, protocol, size) for frames in protocol.frames
-    }
-    batch_size = sharding.round_up(mesh, batch_size)
-    results = EvaluationResults(protocol, spaces, paths.cache, batch_size)
-    classifier = detector = None
-    if "cuts" in measures and clip_frames:
-        detector = results.try_to_open("cuts", lambda: open_cut_detector(mesh, paths.weights))
-    if "is" in measures:
-        classifier = results.try_to_open("inception_score", lambda: open_classifier(mesh, paths.weights))
-    if classifier is not None:
-        inception_clips = generated.generated_clips(INCEPTION_FRAMES, protocol.inception_samples, protocol, size)
-    long = None
-    if clip_frames:
-        options = {"detector": detector, "clip_frames": clip_frames, "batch_size": batch_size}
-        long = LongVideos(results, protocol, spaces, **options)
-        long_clips = generated.generated_clips(long.frames, protocol.long_samples, protocol, size)
-        real_long = long_real_clips(results, protocol, long, find_real, real_clips[clip_frames])
-
-    real_features = measure_real(results, real_clips, others)
-    for frames in protocol.frames:
-        generated_features = results.space_features(generated_clips[frames], f"generated {frames}")
-        results.add_distances(frames, real_features[frames], generated_features)
-        results.generated[f"frames_{frames}"] = generated_clips[frames].facts
-    if long:
-        long.measure(long_clips, real_long, real_features[clip_frames])
-    if classifier is not None:
-        results.add_inception_score(classifier, results.features(inception_clips, classifier, "classes"))
-        results.generated["inception"] = inception_clips.facts
-    for name in ("reconstruction", "seams", "shapes"):
-        if name in protocol.measures:
-            results.not_measured[name] = "it needs a model (--model)"
-    for name in sorted(measures & LONG_MEASURES):
-        if not clip_frames:
-            results.not_measured[name] = "where do clips meet? --set clip_frames=16 says that a clip has 16 frames"
-    return results.card({"real": real.name, "generated": fake.name})
 
 
 def evaluate_model(
@@ -145,13 +83,13 @@ def evaluate_model(
     measures = set(protocol.measures)
     if "shapes" in measures:
         check_truth(data, protocol)
-    protocol, spaces = _open_features(protocol, model.mesh, paths)
+    protocol, spaces = open_spaces(protocol, model.mesh, paths)
     has_long = bool(measures & LONG_MEASURES) and config.denoiser.previous_clip
     compares = bool(measures & {"fvd", "kernel"})
     lengths = set(protocol.frames) if compares else set()
     if measures & {"drift", "borders"} and has_long:
         lengths.add(protocol.clip_frames)
-    _check_sizes(spaces, sorted(lengths | set(protocol.frames)), size)
+    check_sizes(spaces, sorted(lengths | set(protocol.frames)), size)
     if measures & OF_SAMPLES:
         _check_samples(model, max(protocol.frames), "protocol.frames")
     batch_size = sharding.round_up(model.mesh, batch_size)
@@ -266,11 +204,12 @@ def evaluate_model(
         clips = real_clips(clip.frames, protocol.reconstruction_samples, size=(clip.height, clip.width))
         results.real["reconstruction"] = clips.facts
         facts = {"weights": fingerprint, "lpips": lpips and lpips.facts} | space_facts | shape_facts
-        facts["model"] = settings_beside_weights(config)
+        facts |= {"model": settings_beside_weights(config), "numbers": list(RECONSTRUCTION_NUMBERS)}
 
         def measure_reconstruction(batch: np.ndarray) -> Rows:
             found = model.reconstruct(batch)
-            rows = _reconstruction_rows(batch, found, spaces, lpips, batch_size)
+            rows = reconstruction_numbers(batch, found, lpips)
+            rows |= feature_rows(spaces, batch, batch_size, "real") | feature_rows(spaces, found, batch_size, "found")
             return rows | (reconstruction_rows(batch, found) if yardstick else {})
 
         rows = results.measure(clips, measure_reconstruction, facts, "reconstruction")
@@ -285,7 +224,7 @@ def evaluate_model(
     return results.card({"model": name, "weights": fingerprint})
 
 
-def _open_features(
+def open_spaces(
     protocol: ProtocolConfig, mesh: Mesh, paths: EvaluationPaths
 ) -> tuple[ProtocolConfig, list[FeatureSpace]]:
     """The feature spaces, and the protocol that names them."""
@@ -295,7 +234,7 @@ def _open_features(
     return dataclasses.replace(protocol, features=features), spaces
 
 
-def _check_sizes(spaces: Sequence[FeatureSpace], lengths: Sequence[int], size: tuple[int, int]) -> None:
+def check_sizes(spaces: Sequence[FeatureSpace], lengths: Sequence[int], size: tuple[int, int]) -> None:
     for space in spaces:
         for frames in lengths:
             space.check(frames, size)
@@ -338,23 +277,3 @@ def _sampled_labels(protocol: ProtocolConfig, classes: int, real_labels: Callabl
     if protocol.classes == "turn":
         return np.arange(classes, dtype=np.int32)
     return np.random.default_rng([protocol.seed, 8]).permutation(real_labels())
-
-
-def _reconstruction_rows(
-    video: np.ndarray,
-    reconstruction: np.ndarray,
-    spaces: Sequence[FeatureSpace],
-    lpips: PerceptualDistance | None,
-    batch_size: int,
-) -> Rows:
-    rows = {
-        "psnr": psnr(video, reconstruction),
-        "still_psnr": still_psnr(video),
-        "gradient_energy_ratio": gradient_energy_ratio(video, reconstruction),
-    }
-    rows |= feature_rows(spaces, video, batch_size, "real") | feature_rows(spaces, reconstruction, batch_size, "found")
-    if min(video.shape[2:4]) >= SSIM_SIDE:
-        rows["ssim"] = ssim(video, reconstruction)
-    if lpips is not None:
-        rows["lpips"] = lpips(video, reconstruction)
-    return rows

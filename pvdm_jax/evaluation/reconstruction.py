@@ -1,6 +1,7 @@
 """How well a clip is reconstructed: PSNR, the PSNR of a still picture, SSIM, and gradient energy."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,35 @@ MAX_PSNR = 100.0  # dB, reported for equal clips, whose ratio is infinite
 SSIM_SIDE, SSIM_SIGMA = 11, 1.5  # pixels: the Gaussian window of SSIM
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 _FRAMES_AT_A_TIME = 2**22  # values of frames that SSIM filters at once, which bounds its memory
+
+# What an evaluation reports of reconstructions: which direction is better ("": neither, "1": the nearer to 1), and the
+# title. A further number is a row here, and its line in `reconstruction_numbers`.
+RECONSTRUCTION_NUMBERS = {
+    "psnr": ("higher", "PSNR of reconstructions, dB"),
+    "still_psnr": ("", "PSNR of each clip's mean as a still, dB"),
+    "ssim": ("higher", "SSIM of reconstructions"),
+    "gradient_energy_ratio": ("1", "gradient energy kept (1: as sharp)"),
+    "lpips": ("lower", "LPIPS (VGG16) of reconstructions"),
+}
+
+
+def reconstruction_numbers(
+    video: np.ndarray, reconstruction: np.ndarray, lpips: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """The numbers (n,) of clips uint8 (n, frames, height, width, 3), without SSIM for those that are too small for it.
+
+    lpips: the distance of LPIPS; None: it is not measured.
+    """
+    numbers = {
+        "psnr": psnr(video, reconstruction),
+        "still_psnr": still_psnr(video),
+        "gradient_energy_ratio": gradient_energy_ratio(video, reconstruction),
+    }
+    if min(video.shape[2:4]) >= SSIM_SIDE:
+        numbers["ssim"] = ssim(video, reconstruction)
+    if lpips is not None:
+        numbers["lpips"] = lpips(video, reconstruction)
+    return numbers
 
 
 def psnr(video: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:

@@ -17,10 +17,7 @@ from pvdm_jax.evaluation.continuity import seam_ratio
 from pvdm_jax.evaluation.feature_spaces import FeatureSpace
 from pvdm_jax.evaluation.generated_clips import GeneratedClips
 from pvdm_jax.evaluation.kernel_distance import MIN_SAMPLES
-
-# Which direction is better, for each number of the reconstruction ("": neither, "1": the nearer to 1).
-RECONSTRUCTION = {"psnr": "higher", "still_psnr": "", "ssim": "higher", "gradient_energy_ratio": "1", "lpips": "lower"}
-
+from pvdm_jax.evaluation.reconstruction import RECONSTRUCTION_NUMBERS
 
 SpaceFeatures = dict[str, np.ndarray]  # features (n, dimension) by the network of their space
 
@@ -117,9 +114,9 @@ class EvaluationResults:
         self.add("inception_score", estimate, better="higher", samples=[len(probabilities)])
 
     def add_reconstruction(self, frames: int, rows: Rows) -> None:
-        """The numbers of reconstructed clips: rows of those in RECONSTRUCTION, and the features of `feature_rows`."""
+        """The numbers of reconstructed clips, of rows of RECONSTRUCTION_NUMBERS and the features of `feature_rows`."""
         self.add_distances(frames, rows_features(rows, "real"), rows_features(rows, "found"), "reconstruction_")
-        for name, better in RECONSTRUCTION.items():
+        for name, (better, _) in RECONSTRUCTION_NUMBERS.items():
             if name not in rows:
                 continue
             finite = rows[name][np.isfinite(rows[name])]

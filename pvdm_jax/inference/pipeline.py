@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from pvdm_jax.config import Config, ConfigError, MeshConfig, SampleConfig
+from pvdm_jax.config import Config, ConfigError, MeshConfig
 from pvdm_jax.diffusion.samplers import count_calls
 from pvdm_jax.inference.latent_model import LatentModel
+from pvdm_jax.inference.requests import Request, check_latents, check_length, check_video, make_request
 from pvdm_jax.inference.sampler import (
     SampleBatch,
     SamplingProgram,
@@ -23,12 +23,9 @@ from pvdm_jax.inference.sampler import (
     check_interpolates,
     clips_of,
     settings_of,
-    split_settings,
 )
 from pvdm_jax.models import functional
-from pvdm_jax.models.condition import Neighbour
 from pvdm_jax.runtime import sharding
-from pvdm_jax.runtime.keys import as_threefry
 
 
 class PVDM:
@@ -71,7 +68,7 @@ class PVDM:
 
         Raises TypeError for pixels of another type, ValueError for another shape.
         """
-        self._check_video(video, one_clip=True)
+        check_video(self.config.autoencoder, video, one_clip=True)
         return self._over_batches(self._encode, np.asarray(video))
 
     def decode(self, latents: np.ndarray | jax.Array) -> np.ndarray:
@@ -79,26 +76,17 @@ class PVDM:
 
         Raises TypeError for latents that are not floating-point numbers, ValueError for another shape.
         """
-        return self._over_batches(self._decode, self._check_latents(latents))
+        return self._over_batches(self._decode, check_latents(self.latent_spec.shape, latents))
 
     def reconstruct(self, video: np.ndarray) -> np.ndarray:
         """Encodes and decodes uint8 videos (b, t, height, width, 3), clip by clip; t must be a multiple of a clip's
         frames."""
-        self._check_video(video)
+        check_video(self.config.autoencoder, video)
         frames = self.config.autoencoder.frames
         if video.shape[1] % frames:
             raise ValueError(f"video has {video.shape[1]} frames; it must be a multiple of a clip's {frames}")
         clips = np.asarray(video).reshape(-1, frames, *video.shape[2:])
         return self.decode(self.encode(clips)).reshape(video.shape)
-
-    def confirm_plane_order(self, latents: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
-        """Latents with the motion planes in the order that the autoencoder confirms, and which were exchanged (b,).
-
-        A denoiser without position embedding can't tell the two apart. Raises ValueError on a model whose motion
-        planes differ in size.
-        """
-        confirmed, _, exchanged = self._over_batches(self._confirm, self._check_latents(latents))
-        return confirmed, exchanged
 
     def sample(
         self,
@@ -181,7 +169,7 @@ class PVDM:
         check_interpolates(self.config)
         frames = self.config.autoencoder.frames
         for name, video in (("first", first), ("second", second)):
-            self._check_length(video, name)
+            check_length(self.config.autoencoder, video, name)
         if len(first) != len(second):
             raise ValueError(f"there are {len(first)} first and {len(second)} second videos; they go in pairs")
         neighbours = {"previous": self._neighbour(first[:, -frames:]), "next": self._neighbour(second[:, :frames])}
@@ -236,7 +224,7 @@ class PVDM:
 
     def _previous(self, video: np.ndarray) -> dict[str, np.ndarray]:
         """The last clip of videos as a neighbour, {"previous": normalised latents (b, positions, channels)}."""
-        self._check_length(video, "video")
+        check_length(self.config.autoencoder, video, "video")
         check_continues(self.config, None, given=True)
         return {"previous": self._neighbour(video[:, -self.config.autoencoder.frames :])}
 
@@ -245,59 +233,15 @@ class PVDM:
         self._check_denoiser()
         return self.program.scale.normalize(self.encode(clips))
 
-    def _request(
-        self,
-        key: jax.Array,
-        neighbours: Mapping[str, np.ndarray],
-        *,
-        count: int,
-        num_frames: int | None,
-        labels: Sequence[int] | np.ndarray | None,
-        indices: Sequence[int] | np.ndarray | None,
-        options: Mapping[str, Any],
-    ) -> "_Request":
-        """Checks what is asked for, and lays it out over the devices. neighbours: by name, {} for none."""
+    def _request(self, key: jax.Array, neighbours: Mapping[str, np.ndarray], **asked: Any) -> Request:
         self._check_denoiser()
-        for name, number in (("num_videos", count), ("num_frames", num_frames)):
-            if not (number is None or (isinstance(number, int | np.integer) and 0 < number < 2**31)):
-                raise ValueError(f"{name} is {number!r}; it must be positive, and an integer")
-        clips = clips_of(self.config, num_frames)
-        check_continues(self.config, num_frames, given=bool(neighbours))
-        labels = self._labels(labels, count)
-        indices = np.arange(count) if indices is None else _integers("indices", indices, count, 0, 2**32 - 1)
-        settings, numbers = split_settings(self.model, settings_of(self.config, options))
+        return make_request(self.config, self.model, self.mesh, key, neighbours, **asked)
 
-        # Every device gets as many videos; those that fill up are dropped.
-        padded = sharding.round_up(self.mesh, count)
-        row = np.minimum(np.arange(padded), count - 1)
-        condition = self.model.absent(padded)
-        given = {name: Neighbour(x[row], np.ones(padded, bool)) for name, x in neighbours.items()}
-        label = None if condition.label is None else labels[row]
-        batch = SampleBatch(indices[row].astype(np.uint32), dataclasses.replace(condition, **given, label=label))
-        return _Request(
-            key=as_threefry(key),
-            batch=jax.device_put(batch, sharding.batch_sharding(self.mesh)),
-            settings=settings,
-            numbers=numbers,
-            count=count,
-            frames=self.config.autoencoder.frames if num_frames is None else num_frames,
-            clips=clips,
-            given=bool(neighbours),
-        )
-
-    def _labels(self, labels, count: int) -> np.ndarray:
-        classes = self.config.denoiser.num_classes
-        if labels is None:
-            return np.full(count, -1, np.int32)
-        if not classes:
-            raise ValueError("labels were given, but this model was trained without classes")
-        return _integers("labels", labels, count, -1, classes - 1).astype(np.int32)
-
-    def _run_at_once(self, request: "_Request") -> np.ndarray:
+    def _run_at_once(self, request: Request) -> np.ndarray:
         video, _ = self._call(request, request.batch, number=0, clips=request.clips, given=request.given)
         return sharding.to_numpy(video)[: request.count, : request.frames]
 
-    def _run_clip_by_clip(self, request: "_Request") -> Iterator[np.ndarray]:
+    def _run_clip_by_clip(self, request: Request) -> Iterator[np.ndarray]:
         batch, waiting = request.batch, None
         for number in range(request.clips):
             video, condition = self._call(request, batch, number=number, clips=1, given=request.given or number > 0)
@@ -309,7 +253,7 @@ class PVDM:
         last = request.frames - (request.clips - 1) * self.config.autoencoder.frames
         yield sharding.to_numpy(waiting)[: request.count, :last]
 
-    def _call(self, request: "_Request", batch: SampleBatch, *, number: int, clips: int, given: bool) -> Any:
+    def _call(self, request: Request, batch: SampleBatch, *, number: int, clips: int, given: bool) -> Any:
         return self._generate(
             self.weights,
             request.key,
@@ -329,51 +273,3 @@ class PVDM:
     def _check_denoiser(self) -> None:
         if "denoiser" not in self.weights:
             raise ConfigError("this model has no denoiser: stage 2 has not been trained")
-
-    def _check_latents(self, latents: np.ndarray | jax.Array) -> np.ndarray:
-        latents, (positions, channels) = np.asarray(latents), self.latent_spec.shape
-        if not jnp.issubdtype(latents.dtype, jnp.floating):
-            raise TypeError(f"latents are {latents.dtype}; floating-point numbers are needed")
-        if latents.shape[1:] != (positions, channels):
-            raise ValueError(f"latents have shape {latents.shape}; this model takes (b, {positions}, {channels})")
-        return latents
-
-    def _check_length(self, video: np.ndarray, name: str) -> None:
-        self._check_video(video, name)
-        frames = self.config.autoencoder.frames
-        if video.shape[1] < frames:
-            raise ValueError(f"{name} has {video.shape[1]} frames; it needs at least those of one clip, {frames}")
-
-    def _check_video(self, video: np.ndarray | jax.Array, name: str = "video", one_clip: bool = False) -> None:
-        if video.dtype != np.uint8:  # floats could be in [0, 1], [-1, 1] or [0, 255]: nothing tells
-            raise TypeError(f"{name} is {video.dtype}; pixels are needed as uint8, from 0 to 255")
-        model = self.config.autoencoder
-        expected = ("b", model.frames if one_clip else "t", model.height, model.width, 3)
-        fits = video.ndim == 5 and all(
-            size == wanted for size, wanted in zip(video.shape, expected, strict=True) if isinstance(wanted, int)
-        )
-        if not fits:
-            raise ValueError(f"{name} has shape {video.shape}; this model takes ({', '.join(map(str, expected))})")
-
-
-def _integers(name: str, values: Sequence[int] | np.ndarray, count: int, lowest: int, highest: int) -> np.ndarray:
-    """`count` integers as an array. Raises ValueError for anything else, and for numbers beyond the bounds."""
-    numbers = np.asarray(values)
-    if numbers.shape != (count,) or numbers.dtype.kind not in "iu" or numbers.min() < lowest or numbers.max() > highest:
-        shown = str(numbers.tolist())[:200] if numbers.ndim else repr(values)[:200]
-        raise ValueError(f"{name} are {shown}; {count} numbers from {lowest} to {highest} are needed")
-    return numbers
-
-
-@dataclasses.dataclass(frozen=True)
-class _Request:
-    """A checked call of the sampler."""
-
-    key: jax.Array
-    batch: SampleBatch
-    settings: SampleConfig
-    numbers: Mapping[str, Any]
-    count: int  # of videos, without those that fill up the devices
-    frames: int  # of each
-    clips: int
-    given: bool  # whether the first clip has a neighbour

@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 
 from pvdm_jax.models.ops.convolution import convolve
+from pvdm_jax.models.ops.maximum import maximum_along
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # features of each convolution
 SMALLEST = 2 ** (len(STAGES) - 1)  # pixels of a side
@@ -96,7 +97,8 @@ class LPIPS(nnx.Module):
 def _max_pool(x: jax.Array) -> jax.Array:
     """Over 2 x 2 pixels; an odd last row or column is dropped."""
     b, h, w, c = x.shape
-    return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+    windows = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
+    return maximum_along(maximum_along(windows, 4), 2)
 
 
 def _unit(x: jax.Array) -> jax.Array:

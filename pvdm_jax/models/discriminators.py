@@ -29,7 +29,7 @@ class RunningStatistics:
     """Running statistics of a converted discriminator's batch norms under their official names.
 
     Nothing here reads or updates them. They are no parameters but a static attribute, so that neither an optimizer
-    nor a checkpoint sees them, and go back with `convert.to_torch`.
+    nor a checkpoint sees them, and go back with `official.to_torch`.
     """
 
     arrays: Mapping[str, np.ndarray]

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
+from flax import nnx, traverse_util
 
 Params = dict[str, Any]
 
@@ -84,14 +84,7 @@ def flatten(params: Params) -> dict[str, Any]:
 
 def unflatten(leaves: dict[str, Any]) -> Params:
     """The inverse of `flatten`."""
-    tree: Params = {}
-    for path, leaf in leaves.items():
-        *parents, last = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
+    return traverse_util.unflatten_dict(leaves, sep="/")
 
 
 def fingerprint(params: Params) -> str:

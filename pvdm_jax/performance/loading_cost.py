@@ -38,8 +38,8 @@ def measure_data(config: Config, steps: int = 100, seconds: float = 10.0, step_s
     reading = measure_reading(source, *settings, seconds)
     step, waiting = (step_seconds, loading.waiting) if step_seconds else _train(config, steps)
     return {
-        "frames_per_second": reading.frames_per_second,
-        "clips_per_second": reading.clips_per_second,
+        "frames_per_second": reading * config.autoencoder.frames,
+        "clips_per_second": reading,
         "first_batch_seconds": loading.first_batch_seconds,
         "loaded_per_second": loading.clips_per_second,
         "step_seconds": step,
@@ -82,14 +82,6 @@ class Loading:
     waiting: float  # fraction of the time, 0 to 1, that the simulated training steps wait for their batches
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """Reading speed of one core, measured by `measure_reading`."""
-
-    clips_per_second: float
-    frames_per_second: float
-
-
 def measure_loading(
     batches: Callable[[], Iterator[dict[str, Any]]], step_seconds: float = 0.0, seconds: float = 10.0
 ) -> Loading:
@@ -124,11 +116,10 @@ def measure_loading(
 
 def measure_reading(
     source: VideoSource, clip: AutoencoderConfig, data: DataConfig, seconds: float = 10.0, seed: int = 0
-) -> Reading:
-    """Reads random windows of random videos on this thread for about `seconds` of CPU time.
+) -> float:
+    """How many clips one core reads in a second: random windows of random videos, for about `seconds` of CPU time.
 
-    The rates are per second of CPU time, so other programs hardly change them. Raises ValueError if the source is
-    empty.
+    The rate is per second of CPU time, so other programs hardly change it. Raises ValueError if the source is empty.
     """
     check_not_empty(len(source))
     rng, span = np.random.default_rng(seed), clip_span(clip.frames, data.stride)
@@ -142,5 +133,4 @@ def measure_reading(
     while count < 3 or time.process_time() - began < seconds:
         read()
         count += 1
-    rate = count / (time.process_time() - began)
-    return Reading(rate, rate * clip.frames)
+    return count / (time.process_time() - began)

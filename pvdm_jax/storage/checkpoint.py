@@ -6,7 +6,7 @@ is skipped with a warning and the previous one is used: Orbax by itself only off
 stage's folder, names the best checkpoint, which is the one that everything outside training reads.
 
 A checkpoint's record has a fingerprint of each part of the state and one of the record itself. What is read is compared
-with them, so that a flipped bit counts as damage too. Checkpoints of older versions have none, and are not compared.
+with them, so that a flipped bit counts as damage too.
 
 A save that fails (a full disk, a lost bucket) raises CheckpointError, at the latest at the next `check`. What it left
 is not a checkpoint, and older checkpoints are removed only once a newer one is complete. The first checkpoint of a
@@ -16,9 +16,6 @@ stage is read back before `save` returns: a place that takes files but doesn't g
 import contextlib
 import copy
 import dataclasses
-import fnmatch
-import hashlib
-import json
 import logging
 import pathlib
 import time
@@ -28,27 +25,24 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import checkpoint_managers as policy
 
-from pvdm_jax.config import ConfigError, default_settings
 from pvdm_jax.storage import buckets
-from pvdm_jax.storage.array_fingerprint import fingerprint_arrays
+from pvdm_jax.storage.checkpoint_parts import (
+    NEEDED,
+    NOT_DAMAGE,
+    attempt,
+    make_record,
+    restore_info,
+    restore_part,
+    restore_state,
+    to_dicts,
+)
 from pvdm_jax.storage.files import CheckpointError
-from pvdm_jax.storage.json_files import Maybe, check_json, read_json
-from pvdm_jax.storage.run_folder import BEST, CHECKPOINTS, DATASET, ENCODED_BY, StageFolder, check_folder_name
-
-# Reading a damaged checkpoint may raise anything else: Orbax trusts the types in its files.
-NOT_DAMAGE = (MemoryError, jax.errors.JaxRuntimeError)
-# Fields that `Checkpoints.save` adds to a record: the steps that it needs, a fingerprint of each of the state's parts,
-# the types of arrays other than float32, and a fingerprint of the rest of the record.
-NEEDED, FINGERPRINTS, TYPES, RECORD_FINGERPRINT = "needed", "fingerprints", "types", "record_fingerprint"
-ADDED = {NEEDED: Maybe([int]), FINGERPRINTS: Maybe({str: str}), TYPES: Maybe({str: str})}
-ADDED |= {RECORD_FINGERPRINT: Maybe(str)}
-USUAL_TYPE = "float32"
-DATA_PATH = "data.path"  # the field of settings that DATASET takes the place of in comparisons
+from pvdm_jax.storage.json_files import read_json
+from pvdm_jax.storage.run_folder import BEST, CHECKPOINTS, StageFolder, check_folder_name
 
 
 class Checkpoints:
@@ -78,12 +72,9 @@ class Checkpoints:
         needed: steps of other checkpoints that are kept as long as this one is among the newest.
         """
         self._needed[step] = list(needed)
-        parts = _to_dicts(state)
+        parts = to_dicts(state)
         # Orbax copies the arrays before it returns, but writes the record later, as it is then.
-        record = copy.deepcopy(info) | {NEEDED: list(needed)}
-        record[FINGERPRINTS] = {name: fingerprint_arrays(part) for name, part in parts.items()}
-        record[TYPES] = {path: str(leaf.dtype) for path, leaf in _paths(parts) if leaf.dtype != USUAL_TYPE}
-        record[RECORD_FINGERPRINT] = _record_fingerprint(record)
+        record = make_record(copy.deepcopy(info) | {NEEDED: list(needed)}, parts)
         args = ocp.args.Composite(state=ocp.args.StandardSave(parts), info=ocp.args.JsonSave(record))
         with self._failures():
             self._manager.save(step, args=args, force=True)
@@ -100,7 +91,7 @@ class Checkpoints:
             # Orbax reads parts of a checkpoint only with a manager that has written none.
             with ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(create=False)) as manager:
                 for name, part in shapes.items():
-                    _restore_part(manager, step, {name: part}, np.ndarray)
+                    restore_part(manager, step, {name: part}, np.ndarray)
         except NOT_DAMAGE:
             raise
         except Exception as error:
@@ -120,18 +111,18 @@ class Checkpoints:
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for index, step in enumerate(steps):
-            info = self._attempt(step, _restore_info)
+            info = self._attempt(step, restore_info)
             if info is None:
                 continue
             if check is not None:
                 check(info)
-            state = self._attempt(step, _restore_state, abstract)
+            state = self._attempt(step, restore_state, abstract)
             if state is not None:
                 self._set_aside(steps[:index])
-                self._needed[step] = info.pop(NEEDED, None) or []
+                self._needed[step] = info.pop(NEEDED)
                 for older in steps[index + 1 :]:
-                    older_info = self._attempt(older, _restore_info) or {}
-                    self._needed[older] = older_info.get(NEEDED) or []
+                    older_info = self._attempt(older, restore_info)
+                    self._needed[older] = older_info[NEEDED] if older_info else []
                 return state, step, info
         if steps:
             raise OSError(f"none of the checkpoints in {self._folder} can be read (steps {_listing(steps)})")
@@ -139,14 +130,14 @@ class Checkpoints:
 
     def restore_step(self, step: int, abstract: Any) -> Any:
         """The state of the checkpoint of `step`. Raises OSError if it cannot be read."""
-        state = self._attempt(step, _restore_state, abstract)
+        state = self._attempt(step, restore_state, abstract)
         if state is None:
             raise OSError(f"the checkpoint of step {step} in {self._folder} can't be read")
         return state
 
     def _attempt(self, step: int, read: Callable[..., Any], *args: Any) -> Any:
         """`read`'s result, or None if any process finds the checkpoint damaged: all must restore the same one."""
-        result = _attempt(self._manager, step, read, *args)
+        result = attempt(self._manager, step, read, *args)
         everywhere = multihost_utils.process_allgather(np.asarray(result is not None))
         return result if np.all(everywhere) else None
 
@@ -245,146 +236,12 @@ def read_part(directory: str | pathlib.Path, part: str, abstract: Any) -> Any:
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=False)) as manager:
         best, steps = best_step(directory), sorted(manager.all_steps(), reverse=True)
         for step in sorted(steps, key=lambda step: step != best):
-            tree = _attempt(manager, step, _restore_part, {part: placed})
+            tree = attempt(manager, step, restore_part, {part: placed})
             if tree is not None:
                 return tree[part]
     if not steps:
         raise FileNotFoundError(f"there are no checkpoints in {folder}")
     raise OSError(f"{part!r} can't be read from any checkpoint in {folder} (steps {_listing(steps)})")
-
-
-def check_settings(saved: dict[str, Any], current: dict[str, Any], free: Sequence[str]) -> None:
-    """Raises ConfigError, naming the fields, if settings differ from those that a checkpoint was made with.
-
-    Both are nested dicts. Fields that match one of the patterns of `free` ("sample.*") may differ. A field that an
-    older version did not store counts as its default. Where both have a DATASET, the content of the videos, its path
-    may differ too; without it (older versions stored none) only the path is compared.
-    """
-    unknown = [fact for fact in (DATASET, ENCODED_BY) if not (saved.get(fact) and current.get(fact))]
-    free = (*free, *unknown, *([] if DATASET in unknown else [DATA_PATH]))
-    trees = (saved, current, default_settings(current))
-    old, new, defaults = (traverse_util.flatten_dict(json.loads(json.dumps(tree)), sep=".") for tree in trees)
-    old = {field: defaults[field] for field in new.keys() & defaults.keys()} | old
-    differing = [
-        f"{_setting(field)} is {new.get(field, 'absent')!r} (it was {old.get(field, 'absent')!r})"
-        for field in sorted(old.keys() | new.keys())
-        if old.get(field) != new.get(field) and not any(fnmatch.fnmatch(field, pattern) for pattern in free)
-    ]
-    if differing:
-        raise ConfigError(
-            f"these settings differ from the ones this run was started with: {', '.join(differing)}; "
-            "resume with the old ones, or start a new run in another folder"
-        )
-
-
-def _setting(field: str) -> str:
-    """A field as a message names it."""
-    return f"the content of {DATA_PATH} (its fingerprint)" if field == DATASET else field
-
-
-def _attempt(manager: ocp.CheckpointManager, step: int, read: Callable[..., Any], *args: Any) -> Any:
-    """`read(manager, step, *args)`, or None and a warning if the checkpoint is damaged."""
-    try:
-        return read(manager, step, *args)
-    except NOT_DAMAGE:
-        raise
-    except Exception as error:
-        path, reason = manager.directory / str(step), " ".join(str(error).split())[:300]
-        logging.warning("checkpoint %s can't be read (%s: %s)", path, type(error).__name__, reason)
-        return None
-
-
-def _restore_info(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    """The record as it was given to `save`, and NEEDED."""
-    info = _restore_record(manager, step)
-    return {name: value for name, value in info.items() if name not in (FINGERPRINTS, TYPES, RECORD_FINGERPRINT)}
-
-
-def _restore_record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    record = manager.restore(step, args=ocp.args.Composite(info=ocp.args.JsonRestore()))["info"]
-    check_json(record, ADDED, "its record")
-    known = RECORD_FINGERPRINT in record or FINGERPRINTS in record
-    if known and record.get(RECORD_FINGERPRINT) != _record_fingerprint(record):
-        raise ValueError("its record is not what was saved")
-    return record
-
-
-def _record_fingerprint(record: dict[str, Any]) -> str:
-    """A hash of a record, except for that hash."""
-    rest = {name: value for name, value in record.items() if name != RECORD_FINGERPRINT}
-    plain = json.loads(json.dumps(rest))  # as it will be read
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _restore_state(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
-    def read(parts: dict[str, Any]) -> dict[str, Any]:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(parts))
-        return manager.restore(step, args=args)["state"]
-
-    return _restore_checked(manager, step, abstract, read)
-
-
-def _restore_part(manager: ocp.CheckpointManager, step: int, abstract: Any, kind: type = jax.Array) -> Any:
-    """Parts of the state, {name: tree}, as arrays of a `kind`: jax.Array or np.ndarray."""
-
-    def read(parts: dict[str, Any]) -> dict[str, Any]:
-        # A PyTreeRestore takes shardings from its restore_args alone.
-        if kind is np.ndarray:
-            restore_args = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), parts)
-        else:
-            restore_args = ocp.checkpoint_utils.construct_restore_args(parts)
-        args = ocp.args.PyTreeRestore(parts, restore_args=restore_args, partial_restore=True)
-        found = manager.restore(step, args=ocp.args.Composite(state=args))["state"]
-        for path, leaf in _paths(found):
-            # For what the checkpoint does not hold, Orbax returns the request.
-            if not isinstance(leaf, kind):
-                raise KeyError(f"it holds no {path}")
-        return found
-
-    return _restore_checked(manager, step, abstract, read)
-
-
-def _restore_checked(
-    manager: ocp.CheckpointManager, step: int, abstract: Any, read: Callable[[dict[str, Any]], dict[str, Any]]
-) -> Any:
-    """What `read` returns for the parts of `abstract`, after a comparison with their fingerprints.
-
-    Raises ValueError if a part of the state is not what was saved.
-    """
-    record, wanted = _restore_record(manager, step), _to_dicts(abstract)
-    if FINGERPRINTS not in record:
-        return _from_dicts(read(wanted), abstract)
-    types = [record[TYPES].get(path, USUAL_TYPE) for path, _ in _paths(wanted)]
-    leaves, structure = jax.tree.flatten(wanted)
-    saved = [leaf.update(dtype=np.dtype(kind)) for leaf, kind in zip(leaves, types, strict=True)]
-    parts = read(jax.tree.unflatten(structure, saved))
-    for name, part in parts.items():
-        if fingerprint_arrays(part) != record[FINGERPRINTS].get(name):
-            raise ValueError(f"{name} is not what was saved: its fingerprint differs")
-    parts = jax.tree.map(lambda x, like: x if x.dtype == like.dtype else x.astype(like.dtype), parts, wanted)
-    return _from_dicts(parts, abstract)
-
-
-def _paths(tree: Any) -> list[tuple[str, Any]]:
-    """Each leaf with its path, such as "ema.blocks.0.kernel"."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
-
-
-def _names(tree: Any) -> tuple[list[tuple[str, ...]], Any]:
-    """Each leaf's path as a tuple of field names, keys and indices, and the tree's structure."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    return [tuple(jax.tree_util.keystr((key,), simple=True) for key in path) for path, _ in leaves], structure
-
-
-def _to_dicts(tree: Any) -> dict[str, Any]:
-    return traverse_util.unflatten_dict(dict(zip(_names(tree)[0], jax.tree.leaves(tree), strict=True)))
-
-
-def _from_dicts(tree: dict[str, Any], abstract: Any) -> Any:
-    names, structure = _names(abstract)
-    leaves = traverse_util.flatten_dict(tree)
-    return jax.tree.unflatten(structure, [leaves[name] for name in names])
 
 
 def _listing(steps: Sequence[int]) -> str:

@@ -24,20 +24,19 @@ from jax.sharding import Mesh
 from pvdm_jax.config import Config, config_to_dict, require
 from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.diffusion.predictions import draw_noisy_batch, squared_error
-from pvdm_jax.diffusion.process import Process
-from pvdm_jax.diffusion.times import Times, logit_normal_times, uniform_times
+from pvdm_jax.diffusion.times import uniform_times
 from pvdm_jax.inference import on_mesh
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.inference.sampler import SampleBatch, SamplingProgram, split_settings
 from pvdm_jax.models import functional
-from pvdm_jax.models.condition import Condition, Neighbour
 from pvdm_jax.models.denoiser import denoiser_class
 from pvdm_jax.models.experts import EXPERT, REST
-from pvdm_jax.models.latent import LatentScale, Tokens
+from pvdm_jax.models.latent import LatentScale
 from pvdm_jax.runtime import sharding
 from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.storage.run_folder import DATASET, ENCODED_BY, RunFolder
 from pvdm_jax.storage.run_lock import single_writer
+from pvdm_jax.training.diffusion_losses import DiffusionLosses
 from pvdm_jax.training.latent_statistics import with_statistics
 from pvdm_jax.training.latents import training_latents
 from pvdm_jax.training.optimizer import (
@@ -52,7 +51,6 @@ from pvdm_jax.training.optimizer import (
     with_network,
 )
 from pvdm_jax.training.policy import BestByMetric
-from pvdm_jax.training.seam_weights import seam_weights, weights_of
 from pvdm_jax.weights.run_autoencoder import import_autoencoder, load_autoencoder
 
 # Parts of the configuration that this stage's numbers don't depend on: the latents' identity is checked by the cache.
@@ -82,14 +80,11 @@ class DiffusionStage:
     ):
         self.denoiser, self.config, self.mesh = config.denoiser, config.train_diffusion, mesh
         self.model = LatentModel(config.autoencoder, config.denoiser, mesh)
-        self.process = Process(config.process)
         self.scale = LatentScale.of(self.model.spec, config.latents)
-        self.seam_weights = None
-        if self.config.seam_weight:
-            self.seam_weights = seam_weights(self.model.spec, config.autoencoder.frames, self.config.seam_weight)
         self.has_expert = config.denoiser.expert_from > 0
-        self.trained = self.model.one_network  # what an update trains
-        excluded, steps = denoiser_class(self.trained.denoiser).NOT_MATRICES, self.config.steps
+        network = self.model.one_network  # what an update trains
+        self.losses = DiffusionLosses(config, network)
+        excluded, steps = denoiser_class(network.denoiser).NOT_MATRICES, self.config.steps
         experts = steps // self.config.expert_every if self.has_expert else 0
         self.optimizer = make_optimizer(self.config.optimizer, steps - experts, excluded)
         self.steps = {DENOISER: self.step}
@@ -121,7 +116,7 @@ class DiffusionStage:
         coin = None
         if self.config.recipe == "official":
             coin = jax.random.bernoulli(jax.random.fold_in(key, 1), np.float32(self.config.context_prob))
-        loss = functools.partial(self.loss, coin=coin)
+        loss = functools.partial(self.losses.loss, coin=coin)
         if not self.has_expert:
             return self._update(state, batch, key, loss, self.optimizer)
         updates = state.step - state.step // self.config.expert_every
@@ -132,7 +127,7 @@ class DiffusionStage:
     def expert_step(self, state: TrainState, batch: LatentBatch, key: jax.Array, constants: Any):
         """One update of the expert."""
         network = network_of(state, EXPERT, state.step // self.config.expert_every)
-        changed, metrics = self._update(network, batch, key, self.expert_loss, self.expert_optimizer)
+        changed, metrics = self._update(network, batch, key, self.losses.expert_loss, self.expert_optimizer)
         return with_network(state, EXPERT, changed), metrics
 
     def _update(self, state: TrainState, batch: LatentBatch, key: jax.Array, loss: LossFn, optimizer: Any):
@@ -142,128 +137,21 @@ class DiffusionStage:
         grads, metrics = accumulate_gradients(loss, params, batch, key, self.config.accumulate)
         return update(state, grads, optimizer, self.config.ema_decay, self.config.ema_every), metrics
 
-    def loss(self, params: functional.Params, batch: LatentBatch, key: jax.Array, coin: jax.Array | None = None):
-        """Mean squared error over the batch: a share of it given the clips beside it, the rest without.
-
-        coin: a bool for the whole batch that decides which; None draws one for each clip.
-        """
-        context_key, which_key, label_key, noise_key = jax.random.split(key, 4)
-        condition = self.drawn_condition(batch, context_key, label_key, coin)
-        clip = self.unconditional_clip(batch, condition, which_key)
-        times = functools.partial(self.times, shown=self.shows_neighbour(batch, condition))
-        errors, weights = self.errors(params, clip, condition, noise_key, times)
-        loss = jnp.mean(weights * errors)
-        return loss, {"loss": loss}
-
-    def expert_loss(self, params: functional.Params, batch: LatentBatch, key: jax.Array):
-        """The expert's mean squared error over the clips of the batch that have a neighbour, which it is shown."""
-        context_key, label_key, noise_key = jax.random.split(key, 3)
-        condition = self.drawn_condition(batch, context_key, label_key, coin=jnp.bool_(True))
-        errors, weights = self.errors(params, batch.clip, condition, noise_key, self.expert_times)
-        seen = self.shows_neighbour(batch, condition)
-        loss = jnp.sum(jnp.where(seen, weights * errors, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
-        return loss, {"expert_loss": loss}
-
-    def expert_times(self, key: jax.Array, count: int, num_steps: int) -> jax.Array:
-        """The times (count,) that the expert answers for, drawn evenly."""
-        return jax.random.randint(key, (count,), self.denoiser.expert_from, num_steps, jnp.int32)
-
-    def errors(
-        self,
-        params: functional.Params,
-        clip: Tokens,
-        condition: Condition,
-        key: jax.Array,
-        times: Times,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Squared errors (b,) of what one network predicts for `clip` (b, positions, channels) at random times, and the
-        weights (b,) of the times drawn."""
-        noisy = draw_noisy_batch(self.process, clip, key, times)
-        weights = None if self.seam_weights is None else weights_of(self.seam_weights, condition)
-        return self.trained.errors(params, noisy, condition, weights), noisy.weight
-
-    def times(self, key: jax.Array, count: int, num_steps: int, shown: jax.Array) -> jax.Array:
-        """The times (count,) to train at. shown: (count,), whether a sample sees a neighbouring clip."""
-        config = self.config
-        if config.times == "uniform":
-            times = uniform_times(key, count, num_steps)
-        else:
-            shift = jnp.where(shown, np.float32(config.context_times_shift), np.float32(config.times_shift))
-            times = logit_normal_times(key, count, num_steps, shift=shift, spread=config.times_spread)
-        if config.context_last_time == 0:
-            return times
-        last = jax.random.bernoulli(jax.random.fold_in(key, 1), np.float32(config.context_last_time), (count,))
-        return jnp.where(shown & last, num_steps - 1, times)
-
-    def condition(self, batch: LatentBatch) -> Condition:
-        """All that a batch has of what the denoiser takes."""
-        parts: dict[str, Any] = {"label": batch.label} if self.denoiser.num_classes else {}
-        for name in self.denoiser.neighbours:
-            parts[name] = Neighbour(getattr(batch, name), getattr(batch, f"has_{name}"))
-        return Condition(**parts)
-
-    def drawn_condition(
-        self, batch: LatentBatch, context_key: jax.Array, label_key: jax.Array, coin: jax.Array | None
-    ) -> Condition:
-        """What each sample is shown: some of its neighbours (`shown_neighbours`), and most often its class."""
-        return self.condition(batch).keep(
-            **self.shown_neighbours(batch, context_key, coin),
-            label=jax.random.bernoulli(label_key, np.float32(self.config.label_prob), batch.label.shape),
-        )
-
-    def shown_neighbours(
-        self, batch: LatentBatch, key: jax.Array, coin: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
-        """Which samples are shown their neighbours: "previous" and, with next_clip, "next", each bool (b,).
-
-        With next_clip, half of those that are shown any are shown both, a quarter only the previous and a quarter only
-        the next. A neighbour that the data lack is never shown.
-        """
-        coin_key, which_key = jax.random.split(key)
-        count = batch.label.shape
-        if coin is None:
-            coin = jax.random.bernoulli(coin_key, np.float32(self.config.context_prob), count)
-        coin = jnp.broadcast_to(coin, count) & self.denoiser.previous_clip
-        if not self.denoiser.next_clip:
-            return {"previous": coin & batch.has_previous}
-        quarter = jax.random.randint(which_key, count, 0, 4, jnp.int32)
-        shown = {"previous": quarter != 0, "next": quarter != 1}
-        return {name: coin & chosen & getattr(batch, f"has_{name}") for name, chosen in shown.items()}
-
-    def shows_neighbour(self, batch: LatentBatch, condition: Condition) -> jax.Array:
-        """Which samples (b,) see a neighbouring clip."""
-        return jnp.broadcast_to(condition.sees_neighbour, batch.label.shape)
-
-    def unconditional_clip(self, batch: LatentBatch, condition: Condition, key: jax.Array) -> Tokens:
-        """The clips to learn (b, positions, channels): the window's own where a neighbour is shown.
-
-        Where none is, the one at a random place in the window, or without such a one any of the window's clips.
-        """
-        clip, unconditional = batch.clip, ~self.shows_neighbour(batch, condition)
-        if batch.unconditional is not None:
-            return jnp.where(unconditional[:, None, None], batch.unconditional, clip)
-        names = ["previous"] if batch.next is None else ["previous", "next"]
-        which = jax.random.randint(key, unconditional.shape, 0, 1 + len(names), jnp.int32)
-        for number, name in enumerate(names, 1):
-            chosen = unconditional & getattr(batch, f"has_{name}") & (which == number)
-            clip = jnp.where(chosen[:, None, None], getattr(batch, name), clip)
-        return clip
-
     def _held_out_errors(self, params: functional.Params, batch: LatentBatch) -> dict[str, jax.Array]:
         """Squared errors (b,) at uniform times, by what the denoiser is shown; `expert`: given the previous clip, at
         times that the expert answers for."""
         batch = batch.map_latents(self.scale.normalize)
         key = make_key(0)  # the same noise at every evaluation
-        everything = self.condition(batch)
+        losses, everything = self.losses, self.losses.condition(batch)
         conditions = {"unconditional": everything.without("previous", "next")}
         if self.denoiser.previous_clip:
             conditions["given_previous"] = everything.without("next")
         if self.denoiser.next_clip:
             conditions["given_both"] = everything
-        noisy = dict.fromkeys(conditions, draw_noisy_batch(self.process, batch.clip, key, uniform_times))
+        noisy = dict.fromkeys(conditions, draw_noisy_batch(losses.process, batch.clip, key, uniform_times))
         if self.has_expert:
             conditions["expert"] = conditions["given_previous"]
-            noisy["expert"] = draw_noisy_batch(self.process, batch.clip, key, self.expert_times)
+            noisy["expert"] = draw_noisy_batch(losses.process, batch.clip, key, losses.expert_times)
         # All in one call: each further one would take seconds to compile.
         asked, condition = (jax.tree.map(lambda *x: jnp.concatenate(x), *each.values()) for each in (noisy, conditions))
         errors = squared_error(self.model.denoise_in_parts(params, asked.x, asked.time, condition), asked.target)

@@ -2,58 +2,45 @@
 
 Encoding a clip costs more than a training step of the denoiser on it, so a cache saves most of stage 2's cost. Its
 files are described in latent_files.py.
-
-A shard gets its name once it is complete, so an encoding that was killed resumes with the missing shards; the index is
-written last. Until then encoding.json records which autoencoder and settings the shards are made with.
 """
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from pvdm_jax.config import Config, ConfigError, config_to_dict
 from pvdm_jax.data.dataset_identity import dataset_identity, find_dataset_identity
 from pvdm_jax.data.latent_batch import LatentBatch
 from pvdm_jax.data.samples import ClipPairs, PairSpec
-from pvdm_jax.data.sources import SPLITS, VideoSource, open_held_out, open_source
+from pvdm_jax.data.sources import VideoSource, open_held_out, open_source
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import latent_spec
 from pvdm_jax.runtime import sharding
 from pvdm_jax.storage import buckets
-from pvdm_jax.storage.checkpoint import check_settings
-from pvdm_jax.storage.files import write_json
 from pvdm_jax.storage.json_files import read_json
 from pvdm_jax.storage.run_folder import DATASET, RunFolder
-from pvdm_jax.storage.run_lock import single_writer
+from pvdm_jax.storage.same_settings import check_settings
 from pvdm_jax.training.encoder import Encoder, local_rows
 from pvdm_jax.training.latent_files import (
     CONTENT,
     HEADER,
     INCOMPLETE_INDEX,
     INDEX,
-    MADE_BY,
     LatentCache,
     ShardWriter,
-    is_complete,
     make_fields,
     merge_statistics,
     missing_shards,
-    read_statistics,
     shard_path,
-    statistics_path,
     stored_clips,
     zero_missing,
 )
-from pvdm_jax.weights.run_autoencoder import import_autoencoder, load_autoencoder
+from pvdm_jax.weights.run_autoencoder import load_autoencoder
 
-SHARD_WINDOWS = 1024  # windows in a file: what a kill can cost
 MEASURED_WINDOWS = 512  # whose latents give the statistics where there is no cache
 HELD_OUT_WINDOWS = 4  # of each held-out video, if training always takes new ones
 # The settings that decide the latents, beside the autoencoder's weights: these sections without these fields.
@@ -82,12 +69,12 @@ class PixelLatents:
 
     def statistics(self, config: Config) -> dict[str, dict[str, list[float]]]:
         """As `LatentCache.statistics`, estimated from MEASURED_WINDOWS windows spread over the training videos."""
-        _, pairs, rows = _windows(config, "train")
+        _, pairs, rows = split_windows(config, "train")
         chosen = [rows[int(i)] for i in np.linspace(0, len(rows) - 1, min(MEASURED_WINDOWS, len(rows)))]
         sums = ShardWriter(
             shard_path(RunFolder(".").latents, "train", 0, 1), latent_spec(config.autoencoder).segments, writing=False
         )
-        for latents, facts in _encoded(self.encoder, pairs, [chosen], config):
+        for latents, facts in encoded_windows(self.encoder, pairs, [chosen], config):
             sums.write(latents, facts)
         return merge_statistics([sums.close()])["segments"]
 
@@ -104,96 +91,6 @@ class PixelLatents:
         latents = local_rows(self.encoder.encode(batch["video"]))
         latents = latents.reshape(len(batch["label"]), -1, *latents.shape[1:])
         return LatentBatch(**make_fields(self._clips, zero_missing(self._clips, latents, batch), batch))
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodeSummary:
-    """What `encode` wrote."""
-
-    folder: pathlib.Path
-    counts: dict[str, int]  # windows of each split
-    mean: float  # of all latent values of the training split
-    std: float
-    bytes_per_window: int
-
-    def __str__(self) -> str:
-        windows = ", ".join(f"{count} windows for {split}" for split, count in self.counts.items())
-        return (
-            f"latents: {windows}, {self.bytes_per_window:,} bytes each; "
-            f"mean {self.mean:.3f}, standard deviation {self.std:.3f} ({self.folder})"
-        )
-
-
-@single_writer
-def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathlib.Path | None = None) -> EncodeSummary:
-    """Encodes `config.encode.windows` windows of every video with the run's autoencoder, into the run's cache.
-
-    autoencoder: a model folder or another run's folder, whose autoencoder the run imports (`weights.run_autoencoder`).
-
-    All devices and processes share the work; the first process writes. An existing cache is kept and an incomplete one
-    is resumed if autoencoder, dataset and settings are the same; otherwise ConfigError is raised.
-    """
-    config.data.check_held_out()
-    folder = RunFolder(workdir).latents
-    mesh = sharding.make_mesh(config.mesh)
-    if not config.encode.cache:
-        raise ConfigError("encode.cache is False; stage 2 encodes by itself, so there is nothing to do")
-    if autoencoder is not None:
-        import_autoencoder(autoencoder, config, workdir)
-    encoder = Encoder(config.autoencoder, workdir, mesh)
-    _share_shards(folder)
-    if (folder / INDEX).exists():
-        buckets.fetch(folder)
-        index = read_json(folder / INDEX, CONTENT)
-        lost = missing_shards(folder, index)
-        if not lost:
-            open_latents(config, workdir, "train", lambda: encoder.identity)
-            return _summary(folder, index)
-        for shard in lost:
-            statistics_path(shard).unlink(missing_ok=True)  # so that the shard is encoded again
-    made_by = {"autoencoder": encoder.identity, DATASET: dataset_identity(config.data)} | _cached_settings(config)
-    for name, shape in ((INDEX, CONTENT), (INCOMPLETE_INDEX, MADE_BY)):
-        if (folder / name).exists():
-            _check_same(read_json(folder / name, shape)["made_by"], made_by, folder)
-    if jax.process_index() == 0:
-        write_json(folder / INCOMPLETE_INDEX, {"made_by": made_by})
-
-    index: dict[str, Any] = {
-        "clips": stored_clips(config),
-        "positions": latent_spec(config.autoencoder).positions,
-        "channels": config.autoencoder.latent_channels,
-        "counts": {},
-        "shards": {},
-        "names": {},
-    }
-    for split in SPLITS:
-        source, pairs, rows = _windows(config, split)
-        shards = [rows[first : first + SHARD_WINDOWS] for first in range(0, len(rows), SHARD_WINDOWS)]
-        outcomes = _encode_split(encoder, pairs, shards, folder, split, config)
-        index["counts"][split] = len(rows)
-        index["shards"][split] = len(shards)
-        index["names"][split] = [source[i].name for i in range(len(source))]
-        if split == "train":
-            index["class_names"] = list(source.class_names)
-            index |= merge_statistics(outcomes)
-    index["made_by"] = made_by
-    if jax.process_index() == 0:
-        write_json(folder / INDEX, index)  # from here on the cache is complete
-        (folder / INCOMPLETE_INDEX).unlink()
-        buckets.push(folder)
-    return _summary(folder, index)
-
-
-def _share_shards(folder: pathlib.Path) -> None:
-    """If the run is in a bucket, tells every machine which shards exist: in the bucket, or on the first machine."""
-    if not buckets.in_bucket(buckets.url(folder)):
-        return
-    if jax.process_index() == 0:
-        buckets.fetch(folder, "*.json")
-        buckets.push(folder)
-    multihost_utils.sync_global_devices("shards of latents in the bucket")
-    if jax.process_index() != 0:
-        buckets.fetch(folder, "*.json")
 
 
 def open_latents(
@@ -221,7 +118,7 @@ def open_latents(
     else:
         identity = autoencoder()
     found = {"autoencoder": identity, DATASET: find_dataset_identity(config.data) or index["made_by"].get(DATASET)}
-    _check_same(index["made_by"], found | _cached_settings(config), folder)
+    check_made_by(index["made_by"], found | cached_settings(config), folder)
     return LatentCache(folder, split, index)
 
 
@@ -240,10 +137,10 @@ def training_latents(
         held_out = open_latents(config, workdir, "holdout", autoencoder)
     else:
         training = PixelLatents(config, workdir, mesh)
-        _, pairs, rows = _windows(config, "holdout")
+        _, pairs, rows = split_windows(config, "holdout")
         held_out = [
             make_fields(stored_clips(config), window, {name: values[row] for name, values in facts.items()})
-            for latents, facts in _encoded(training.encoder, pairs, [rows], config)
+            for latents, facts in encoded_windows(training.encoder, pairs, [rows], config)
             for row, window in enumerate(latents)
         ]
     count = min(config.train_diffusion.eval_clips, len(held_out))
@@ -261,7 +158,7 @@ def _pair_spec(config: Config, windows: int, augment: bool = True) -> PairSpec:
     )
 
 
-def _windows(config: Config, split: str) -> tuple[VideoSource, ClipPairs, list[int]]:
+def split_windows(config: Config, split: str) -> tuple[VideoSource, ClipPairs, list[int]]:
     """The source of a split, its windows, and the numbers of those that are encoded."""
     from pvdm_jax.data.loader import clip_pairs
 
@@ -277,7 +174,7 @@ def _windows(config: Config, split: str) -> tuple[VideoSource, ClipPairs, list[i
     return source, pairs, list(range(0, len(pairs), step))
 
 
-def _encoded(
+def encoded_windows(
     encoder: Encoder, pairs: ClipPairs, parts: Sequence[Sequence[int]], config: Config
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """The latents float32 (b, clips, positions, channels) and facts (b,) of the windows in `parts`, in batches.
@@ -310,52 +207,7 @@ def _encoded(
         batches.close()
 
 
-def _encode_split(
-    encoder: Encoder,
-    pairs: ClipPairs,
-    shards: Sequence[Sequence[int]],
-    folder: pathlib.Path,
-    split: str,
-    config: Config,
-) -> list[dict[str, Any]]:
-    """Writes the missing shards of a split; returns the statistics of all of them."""
-    from tqdm import tqdm
-
-    paths = [shard_path(folder, split, number, len(shards)) for number in range(len(shards))]
-    # Every process must use the same list, whatever the first one has written by the time they look.
-    done = multihost_utils.broadcast_one_to_all(np.array([is_complete(path) for path in paths]))
-    outcomes = {number: read_statistics(path) for number, path in enumerate(paths) if done[number]}
-    missing = [number for number in range(len(shards)) if not done[number]]
-    batches = _encoded(encoder, pairs, [shards[number] for number in missing], config)
-    segments = latent_spec(config.autoencoder).segments
-    total = sum(map(len, shards))
-    ready = total - sum(len(shards[number]) for number in missing)
-    writing = jax.process_index() == 0
-    with tqdm(total=total, initial=ready, desc=f"encode {split}", unit="window", disable=not writing) as progress:
-        for number in missing:
-            shard = ShardWriter(paths[number], segments, writing)
-            while shard.count < len(shards[number]):
-                latents, facts = next(batches)
-                shard.write(latents, facts)
-                progress.update(len(latents))
-            outcomes[number] = shard.close()
-            if writing:
-                buckets.push(folder)
-    batches.close()
-    return [outcomes[number] for number in range(len(shards))]
-
-
-def _summary(folder: pathlib.Path, index: dict[str, Any]) -> EncodeSummary:
-    return EncodeSummary(
-        folder=folder,
-        counts=index["counts"],
-        mean=index["mean"],
-        std=index["std"],
-        bytes_per_window=index["bytes_per_window"],
-    )
-
-
-def _cached_settings(config: Config) -> dict[str, Any]:
+def cached_settings(config: Config) -> dict[str, Any]:
     """The settings that decide the latents, as {"settings": nested dicts}."""
     settings = {name: value for name, value in config_to_dict(config).items() if name in CACHED_SECTIONS}
     for section, fields in UNCACHED_FIELDS.items():
@@ -363,7 +215,7 @@ def _cached_settings(config: Config) -> dict[str, Any]:
     return {"settings": settings | {"denoiser": {"next_clip": config.denoiser.next_clip}}}
 
 
-def _check_same(made_by: dict[str, Any], wanted: dict[str, Any], folder: pathlib.Path) -> None:
+def check_made_by(made_by: dict[str, Any], wanted: dict[str, Any], folder: pathlib.Path) -> None:
     if made_by["autoencoder"] != wanted["autoencoder"]:
         raise ConfigError(
             f"the latents in {folder} were made by another autoencoder "

@@ -25,10 +25,11 @@ from pvdm_jax.config import StageConfig
 from pvdm_jax.runtime import sharding
 from pvdm_jax.runtime.preemption import SIGTERM_EXIT, stop_requests
 from pvdm_jax.storage import buckets
-from pvdm_jax.storage.checkpoint import Checkpoints, check_settings
+from pvdm_jax.storage.checkpoint import Checkpoints
 from pvdm_jax.storage.files import write_json, write_text
 from pvdm_jax.storage.run_folder import StageFolder
 from pvdm_jax.storage.run_lock import check_still_writer
+from pvdm_jax.storage.same_settings import check_settings
 from pvdm_jax.training import decisions
 from pvdm_jax.training.metrics import MetricWriter
 from pvdm_jax.training.non_finite import NonFiniteGuard, NonFiniteRecord, go_back

@@ -86,19 +86,16 @@ class BestByMetric:
     """The policy of a stage whose steps don't depend on its evaluations: the best checkpoint is that of the lowest
     value of `metric`.
 
-    step: the step's name, or a function that gives it for each update, counted from 1. metric: a number of the
-    evaluation; "" compares none, and there is no best checkpoint.
+    step_name: gives the step of each update, counted from 1. metric: a number of the evaluation; "" compares none, and
+    there is no best checkpoint.
     """
 
-    def __init__(self, step: str | Callable[[int], str], metric: str = ""):
-        self.step, self.metric, self.record = step, metric, PhaseRecord(metric=metric)
+    def __init__(self, step_name: Callable[[int], str], metric: str = ""):
+        self.step_name, self.metric, self.record = step_name, metric, PhaseRecord(metric=metric)
 
     def resume(self, record: PhaseRecord) -> None:
         """Continues from a record that was kept; what it says of another metric is dropped."""
         self.record = record if record.metric == self.metric else PhaseRecord(judged=record.judged, metric=self.metric)
-
-    def step_name(self, step: int) -> str:
-        return self.step if isinstance(self.step, str) else self.step(step)
 
     def last_step(self, steps: int) -> int:
         return steps

@@ -66,7 +66,7 @@ def test_demo_needs_no_argument(replace):
     [
         ("demo", "pvdm_jax.commands.demo", "run"),
         ("train-autoencoder", "pvdm_jax.training.autoencoder", "train"),
-        ("encode", "pvdm_jax.training.latents", "encode"),
+        ("encode", "pvdm_jax.training.encode", "encode"),
         ("train-diffusion", "pvdm_jax.training.diffusion", "train"),
     ],
 )

@@ -84,9 +84,8 @@ def test_loading_is_measured_and_closed():
     assert 0 < found.waiting < 1
 
 
-def test_reading_counts_frames():
+def test_reading_is_timed():
     data = DataConfig(synthetic_videos=2, synthetic_frames=8)
-    found = measure_reading(open_source(data, CLIP, "train", 0), CLIP, data, seconds=0.0)
-    assert found.frames_per_second == pytest.approx(8 * found.clips_per_second)
+    assert measure_reading(open_source(data, CLIP, "train", 0), CLIP, data, seconds=0.0) > 0
     with pytest.raises(ValueError, match="the source is empty"):
         measure_reading([], CLIP, data)

@@ -10,7 +10,7 @@ import pytest
 
 from pvdm_jax.config import ProcessConfig
 from pvdm_jax.config.diffusion import GRIDS, PREDICTIONS, SAMPLERS
-from pvdm_jax.diffusion import samplers
+from pvdm_jax.diffusion import grids, samplers
 from pvdm_jax.diffusion.grids import time_grid
 from pvdm_jax.diffusion.guidance import guide
 from pvdm_jax.diffusion.predictions import normal_answer, target
@@ -66,7 +66,7 @@ def test_grids_are_evenly_spaced_in_what_their_names_say(process):
 
 
 def test_every_name_of_the_configuration_has_a_row():
-    assert tuple(samplers.SAMPLERS) == SAMPLERS
+    assert tuple(samplers.SAMPLERS) == SAMPLERS and tuple(grids.GRIDS) == GRIDS
 
 
 def test_heun_calls_twice_but_for_the_last_step(process):

@@ -254,7 +254,7 @@ def test_confirming_is_for_models_that_need_it():
 def test_a_confirmed_sample_has_the_confirmed_order(model):
     request = model._request(KEY, {}, count=2, num_frames=None, labels=None, indices=None, options={})
     latents, _, _ = model._preview(model.weights, KEY, request.batch, request.numbers, settings=request.settings)
-    confirmed, exchanged = model.confirm_plane_order(latents)
+    confirmed, _, exchanged = model._confirm(model.weights, latents)
     assert exchanged.shape == (2,)
     assert close(model.decode(confirmed), model.sample(KEY, 2, plane_order="confirm"))
 

@@ -13,9 +13,9 @@ from disk import file_limit
 from tiny_config import CONFIG
 
 from pvdm_jax.config import ConfigError, OptimizerConfig, config_to_dict
-from pvdm_jax.storage import checkpoint
-from pvdm_jax.storage.checkpoint import Checkpoints, check_settings, read_part
+from pvdm_jax.storage.checkpoint import Checkpoints, read_part
 from pvdm_jax.storage.files import CheckpointError
+from pvdm_jax.storage.same_settings import check_settings
 from pvdm_jax.training.optimizer import init_state, make_optimizer, update
 
 
@@ -301,21 +301,6 @@ def test_the_first_checkpoint_is_read_back(tmp_path, monkeypatch):
             for step in steps:
                 checkpoints.save(step, make_state(1.0), {})
     assert checked == [1, 1]  # later ones, also of a run that resumes, are written in the background
-
-
-def test_checkpoints_without_fingerprints_are_still_read(tmp_path, monkeypatch):
-    """Those of older versions."""
-    names = (checkpoint.FINGERPRINTS, checkpoint.TYPES, checkpoint.RECORD_FINGERPRINT)
-    save = checkpoint.ocp.args.JsonSave
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            checkpoint.ocp.args, "JsonSave", lambda record: save({k: v for k, v in record.items() if k not in names})
-        )
-        with Checkpoints(tmp_path, keep=3) as checkpoints:
-            checkpoints.save(1, make_state(1.0), {"settings": {}})
-    state, step, info = restore(tmp_path)
-    assert step == 1 and info == {"settings": {}}
-    np.testing.assert_array_equal(state.ema["blocks"]["0"]["kernel"], make_state(1.0).ema["blocks"]["0"]["kernel"])
 
 
 @pytest.mark.parametrize("name", ["run [a]", "a\\b", "a*b"])

@@ -18,7 +18,8 @@ from pvdm_jax.commands import demo
 from pvdm_jax.config import Config, ConfigError
 from pvdm_jax.storage import run_lock
 from pvdm_jax.storage.run_lock import check_still_writer, single_writer
-from pvdm_jax.training import autoencoder, diffusion, latents
+from pvdm_jax.training import autoencoder, diffusion
+from pvdm_jax.training.encode import encode
 
 HOLD = """
 import sys, time
@@ -64,7 +65,7 @@ def test_the_second_writer_is_refused_until_the_first_is_gone(other, tmp_path, c
     assert main(tiny_program.arguments("train-autoencoder", workdir)) == 2
     error = capsys.readouterr().err
     assert f"{workdir} is being written to by process {other.pid} on " in error and error.count("\n") == 1
-    for write in (autoencoder.train, latents.encode, diffusion.train, demo.run):
+    for write in (autoencoder.train, encode, diffusion.train, demo.run):
         with pytest.raises(ConfigError, match=f"is being written to by process {other.pid}"):
             write(Config(), workdir)
     assert sorted(path.name for path in workdir.iterdir()) == ["run.lock"]

@@ -97,7 +97,7 @@ def run(directory, config, mesh=None, settings=SETTINGS, stage=ToyStage, policy=
     """The loop on the toy stage, returning its state. `options` are those of `toy_batches`."""
     return train(
         stage(config),
-        policy or BestByMetric("toy"),
+        policy or BestByMetric(lambda step: "toy"),
         batches or toy_batches(config.batch_size, **options),
         directory=pathlib.Path(directory),
         config=config,

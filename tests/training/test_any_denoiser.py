@@ -18,7 +18,8 @@ from pvdm_jax.models.denoiser import DENOISERS
 from pvdm_jax.performance.operations import Operations
 from pvdm_jax.performance.planned_step import trace_step
 from pvdm_jax.runtime.sharding import make_mesh
-from pvdm_jax.training import diffusion, latents
+from pvdm_jax.training import diffusion
+from pvdm_jax.training.encode import encode
 
 FRAMES = CONFIG.autoencoder.frames
 
@@ -48,7 +49,7 @@ def encoded(stage_one, tmp_path_factory):
     """A run of stage 1 with its latents."""
     workdir = tmp_path_factory.mktemp("encoded") / "run"
     shutil.copytree(stage_one, workdir)
-    latents.encode(CONFIG, workdir)
+    encode(CONFIG, workdir)
     return workdir
 
 

@@ -45,10 +45,10 @@ def shown(present, *names):
 
 def test_default_drops_the_previous_clip_of_each_clip():
     batch = windows()
-    given = stage().shown_neighbours(batch, jax.random.key(0))["previous"]
+    given = stage().losses.shown_neighbours(batch, jax.random.key(0))["previous"]
     assert not np.any(given & ~batch.has_previous)  # a missing one is never shown
     assert abs(float(given[batch.has_previous].mean()) - 0.3) < 0.03
-    assert set(stage(context_prob=0.0).shown_neighbours(batch, jax.random.key(0))) == {"previous"}
+    assert set(stage(context_prob=0.0).losses.shown_neighbours(batch, jax.random.key(0))) == {"previous"}
 
 
 def test_official_flips_one_coin_for_a_batch(monkeypatch):
@@ -67,7 +67,7 @@ def test_official_flips_one_coin_for_a_batch(monkeypatch):
     assert abs(coins.mean() - 0.3) < 0.08
     for coin in (True, False):
         batch = windows()
-        given = official.shown_neighbours(batch, jax.random.key(0), jnp.asarray(coin))["previous"]
+        given = official.losses.shown_neighbours(batch, jax.random.key(0), jnp.asarray(coin))["previous"]
         np.testing.assert_array_equal(given, batch.has_previous & coin)
 
 
@@ -85,7 +85,7 @@ def test_the_default_recipe_knows_no_common_coin(monkeypatch):
 def test_both_neighbours():
     """Of the clips that are shown any: half both, a quarter each only one of them."""
     batch = windows(missing=0.0)
-    given = stage(context_prob=0.8, next_clip=True).shown_neighbours(batch, jax.random.key(0))
+    given = stage(context_prob=0.8, next_clip=True).losses.shown_neighbours(batch, jax.random.key(0))
     both = np.asarray(given["previous"] & given["next"])
     assert abs(both.mean() - 0.4) < 0.03
     assert abs(float((given["previous"] & ~given["next"]).mean()) - 0.2) < 0.03
@@ -95,14 +95,14 @@ def test_both_neighbours():
 def test_alone_any_clip_of_the_window_is_learnt():
     model, pairs = stage(), windows(missing=0.5, with_next=False)
     alone = jnp.arange(COUNT) % 2 == 0
-    clip = np.asarray(model.unconditional_clip(pairs, shown(~alone), jax.random.key(0)))[:, 0, 0]
+    clip = np.asarray(model.losses.unconditional_clip(pairs, shown(~alone), jax.random.key(0)))[:, 0, 0]
     assert np.all(clip[1::2] == 0)  # what is given a neighbour is the clip beside it
     known = np.asarray(pairs.has_previous)
     assert np.all(clip[~known] == 0)
     assert abs((clip[0::2][known[0::2]] == -1).mean() - 0.5) < 0.05
     everywhere = jnp.ones(COUNT, bool)
     nothing = shown(~everywhere, "previous", "next")
-    thirds = np.asarray(stage(next_clip=True).unconditional_clip(windows(0.0), nothing, jax.random.key(0)))
+    thirds = np.asarray(stage(next_clip=True).losses.unconditional_clip(windows(0.0), nothing, jax.random.key(0)))
     for value in (-1, 0, 1):
         assert abs((thirds == value).mean() - 1 / 3) < 0.03
 
@@ -111,7 +111,7 @@ def test_alone_the_clip_at_a_random_place_is_learnt():
     """Where the data have one; what is given a neighbour is the clip beside it."""
     batch = windows(unconditional=np.full((COUNT, 1, 1), 0.5))
     alone = jnp.arange(COUNT) % 2 == 0
-    clip = np.asarray(stage().unconditional_clip(batch, shown(~alone), jax.random.key(0)))[:, 0, 0]
+    clip = np.asarray(stage().losses.unconditional_clip(batch, shown(~alone), jax.random.key(0)))[:, 0, 0]
     assert np.all(clip[0::2] == 0.5) and np.all(clip[1::2] == 0)
 
 
@@ -125,9 +125,9 @@ def test_the_network_sees_what_is_given_and_zeros_for_the_rest(monkeypatch, next
         seen.update(clip=np.asarray(clip)[:, 0, 0], context=context)
         return jnp.ones(len(clip)), jnp.full(len(clip), 2.0)
 
-    monkeypatch.setattr(model, "errors", errors)
+    monkeypatch.setattr(model.losses, "errors", errors)
     batch = windows(with_next=next_clip)
-    loss, _ = model.loss({}, batch, jax.random.key(0))
+    loss, _ = model.losses.loss({}, batch, jax.random.key(0))
     assert float(loss) == 2.0  # errors times the weights of their steps
     given = np.any(seen["context"] != 0, axis=1)
     assert np.all(seen["clip"][given] == 0)
@@ -137,7 +137,7 @@ def test_the_network_sees_what_is_given_and_zeros_for_the_rest(monkeypatch, next
 
 
 def test_a_network_without_neighbours_is_shown_none():
-    given = stage(previous_clip=False).shown_neighbours(windows(), jax.random.key(0))
+    given = stage(previous_clip=False).losses.shown_neighbours(windows(), jax.random.key(0))
     assert not np.any(given["previous"])
 
 

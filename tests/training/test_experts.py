@@ -106,7 +106,7 @@ def test_the_networks_take_turns(stage):
 
 def test_without_previous_clips_the_expert_has_nothing_to_learn(stage):
     params = stage.init(jax.random.key(0)).params[EXPERT]
-    gradient = jax.jit(jax.value_and_grad(stage.expert_loss, has_aux=True))
+    gradient = jax.jit(jax.value_and_grad(stage.losses.expert_loss, has_aux=True))
     (loss, _), grads = gradient(params, windows(4, False), jax.random.key(5))
     assert float(loss) == 0 and not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
     (loss, _), grads = gradient(params, windows(4, True), jax.random.key(5))

@@ -29,6 +29,7 @@ from pvdm_jax.runtime.sharding import global_batch, make_mesh
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.storage.run_folder import StageFolder
 from pvdm_jax.training import diffusion, latent_statistics, latents
+from pvdm_jax.training.encode import encode
 from pvdm_jax.weights.run_autoencoder import load_autoencoder
 
 
@@ -45,8 +46,8 @@ def cached(stage_one, tmp_path_factory):
     path = tmp_path_factory.mktemp("cached") / "run"
     shutil.copytree(stage_one, path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latents, "SHARD_WINDOWS", 4)
-        latents.encode(CONFIG, path)
+        patch.setattr("pvdm_jax.training.encode.SHARD_WINDOWS", 4)
+        encode(CONFIG, path)
     return path
 
 
@@ -144,7 +145,7 @@ def test_every_process_has_the_statistics_of_the_first(cached, tmp_path, monkeyp
 
 @pytest.mark.parametrize("damage", ["shard missing", "statistics damaged"])
 def test_what_is_missing_or_damaged_is_encoded_again(cached, tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(latents, "SHARD_WINDOWS", 4)
+    monkeypatch.setattr("pvdm_jax.training.encode.SHARD_WINDOWS", 4)
     run = tmp_path / "run"
     shutil.copytree(cached, run)
     shard = run / "latents" / "train-00001-of-00003.array_record"
@@ -155,7 +156,7 @@ def test_what_is_missing_or_damaged_is_encoded_again(cached, tmp_path, monkeypat
         shard.unlink()
         with pytest.raises(ConfigError, match="train-00001-of-00003.array_record is missing; `pvdm encode`"):
             latents.open_latents(CONFIG, run, "train")
-    latents.encode(CONFIG, run)
+    encode(CONFIG, run)
     assert files(run) == files(cached)
 
 
@@ -175,12 +176,12 @@ def test_a_damaged_index_is_named(cached, tmp_path):
     assert refused_by_name(path, read) > 60
     path.write_text('{"made_by": {"autoencoder": 3}}')
     with pytest.raises(ConfigError, match="index.json"):
-        latents.encode(CONFIG, run)
+        encode(CONFIG, run)
 
 
 def test_a_killed_encoding_goes_on_with_the_same_bytes(cached, workdir, monkeypatch):
     """Killed while the third of three shards is written: the first two are kept, and all end up the same."""
-    monkeypatch.setattr(latents, "SHARD_WINDOWS", 4)
+    monkeypatch.setattr("pvdm_jax.training.encode.SHARD_WINDOWS", 4)
     close = latents.ShardWriter.close
 
     def killed(writer):
@@ -191,12 +192,12 @@ def test_a_killed_encoding_goes_on_with_the_same_bytes(cached, workdir, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(latents.ShardWriter, "close", killed)
         with pytest.raises(KeyboardInterrupt):
-            latents.encode(CONFIG, workdir)
+            encode(CONFIG, workdir)
     with pytest.raises(ConfigError, match="begun, but aren't finished"):
         latents.open_latents(CONFIG, workdir, "train")
     kept = workdir / "latents" / "train-00000-of-00003.array_record"
     before = kept.stat().st_mtime_ns
-    latents.encode(CONFIG, workdir)
+    encode(CONFIG, workdir)
     assert kept.stat().st_mtime_ns == before
     one, other = latents.open_latents(CONFIG, cached, "train"), latents.open_latents(CONFIG, workdir, "train")
     for i in range(10):
@@ -209,14 +210,14 @@ def test_a_killed_encoding_goes_on_with_the_same_bytes(cached, workdir, monkeypa
 def test_what_another_autoencoder_began_is_refused(workdir):
     folder = workdir / "latents"
     folder.mkdir()
-    settings = latents._cached_settings(CONFIG)
+    settings = latents.cached_settings(CONFIG)
     (folder / "encoding.json").write_text(json.dumps({"made_by": {"autoencoder": "0" * 64} | settings}))
     with pytest.raises(ConfigError, match="made by another autoencoder"):
-        latents.encode(CONFIG, workdir)
+        encode(CONFIG, workdir)
     identity = functional.fingerprint(load_autoencoder(CONFIG.autoencoder, workdir))
     (folder / "encoding.json").write_text(json.dumps({"made_by": {"autoencoder": identity} | settings}))
     with pytest.raises(ConfigError, match="data.flip is False"):
-        latents.encode(changed(data={"flip": False}), workdir)
+        encode(changed(data={"flip": False}), workdir)
 
 
 def test_pixels_give_the_numbers_of_the_cache(cached):
@@ -253,12 +254,12 @@ def test_a_cache_of_nothing_is_refused(workdir):
     with pytest.raises(ConfigError, match="encode.windows is 0; .* needs encode.cache=False"):
         EncodeConfig(windows=0)
     with pytest.raises(ConfigError, match="encode.cache is False"):
-        latents.encode(changed(encode={"cache": False}), workdir)
+        encode(changed(encode={"cache": False}), workdir)
 
 
 def test_windows_of_three_clips_for_a_denoiser_that_takes_the_next_one(workdir):
     config = changed(data={"synthetic_frames": 14, "crop_scale": 1.0, "flip": False}, denoiser={"next_clip": True})
-    latents.encode(config, workdir)
+    encode(config, workdir)
     cache = latents.open_latents(config, workdir, "train")
     item = cache[3]
     assert item["next"].shape == item["clip"].shape and item["has_next"] and item["has_previous"]
@@ -275,7 +276,7 @@ def test_windows_of_three_clips_for_a_denoiser_that_takes_the_next_one(workdir):
 def test_unconditional_clips_are_stored_with_their_windows(workdir, next_clip):
     """From the cache and from pixels: clips of the window's own frames, encoded."""
     config = changed(encode={"unconditional_anywhere": True}, denoiser={"next_clip": next_clip})
-    latents.encode(config, workdir)
+    encode(config, workdir)
     cache = latents.open_latents(config, workdir, "train")
     source = open_source(config.data, config.autoencoder, "train", config.seed)
     spec = PairSpec(config.encode.windows, next_clip=next_clip, unconditional=True)
@@ -315,9 +316,10 @@ class ZeroEncoder:
 @pytest.mark.parametrize("unconditional", [False, True])
 def test_the_abstract_batch_is_that_of_training_and_evaluation(tmp_path, monkeypatch, next_clip, unconditional):
     """From the cache and from pixels: the same fields, shapes and types as what a step is planned for."""
-    monkeypatch.setattr(latents, "Encoder", ZeroEncoder)
+    for module in ("encode", "latents"):
+        monkeypatch.setattr(f"pvdm_jax.training.{module}.Encoder", ZeroEncoder)
     cached = changed(encode={"unconditional_anywhere": unconditional}, denoiser={"next_clip": next_clip})
-    latents.encode(cached, tmp_path)
+    encode(cached, tmp_path)
     mesh = make_mesh(MeshConfig())
     for config in (cached, changed(cached, encode={"cache": False})):
         training, held_out = latents.training_latents(config, tmp_path, mesh)

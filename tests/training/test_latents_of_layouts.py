@@ -15,6 +15,7 @@ from pvdm_jax.data.prepare.folder import prepare
 from pvdm_jax.data.sources import open_source
 from pvdm_jax.data.streams import BatchSpec
 from pvdm_jax.training import autoencoder, latents
+from pvdm_jax.training.encode import encode
 from pvdm_jax.video.images import encode_jpeg
 
 CLIP = CONFIG.autoencoder
@@ -97,7 +98,7 @@ def test_stage_one_trains_resumes_and_encodes(config, tmp_path):
     whole = autoencoder.train(config, tmp_path / "whole")
     assert int(resumed.step) == 3
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
-    found = latents.encode(config, tmp_path / "whole")
+    found = encode(config, tmp_path / "whole")
     splits = {split: open_source(config.data, CLIP, split, 0) for split in ("train", "holdout")}
     assert found.counts["train"] == 2 * len(splits["train"])
     cache = latents.open_latents(config, tmp_path / "whole", "train")

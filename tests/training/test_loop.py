@@ -175,7 +175,7 @@ def test_the_best_by_a_metric_is_kept_and_told(tmp_path):
 
     def judged(directory, steps, metric="loss_unconditional", **changes):
         config = toy_config(steps=steps, keep=1, **changes)
-        return run(directory, config, stage=Judged, policy=BestByMetric("toy", metric))
+        return run(directory, config, stage=Judged, policy=BestByMetric(lambda step: "toy", metric))
 
     expected = digest(judged(tmp_path, 40))
     assert saved_steps(tmp_path) == [20, 40] and best_step(tmp_path) == 20

@@ -17,6 +17,7 @@ from pvdm_jax.storage.checkpoint import Checkpoints
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.storage.run_folder import RunFolder, read_settings
 from pvdm_jax.training import autoencoder, diffusion, latents
+from pvdm_jax.training.encode import encode
 from pvdm_jax.training.encoder import Encoder
 from pvdm_jax.weights.run_autoencoder import load_autoencoder
 
@@ -39,7 +40,7 @@ def test_the_dataset_counts_and_not_its_path(tmp_path, monkeypatch, capsys):
     path, run = tmp_path / "data", tmp_path / "run"
     make_dataset(path, 0)
     autoencoder.train(on(path), run)
-    latents.encode(on(path), run)
+    encode(on(path), run)
     # Moved, and named by a relative path: all resume.
     moved = tmp_path / "elsewhere" / "data"
     shutil.copytree(path, moved)
@@ -47,14 +48,14 @@ def test_the_dataset_counts_and_not_its_path(tmp_path, monkeypatch, capsys):
     for config in (on("data"),):
         autoencoder.train(config, run)
         assert "autoencoder: finished, 1 of 1 steps" in capsys.readouterr().out
-        latents.encode(config, run)
+        encode(config, run)
         latents.open_latents(config, run, "train")
     assert json.loads((run / "autoencoder" / "config.json").read_text())["data"]["path"] == "data"
     # Prepared again, from other videos: nothing resumes.
     shutil.rmtree(path)
     make_dataset(path, 9)
     other = r"the content of data.path \(its fingerprint\) is '\w+' \(it was '\w+'\)"
-    for step in (autoencoder.train, latents.encode, diffusion.train):
+    for step in (autoencoder.train, encode, diffusion.train):
         with pytest.raises(ConfigError, match=other):
             step(on(path), run)
     # Latents serve without their dataset; stage 2 keeps the fingerprint that they have.
@@ -70,7 +71,7 @@ def test_the_dataset_counts_and_not_its_path(tmp_path, monkeypatch, capsys):
 def test_stage_two_refuses_latents_of_an_autoencoder_that_was_trained_on(stage_one, tmp_path, caplog):
     run = tmp_path / "run"
     shutil.copytree(stage_one, run)
-    latents.encode(CONFIG, run)
+    encode(CONFIG, run)
     identity = latents.open_latents(CONFIG, run, "train").identity
     folder = RunFolder(run).autoencoder
     params = load_autoencoder(CONFIG.autoencoder, run)
@@ -78,7 +79,7 @@ def test_stage_two_refuses_latents_of_an_autoencoder_that_was_trained_on(stage_o
         checkpoints.save(2, {"ema": jax.tree.map(lambda x: x * 1.01, params)}, {})
     folder.best.unlink()
     assert Encoder(CONFIG.autoencoder, run, make_mesh(CONFIG.mesh)).identity != identity
-    for step in (latents.encode, diffusion.train):
+    for step in (encode, diffusion.train):
         with pytest.raises(ConfigError, match=f"made by another autoencoder .{identity[:12]}, this run's is"):
             step(CONFIG, run)
     # A denoiser that is there already is named by whoever loads the run.
@@ -92,7 +93,7 @@ def test_stage_two_refuses_latents_of_an_autoencoder_that_was_trained_on(stage_o
 def test_latents_of_an_older_version_know_no_dataset(stage_one, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(stage_one, run)
-    latents.encode(CONFIG, run)
+    encode(CONFIG, run)
     index = json.loads((run / "latents" / "index.json").read_text())
     assert index["made_by"].pop("dataset") == "synthetic"
     (run / "latents" / "index.json").write_text(json.dumps(index))
@@ -103,7 +104,7 @@ def test_latents_of_an_older_version_know_no_dataset(stage_one, tmp_path):
 
 def test_training_is_not_evaluated_on_its_own_videos_but_older_runs_that_were_are_read(tmp_path):
     config = dataclasses.replace(CONFIG, data=DataConfig(source="tfds", path="none", split="all", eval_split="test"))
-    for start in (autoencoder.train, latents.encode, diffusion.train):
+    for start in (autoencoder.train, encode, diffusion.train):
         with pytest.raises(ConfigError, match="data.eval_split is 'test'; data.split=all trains on its videos"):
             start(config, tmp_path / "run")
     write_json(tmp_path / "config.json", config_to_dict(config))

@@ -57,8 +57,8 @@ def test_training_weighs_the_errors():
     given = stage.model.absent(2)
     given = dataclasses.replace(given, previous=dataclasses.replace(given.previous, present=jnp.array([True, False])))
     key = jax.random.key(2)
-    errors, _ = jax.jit(lambda params: stage.errors(params, clip, given, key, uniform_times))(params)
-    noisy = draw_noisy_batch(stage.process, clip, key, uniform_times)
+    errors, _ = jax.jit(lambda params: stage.losses.errors(params, clip, given, key, uniform_times))(params)
+    noisy = draw_noisy_batch(stage.losses.process, clip, key, uniform_times)
     squared = np.square(np.asarray(stage.model.denoise(params, noisy.x, noisy.time, given)) - noisy.target)
     weights = seam_weights(stage.model.spec, CONFIG.autoencoder.frames, 3.0)["previous"]
     np.testing.assert_allclose(errors, [np.mean(weights * squared[0]), np.mean(squared[1])], rtol=1e-5)

@@ -14,6 +14,7 @@ from pvdm_jax.config import ConfigError, EncodeConfig
 from pvdm_jax.losses.latent_noise import add_noise
 from pvdm_jax.models.triplane import Planes
 from pvdm_jax.training import autoencoder, diffusion, latents
+from pvdm_jax.training.encode import encode
 
 STAGE = dict(steps=6, log_every=2, eval_every=3, checkpoint_every=4, ema_decay=0.9)
 CONFIG = changed(
@@ -25,7 +26,7 @@ CONFIG = changed(
 
 def train_both(config, workdir):
     autoencoder.train(config, workdir)
-    latents.encode(config, workdir)
+    encode(config, workdir)
     return diffusion.train(config, workdir)
 
 
@@ -69,7 +70,7 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(run, tmp_path):
     short = dataclasses.replace(CONFIG, train_autoencoder=stages["train_autoencoder"])
     autoencoder.train(short, tmp_path)
     autoencoder.train(CONFIG, tmp_path)
-    latents.encode(CONFIG, tmp_path)
+    encode(CONFIG, tmp_path)
     diffusion.train(dataclasses.replace(CONFIG, train_diffusion=stages["train_diffusion"]), tmp_path)
     state = diffusion.train(CONFIG, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, state, run[1])
@@ -94,11 +95,11 @@ def test_latents_are_those_of_the_autoencoder(run, model):
 def test_encoding_again_keeps_the_cache_and_other_settings_are_refused(run):
     index = run[0] / "latents" / "index.json"
     before = index.stat().st_mtime_ns
-    latents.encode(CONFIG, run[0])
+    encode(CONFIG, run[0])
     assert index.stat().st_mtime_ns == before
     other = dataclasses.replace(CONFIG, encode=EncodeConfig(windows=3))
     with pytest.raises(ConfigError, match="encode.windows is 3"):
-        latents.encode(other, run[0])
+        encode(other, run[0])
     with pytest.raises(ConfigError, match="encode.windows is 3"):
         diffusion.train(other, run[0])
 
@@ -111,7 +112,7 @@ def test_latents_of_another_autoencoder_are_refused(run):
     index.write_text(json.dumps(content))
     try:
         with pytest.raises(ConfigError, match="another autoencoder"):
-            latents.encode(CONFIG, run[0])
+            encode(CONFIG, run[0])
     finally:
         index.write_text(text)
 

@@ -17,6 +17,7 @@ from pvdm_jax.config import AutoencoderConfig, ConfigError
 from pvdm_jax.models import functional
 from pvdm_jax.models.autoencoder import Autoencoder
 from pvdm_jax.training import autoencoder, diffusion, latents
+from pvdm_jax.training.encode import encode
 from pvdm_jax.weights import model_folder, run_autoencoder
 
 
@@ -38,7 +39,7 @@ def run(converted, tmp_path_factory):
     """A run of stage 2 alone, on that autoencoder; the folder it came from is gone afterwards."""
     workdir, source = tmp_path_factory.mktemp("run"), converted.parent / "moved"
     shutil.copytree(converted, source)
-    latents.encode(CONFIG, workdir, autoencoder=source)
+    encode(CONFIG, workdir, autoencoder=source)
     shutil.rmtree(source)
     diffusion.train(CONFIG, workdir)
     return workdir
@@ -65,7 +66,7 @@ def test_naming_it_again_changes_nothing_and_another_one_is_refused(run, convert
     diffusion.train(CONFIG, run, autoencoder=converted)
     assert before == {path.name: path.stat().st_mtime_ns for path in (run / "autoencoder").iterdir()}
     other = model_folder.write_model(tmp_path / "other", CONFIG, make_weights(4), None, {})
-    for command in (latents.encode, diffusion.train):
+    for command in (encode, diffusion.train):
         with pytest.raises(
             ConfigError, match="another autoencoder already, .*Imported from .*moved.*another --workdir"
         ):
@@ -74,9 +75,9 @@ def test_naming_it_again_changes_nothing_and_another_one_is_refused(run, convert
     shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "autoencoder")
     with pytest.raises(ConfigError, match="made by another autoencoder"):
-        latents.encode(CONFIG, tmp_path / "copy", autoencoder=other)
+        encode(CONFIG, tmp_path / "copy", autoencoder=other)
     shutil.rmtree(tmp_path / "copy" / "latents")
-    latents.encode(CONFIG, tmp_path / "copy")
+    encode(CONFIG, tmp_path / "copy")
     with pytest.raises(ConfigError, match="encoded_by is .*it was"):
         diffusion.train(CONFIG, tmp_path / "copy")
 
@@ -102,7 +103,7 @@ def test_another_runs_folder_will_do(stage_one, tmp_path):
     assert not model_folder.is_model_folder(tmp_path / "one" / "autoencoder")
     other = model_folder.write_model(tmp_path / "other", CONFIG, make_weights(4), None, {})
     with pytest.raises(ConfigError, match="another autoencoder already"):
-        latents.encode(CONFIG, tmp_path / "one", autoencoder=other)
+        encode(CONFIG, tmp_path / "one", autoencoder=other)
 
 
 def test_before_stage_two_it_reconstructs(converted, tmp_path):
@@ -115,7 +116,7 @@ def test_sizes_are_checked_and_named(converted, tmp_path):
     model = dataclasses.replace(CONFIG.autoencoder, depth=2, height=32)
     wanted = dataclasses.replace(CONFIG, autoencoder=model)
     with pytest.raises(ConfigError) as refusal:
-        latents.encode(wanted, tmp_path, autoencoder=converted)
+        encode(wanted, tmp_path, autoencoder=converted)
     text = str(refusal.value)
     assert (
         f"autoencoder in {converted}: autoencoder.height is 32 (it has 16), autoencoder.depth is 2 (it has 1)" in text
@@ -126,14 +127,14 @@ def test_sizes_are_checked_and_named(converted, tmp_path):
     free = dataclasses.replace(CONFIG, autoencoder=dataclasses.replace(CONFIG.autoencoder, remat="blocks"))
     run_autoencoder.import_autoencoder(converted, free, tmp_path)
     with pytest.raises(ConfigError, match="autoencoder.height is 32"):
-        latents.encode(wanted, tmp_path)
+        encode(wanted, tmp_path)
 
 
 def test_what_is_no_autoencoder_is_named(converted, tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a model folder nor a run"):
-        latents.encode(CONFIG, tmp_path / "run", autoencoder=tmp_path)
+        encode(CONFIG, tmp_path / "run", autoencoder=tmp_path)
     with pytest.raises(FileNotFoundError, match="run has no autoencoder: .*--autoencoder"):
-        latents.encode(CONFIG, tmp_path / "run")
+        encode(CONFIG, tmp_path / "run")
     assert AutoencoderConfig.__dataclass_fields__.keys() > set(run_autoencoder.MAY_DIFFER)
 
 

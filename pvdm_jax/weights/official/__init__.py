@@ -14,23 +14,16 @@ A state dict maps official names to arrays or PyTorch tensors; PyTorch itself is
 
 import numpy as np
 
-from pvdm_jax.losses.lpips import LPIPS
 from pvdm_jax.models.autoencoder import Autoencoder
-from pvdm_jax.models.discriminators import Discriminators, PatchDiscriminator
+from pvdm_jax.models.discriminators import Discriminators
 from pvdm_jax.models.unet import UNet
 from pvdm_jax.weights.official.autoencoder import autoencoder_from_torch, autoencoder_to_torch
-from pvdm_jax.weights.official.discriminators import (
-    discriminator_from_torch,
-    discriminator_to_torch,
-    discriminators_from_torch,
-    discriminators_to_torch,
-)
-from pvdm_jax.weights.official.lpips import load_lpips, lpips_from_torch, lpips_to_torch
+from pvdm_jax.weights.official.discriminators import discriminators_from_torch, discriminators_to_torch
+from pvdm_jax.weights.official.lpips import load_lpips, lpips_from_torch
 from pvdm_jax.weights.official.unet import unet_from_torch, unet_to_torch
 
 __all__ = [
     "autoencoder_from_torch",
-    "discriminator_from_torch",
     "discriminators_from_torch",
     "load_lpips",
     "lpips_from_torch",
@@ -42,12 +35,10 @@ _TO_TORCH = {
     Autoencoder: autoencoder_to_torch,
     UNet: unet_to_torch,
     Discriminators: discriminators_to_torch,
-    PatchDiscriminator: discriminator_to_torch,
-    LPIPS: lpips_to_torch,
 }
 
 
-def to_torch(model: Autoencoder | UNet | Discriminators | PatchDiscriminator | LPIPS) -> dict[str, np.ndarray]:
+def to_torch(model: Autoencoder | UNet | Discriminators) -> dict[str, np.ndarray]:
     """The model's weights and buffers under the official names and layouts: the inverse of `*_from_torch`.
 
     Raises ValueError if the official code has no place for some of them, such as the denoiser's position embeddings.

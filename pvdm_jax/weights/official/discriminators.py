@@ -36,20 +36,15 @@ STATISTICS = ("running_mean", "running_var")
 def discriminators_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -> Discriminators:
     """Both discriminators from the official loss module's weights (`loss_last.pth`). Sizes are inferred from shapes.
 
-    state_dict: names with the prefixes `discriminator_2d.` and `discriminator_3d.`, or {"discriminator_2d":
-    {...}, "discriminator_3d": {...}}; weights of the perceptual loss are ignored. overrides: fields of
-    DiscriminatorConfig (dtype). Raises ValueError naming each missing, surplus or misshapen weight.
+    state_dict: names with the prefixes `discriminator_2d.` and `discriminator_3d.`; weights of the perceptual loss are
+    ignored. overrides: fields of DiscriminatorConfig (dtype). Raises ValueError naming each missing, surplus or
+    misshapen weight.
     """
-    flat: dict[str, Any] = {}
-    for name, value in state_dict.items():
-        nested = {f"{name}.{key}": array for key, array in value.items()} if isinstance(value, Mapping) else {}
-        flat |= nested or {name: value}
-    flat = {without_prefixes(name): value for name, value in flat.items()}
+    flat = {without_prefixes(name): value for name, value in state_dict.items()}
     surplus = [name for name in flat if not name.startswith((*PARTS.values(), "perceptual_loss."))]
     if surplus:
         raise ValueError(
-            f"the weights don't fit: {surplus[0]} begins neither with discriminator_2d. nor with discriminator_3d. "
-            "(one discriminator's own weights are for discriminator_from_torch)"
+            f"the weights don't fit: {surplus[0]} begins neither with discriminator_2d. nor with discriminator_3d."
         )
     parts = {
         part: {name.removeprefix(prefix): value for name, value in flat.items() if name.startswith(prefix)}
@@ -66,21 +61,8 @@ def discriminators_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -
         return both
 
     weights = {PARTS[part] + name: value for part in parts for name, value in parts[part].items()}
-    return build(make, _both_weights, _learned(weights))
-
-
-def discriminator_from_torch(state_dict: Mapping[str, Any], **overrides: Any) -> PatchDiscriminator:
-    """One discriminator from its own weights (`model0.0.weight`, ...). Shapes say whether it is the 2D or 3D one."""
-    weights = {without_prefixes(name): value for name, value in state_dict.items()}
-    config = _config(weights, overrides, "")
-    dims = len(weights["model0.0.weight"].shape) - 2
-
-    def make(rngs):
-        model = PatchDiscriminator(config, dims, rngs=rngs)
-        model.statistics = _statistics(model, weights, "")
-        return model
-
-    return build(make, _weights, _learned(weights))
+    learned = clean({name: value for name, value in weights.items() if not name.endswith(STATISTICS)})
+    return build(make, _both_weights, learned)
 
 
 def discriminators_to_torch(model: Discriminators) -> dict[str, np.ndarray]:
@@ -91,19 +73,10 @@ def discriminators_to_torch(model: Discriminators) -> dict[str, np.ndarray]:
     return official_weights(_both_weights(model), model) | buffers
 
 
-def discriminator_to_torch(model: PatchDiscriminator) -> dict[str, np.ndarray]:
-    """One discriminator's weights and buffers under the official names, without a prefix."""
-    return official_weights(_weights(model), model) | _buffers(model)
-
-
 def _config(weights: dict[str, Any], overrides: dict[str, Any], prefix: str) -> DiscriminatorConfig:
     shape = shapes(weights, prefix)
     read = dict(width=shape("model0.0.weight")[0], layers=count(weights, "model") - 2)
     return DiscriminatorConfig(**(read | names(overrides)))
-
-
-def _learned(weights: dict[str, Any]) -> dict[str, np.ndarray]:
-    return clean({name: value for name, value in weights.items() if not name.endswith(STATISTICS)})
 
 
 def _weights(model: PatchDiscriminator, prefix: str = "", path: str = "") -> Iterator[Weight]:

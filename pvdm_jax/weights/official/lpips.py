@@ -6,9 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from pvdm_jax.losses.lpips import LPIPS, LPIPS_NAME, RANDOM_NAME, SCALE, SHIFT, STAGES
+from pvdm_jax.losses.lpips import LPIPS, LPIPS_NAME, RANDOM_NAME, STAGES
 from pvdm_jax.models import functional
 from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.weights.foreign_files import read_weights
@@ -18,7 +16,6 @@ from pvdm_jax.weights.official.layouts import (
     clean,
     convolution,
     names,
-    official_weights,
     without_prefixes,
 )
 
@@ -64,13 +61,6 @@ def load_lpips(files: Sequence[str | pathlib.Path] = ()) -> LPIPS:
         RANDOM_NAME,
     )
     return LPIPS(rngs=functional.rngs(make_key(SEED)))
-
-
-def lpips_to_torch(model: LPIPS) -> dict[str, np.ndarray]:
-    """LPIPS's weights and buffers under the official names."""
-    constants = {"shift": SHIFT, "scale": SCALE}
-    buffers = {f"scaling_layer.{name}": value.reshape(1, 3, 1, 1) for name, value in constants.items()}
-    return official_weights(_weights(model), model) | buffers
 
 
 def _official_name(name: str) -> str | None:

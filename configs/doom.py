@@ -1,7 +1,7 @@
-"""Walks through a game, rendered by ViZDoom: a benchmark that anybody can repeat. docs/benchmark.md has the protocol.
+"""Walks through a game, rendered by ViZDoom: a benchmark that anyone can repeat. docs/benchmark.md has the protocol.
 
-Variants: `64`, clips of 16 frames of 64 x 64 (the default), and `128`, of 128 x 128. Each also with the official code's
-recipe and denoiser (`64-official`, `128-official`) and with a transformer as denoiser (`64-dit`, `128-dit`).
+Variants: `64` (the default) has clips of 16 frames of 64 x 64, `128` of 128 x 128. `64-official` and `128-official` use
+the official code's recipe and denoiser, `64-dit` and `128-dit` a transformer as denoiser.
 
     pip install "pvdm_jax[doom]"
     pvdm prepare           --source=vizdoom:all --num-videos=1024 --frames=128 --output=data/doom
@@ -12,7 +12,7 @@ recipe and denoiser (`64-official`, `128-official`) and with a transformer as de
     pvdm evaluate          --model=runs/doom --set split=test --output=runs/doom/evaluation
 
 For `128`: `pvdm prepare ... --height=128 --width=128 --output=data/doom128`. The default of data.path is data/doom, or
-data/doom128. Checkpoints are chosen on the split `holdout`; the split `test` is for the evaluation at the end.
+data/doom128 for `128`. Checkpoints are chosen on the split `holdout`; the split `test` is for the final evaluation.
 """
 
 from ml_collections import ConfigDict

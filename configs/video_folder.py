@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     config.autoencoder.head_dim = 64
     config.autoencoder.mlp_ratio = 2
     config.autoencoder.plane_depth = 1
-    config.autoencoder.plane_num_heads = 8  # each attends to another part of the axis that the plane reduces
+    config.autoencoder.plane_num_heads = 8  # each can attend to a different part of the axis that the plane reduces
     config.autoencoder.plane_head_dim = 16
     config.autoencoder.plane_mlp_dim = 256
 

@@ -3,13 +3,13 @@
     python examples/compare_official.py --official=DIR [--compile] [--only encode decode ...] [--repeats=3]
     python examples/compare_official.py --official=DIR --compile --dtype=bfloat16    # on a GPU
 
-DIR is a copy of github.com/sihyun-yu/PVDM at commit 793172f. Both PyTorch and JAX are needed; where both find a GPU,
-both use it. Each side runs in a separate process, one after the other, at the paper's sizes, with one clip in a call or
---batch-size of them. The results of the forward passes are compared. Prints a table of medians and ratios.
+DIR is a copy of github.com/sihyun-yu/PVDM at commit 793172f. PyTorch and JAX are both needed; each uses a GPU if it
+finds one. The two sides run in separate processes, one after the other, at the paper's sizes, with one clip per call
+(or --batch-size). The results of the forward passes are compared. Prints a table of medians and ratios.
 
-The official code runs as it is: in float32, but its training steps on a GPU under float16 autocast with a GradScaler.
-`--compile` times it under torch.compile as well. --dtype is that of this code and of the compiled official code, where
-bfloat16 means autocast.
+The official code runs as it is: in float32, except for its training steps on a GPU, which use float16 autocast with a
+GradScaler. `--compile` times it under torch.compile as well. --dtype applies to this code and to the compiled official
+code, for which bfloat16 means autocast.
 
 The official autoencoder's training step needs more than 24 GB at 256 x 256, so it is timed on clips of 160 x 160. The
 time of a 100-step DDIM run is taken as 25 times that of 4 steps.
@@ -50,7 +50,7 @@ def weights(name: str) -> dict[str, np.ndarray]:
 
 
 def inputs(batch: int) -> dict[str, np.ndarray]:
-    """Of so many clips: videos in two sizes, and latents."""
+    """Inputs for `batch` clips: videos in two sizes, and latents."""
     recipe = load("recipe")
     video, small = (recipe.video(16, size, size, seed=5, batch=batch).astype(np.float32) for size in (256, TRAIN_SIZE))
     x, cond, noise = (recipe.noise((batch, 4, 2048), 5, name) for name in ("x", "cond", "noise"))
@@ -209,7 +209,7 @@ def ours(only: list[str], *, repeats: int, batch: int, dtype: str):
     def time_calls(function, repeats, as_theirs=lambda array: array):
         found = timed(function, jax.block_until_ready, repeats)
         found["result"] = as_theirs(np.asarray(found["result"], np.float32))
-        # The most that this process has held so far, in this operation or in an earlier one.
+        # The peak memory of this process so far, in this operation or in an earlier one.
         return found | {"memory": (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")}
 
     def channels_first(array):
@@ -294,7 +294,7 @@ def run_side(args: argparse.Namespace) -> None:
 
 
 def print_table(folder: pathlib.Path, only: list[str], sides: list[str]) -> None:
-    """The medians of all sides whose results are in `folder`, and how far ours are from the official ones."""
+    """Prints the medians of all sides with results in `folder`, and how far our results are from the official ones."""
     print("\n| operation | " + " | ".join(f"{side}, s" for side in sides) + " | ours / official | difference |")
     print("|---|" + "---|" * (len(sides) + 2))
     for name in only:
@@ -320,7 +320,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--results", type=pathlib.Path, help="folder for the numbers (default: a temporary one)")
-    # One part of the whole: a side alone, or the table of all that was found.
+    # A part of the comparison: a single side, or the table of all results.
     parser.add_argument("--side", choices=("official", "compiled", "ours", "table"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     sides = ["official", "compiled", "ours"] if args.compile else ["official", "ours"]

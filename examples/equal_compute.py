@@ -6,12 +6,11 @@
 The recipes are variants of `configs/demo.py`: the official code's denoiser and objective, this project's recipe with
 the U-Net, and the same with a transformer. They share the autoencoder, the windows of videos, the optimizer, the batch
 and the sampler. Each is first timed for --trial updates; then it gets as many updates as fit into --seconds, so that
-its learning rate has decayed when the time is over. The seconds are those of updates alone: compiling and judging are
-left out.
+its learning rate has decayed when the time is over. Only the time of updates counts, without compiling and judging.
 
-Every curve is of `pvdm evaluate --protocol=shapes`: the Frechet distance and the detector's rate of unconditional
-clips, and the PSNR of the sampled next clip against the true one. What was finished is not repeated when the command is
-given again. Needs matplotlib.
+The curves show numbers of `pvdm evaluate --protocol=shapes`: the Frechet distance and the detector's rate of
+unconditional clips, and the PSNR of the sampled next clip against the true one. If the command is repeated, finished
+parts are kept. Needs matplotlib.
 """
 
 import argparse
@@ -46,7 +45,7 @@ NUMBERS = "equal_compute.json"
 
 
 def settings(name: str, steps: int, every: int, seed: int) -> Config:
-    """A recipe for `steps` updates, which keeps a checkpoint every `every` of them."""
+    """A recipe for `steps` updates, with a checkpoint every `every` updates."""
     config = load_settings(RECIPES[name])
     stage = dataclasses.replace(
         config.train_diffusion, steps=steps, eval_every=steps, checkpoint_every=every, keep_every=every
@@ -55,7 +54,7 @@ def settings(name: str, steps: int, every: int, seed: int) -> Config:
 
 
 def seconds_per_update(workdir: pathlib.Path) -> float:
-    """The median of what the run logged."""
+    """The median time per update in the run's log."""
     lines = read_metrics(RunFolder(workdir).diffusion.metrics)
     return statistics.median(line["time/step"] for line in lines if "time/step" in line)
 
@@ -69,7 +68,7 @@ def train(run: pathlib.Path, config: Config, args: argparse.Namespace) -> None:
 
 
 def train_recipe(name: str, args: argparse.Namespace) -> list[int]:
-    """Trains a recipe for the time that each gets; the updates after which there are checkpoints."""
+    """Trains a recipe for --seconds. Returns the updates after which there are checkpoints."""
     folder = args.workdir / name
     trial, plan = folder / "trial", folder / "plan.json"
     if not plan.exists():

@@ -33,7 +33,7 @@ def real_clips(count: int, first: int = 0) -> np.ndarray:
 
 
 def reactions(space, clips: np.ndarray, strengths) -> dict[str, list[float]]:
-    """Distance of damaged clips from the undamaged ones, divided by that of other real clips, for each damage."""
+    """Distance between damaged and undamaged clips, divided by that of other real clips, for each kind of damage."""
     features = space(clips, 16)
     other = frechet_distance(features, space(real_clips(len(clips), FIRST_HELD_OUT_INDEX), 16))
     found = {
@@ -44,7 +44,7 @@ def reactions(space, clips: np.ndarray, strengths) -> dict[str, list[float]]:
 
 
 def counts(space) -> dict[str, list]:
-    """Distance of real clips from other real clips, for growing numbers of them."""
+    """Distance between real clips and other real clips, for growing numbers of clips."""
     real, other = (space(real_clips(512, first), 64) for first in (0, FIRST_HELD_OUT_INDEX))
     rng, found = np.random.default_rng(0), []
     sizes = [16, 32, 64, 128, 256, 512]
@@ -87,7 +87,7 @@ def draw(data: dict, folder: pathlib.Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    help = "JSON file of results: parts in it are not measured again, others are added"
+    help = "JSON file of results: parts in it are not measured again, new ones are added"
     parser.add_argument("--numbers", type=pathlib.Path, help=help)
     choices = ("scattering", "counts", "i3d_random")
     parser.add_argument("--parts", nargs="+", choices=choices, default=choices, help="what to measure (default: all)")

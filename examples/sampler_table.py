@@ -2,8 +2,8 @@
 
     python examples/sampler_table.py runs/demo [CLIPS]
 
-Quality is the Frechet distance between CLIPS generated clips (default: 128) and as many held-out ones, in the demo's
-feature space. Time is that of one clip within a batch, without compilation. The run's data must be the synthetic
+Quality is the Frechet distance between CLIPS generated clips (default: 128) and as many held-out ones, in the
+scattering space. Time is that of one clip within a batch, without compilation. The run's data must be the synthetic
 source.
 """
 

@@ -1,4 +1,4 @@
-"""Trains a small autoencoder by L1 alone and by all losses of stage 1, and draws the effect on detail.
+"""Trains a small autoencoder with L1 alone and with all losses of stage 1, and draws the effect on detail.
 
     pvdm prepare --source=VIDEOS --output=data/videos
     python examples/stage_one_losses.py --data=data/videos --workdir=runs/losses --picture=docs/images/stage1_losses.png
@@ -33,7 +33,7 @@ def make_config(data: str, start_step: int, steps: int, all_losses: bool) -> Con
     model.channels, model.latent_channels, model.depth, model.num_heads, model.head_dim = 64, 8, 1, 2, 32
     model.mlp_ratio, model.plane_depth, model.plane_num_heads = 2, 1, 2
     model.plane_head_dim, model.plane_mlp_dim = 32, 128
-    # Stage 2 is not run; its settings must fit all the same.
+    # Stage 2 is not run, but its settings must fit.
     config.denoiser.latent_channels, config.denoiser.channel_mult, config.denoiser.model_channels = 8, (1, 1), 32
     config.denoiser.num_heads, config.denoiser.attention_resolutions = 1, (1,)
 

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 make_environment .venv-test ".[test]"
 bin=.venv-test/bin
 
-# libtpu compiles for TPUs that are not attached. Without it the tests that need it are skipped, with a reason.
+# libtpu compiles for TPUs that are not attached. Without it, the tests that need it are skipped with a reason.
 if [ ! -e $bin/../libtpu ]; then
     echo "== Installing libtpu, if there is one for this machine"
     $bin/python -m pip install -qq --disable-pip-version-check -e ".[test,tpu]" 2>/dev/null || echo "== There is none: planning for TPUs is not tested"
@@ -25,10 +25,11 @@ $bin/ruff format --check --extend-exclude .venv-test .
 
 echo "== Tests"
 export JAX_PLATFORMS=cpu
-# Large buffers go back to the kernel when they are freed, so that a worker stays small. (`pvdm` does the opposite for
-# itself, but leaves the allocator alone where it has been set: pvdm_jax/runtime/allocator.py.)
+# Freed large buffers go back to the kernel, so that a worker stays small. (`pvdm` does the opposite, unless the user
+# has set the allocator: pvdm_jax/runtime/allocator.py.)
 export MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=1048576
 # The workers share compiled programs with each other and with the next run.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.venv-test/jax-cache}"
-# Each worker takes one half of the modules, whose fixtures are then made once; the first to finish takes of the other's.
+# Each worker takes half of the modules, so that their fixtures are made once. The first to finish takes some of the
+# other's modules.
 exec $bin/python -m pytest -n 2 --dist worksteal -m "not long and not slow" "$@"

@@ -1,13 +1,13 @@
 """What every test starts from: JAX on the CPU with exact matrix products, and the stored reference numbers.
 
-Settings go through the environment, so that programs started by a test have them too. Tests that need several
-devices start a program of their own: the number of devices is fixed once JAX has begun.
+Settings go through the environment, so that programs started by a test have them too. Tests that need several devices
+start their own program, because the number of devices is fixed once JAX has started.
 
 Most of the suite's time goes into compiling programs that then run once. So XLA compiles without its expensive
 optimizations, which halves that time, and without its newer generator of CPU code (`FAST_COMPILE`), which halves it
-again. Neither changes an operation. Tests that compute with large arrays take the fixture `optimized`. Compiled
-programs also take most of a worker's memory, about a megabyte each however small, so that a worker whose memory has
-grown drops them.
+again. Neither changes an operation. Tests that compute with large arrays use the fixture `optimized`. Compiled programs
+also take most of a worker's memory, about a megabyte each, however small. A worker whose memory has grown therefore
+drops them.
 """
 
 import ctypes
@@ -23,8 +23,8 @@ os.environ["JAX_PLATFORMS"] = os.environ.get("PVDM_TEST_PLATFORM", "cpu")
 os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# Fused operations go to LLVM directly and not by way of MLIR. XLA has this flag in jaxlib 0.10 to 0.12 at least; one
-# that no longer knows it says so and ends. It cannot be changed once JAX has begun.
+# Fused operations go to LLVM directly, not through MLIR. XLA has this flag in jaxlib 0.10 to 0.12 at least; a version
+# without it ends with an error that says so. The flag cannot be changed once JAX has started.
 FAST_COMPILE = "--xla_cpu_use_fusion_emitters=false"
 if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and FAST_COMPILE not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILE}".strip()
@@ -42,11 +42,11 @@ from absl import flags  # noqa: E402
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 
-# Tracing makes many objects and hardly any cycles: with Python's own thresholds a quarter of its time goes into looking
-# for some.
+# Tracing makes many objects and hardly any cycles: with Python's default thresholds, it spends a quarter of its time on
+# garbage collection.
 gc.set_threshold(50_000, 20, 50)
 
-# Grain looks at absl's flags, which only absl's own programs parse.
+# Grain reads absl's flags, which only absl programs parse.
 flags.FLAGS.mark_as_parsed()
 
 
@@ -68,7 +68,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def fail_if_skipped(fixtures, report):
-    """The report of a test: agreement with the official numbers is never skipped, nor expected to fail."""
+    """Fails a test that skips the comparison with official numbers: it may not be skipped or expected to fail."""
     if report.skipped and "reference" in fixtures:
         report.longrepr = f"this test compares with tests/reference and must not be skipped: {report.longrepr}"
         report.outcome = "failed"
@@ -77,11 +77,11 @@ def fail_if_skipped(fixtures, report):
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown():
-    """Bounds a worker's memory: compiled programs are what stays of a test."""
+    """Bounds a worker's memory: compiled programs are all that remains of a test."""
     if resident_bytes() > MEMORY_LIMIT:
         jax.clear_caches()
         gc.collect()
-        # Returns what is free within the heap to the kernel, where the C library can.
+        # Returns free memory within the heap to the kernel, if the C library can.
         getattr(ctypes.CDLL(None), "malloc_trim", lambda padding: 0)(0)
 
 
@@ -93,8 +93,8 @@ def resident_bytes():
 
 @pytest.fixture
 def optimized(monkeypatch):
-    """Compiles with all optimizations, in programs that the test starts too: for tests that compute more than they
-    compile, and for those of what a compiler makes of a program."""
+    """Compiles with all optimizations, also in programs that the test starts. For tests that compute more than they
+    compile, and for tests of compiled programs."""
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)

@@ -1,6 +1,6 @@
-"""`bash launch/accelerator.sh JOB`: reads what is asked for, runs the job's parts, and writes its results.
+"""`bash launch/accelerator.sh JOB`: reads the settings, runs the job's parts, and writes the results.
 
-Exit code 0 if every part succeeded, 1 if one did not, 2 for something to correct.
+The exit code is 0 if every part succeeded, 1 if one failed, 2 if a setting must be corrected.
 """
 
 import argparse
@@ -49,10 +49,10 @@ def main() -> int:
 
 
 def read_settings(argv: list[str], environment: Mapping[str, str]) -> Settings:
-    """Ends the program with exit code 2 where something cannot be used."""
+    """Reads arguments and variables. Ends the program with exit code 2 if something cannot be used."""
     parser = argparse.ArgumentParser(
         prog="bash launch/accelerator.sh",
-        description="What this machine's accelerator does with this code.",
+        description="Measures how this code runs on this machine's GPU or TPU.",
         epilog="The head of launch/accelerator.sh lists the variables that change what a job does.",
         allow_abbrev=False,
     )
@@ -116,7 +116,7 @@ class Job:
         )
 
     def run(self) -> int:
-        """Returns the exit code. SIGTERM and Ctrl-C end the parts early; the results are written all the same."""
+        """Runs the job and returns the exit code. After SIGTERM or Ctrl-C, the results so far are still written."""
         if self._settings.wheels is not None:
             used, refused = wheels.unpack_missing(self._settings.wheels, self._work / "packages")
             self._say(f"wheels in use: {', '.join(used) or 'none'}")
@@ -171,7 +171,7 @@ class Job:
         )
 
     def _finish(self, device: dict, context: jobs.Context | None) -> None:
-        """Prints the tables, and writes JOB.txt and JOB.json beside what else there is."""
+        """Prints the tables, and writes JOB.txt and JOB.json next to the other results."""
         settings, found = self._settings, {}
         if context is not None:
             try:
@@ -195,7 +195,7 @@ class Job:
 
 
 def process_environment(work: pathlib.Path) -> dict[str, str]:
-    """What the parts run with: this code and the unpacked wheels can be imported, and memory is taken when needed."""
+    """The parts' environment: they can import this code and the unpacked wheels, and allocate memory on demand."""
     paths = [str(jobs.ROOT), str(work / "packages"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
     environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

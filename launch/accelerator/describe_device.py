@@ -31,7 +31,7 @@ def main() -> None:
             with contextlib.redirect_stdout(None):
                 importlib.import_module(module)
         except ImportError as error:
-            # A package may be there without one that it needs.
+            # A package may be installed without one that it requires.
             absent = getattr(error, "name", None)
             missing.append(name if absent == module else f"{name} ({error})")
 

@@ -19,7 +19,7 @@ DTYPES = ("float32", "bfloat16")
 TINY = ("data.synthetic_videos=32", "autoencoder.channels=32", "autoencoder.depth=1", "denoiser.model_channels=32")
 TINY += ("denoiser.channel_mult=1,", "denoiser.attention_resolutions=1,", "sample.steps=2", "sample.later_steps=2")
 STAGES = ("autoencoder", "diffusion")
-# What is measured of a generated set: few clips, for minutes are short.
+# The protocol for generated clips: few of them, since jobs last minutes.
 FEW = ("samples=16", "real_samples=16", "reconstruction_samples=16", "seam_samples=4", "seam_clips=2")
 FEW += ("continuations=8", "bootstrap=0")
 SOME = ("samples=64", "real_samples=64", "reconstruction_samples=64", "seam_samples=8", "seam_clips=4")
@@ -63,7 +63,7 @@ def make_parts(job: str, context: Context) -> list[Part]:
 
 
 def smoke(context: Context) -> list[Part]:
-    """Both stages of the demo and all that follows, in each dtype; then the reference tests."""
+    """Both stages of the demo and the commands after them, in each dtype; then the reference tests."""
     parts = [
         Part(dtype, 75, commands=lambda _, dtype=dtype: smoke_commands(context, dtype)) for dtype in reversed(DTYPES)
     ]
@@ -155,9 +155,9 @@ def train(context: Context) -> list[Part]:
 
 
 def steps_that_fit(seconds: float, overhead: float, step_seconds: float) -> int:
-    """How many updates fit into `seconds`, of which a run needs `overhead` for all else; a multiple of 20.
+    """How many updates fit into `seconds` if a run needs `overhead` for everything else; a multiple of 20.
 
-    A tenth of the time is kept back, and the time in which a run that is late would be saved.
+    A tenth of the time is reserved, and so is the time that saving takes if the run is late.
     """
     steps = int(0.9 * (seconds - GRACE - 1.2 * overhead) / step_seconds)
     return max(20, steps - steps % 20)
@@ -197,10 +197,10 @@ def _pace_commands(context: Context, stage: str) -> Commands:
 
 
 def _training_commands(context: Context, stage: str, left: float) -> Commands:
-    """The run itself, for the updates that fit by the pace of the short one, which has just ended."""
+    """The actual run, for as many updates as fit at the pace of the short run, which has just ended."""
     command = [f"train-{stage}", *_settings(context, context.run)]
     lines = [line for line in read_lines(_pace_folder(context, stage) / stage / "metrics.jsonl") if "time/step" in line]
-    if lines:  # else the configuration's own number of updates, which the time limit may end
+    if lines:  # otherwise the configured number of updates, which the time limit may cut short
         step, seconds = lines[-1]["step"], lines[-1]["time/step"]
         overhead = max(0.0, time.monotonic() - context.began[stage] - step * seconds)
         command += _stage_settings(stage, steps_that_fit(left, overhead, seconds), 4)

@@ -1,7 +1,7 @@
-"""Runs the parts of a job one after the other, each in a process of its own and within its time.
+"""Runs the parts of a job one after the other, each in its own process and within its time.
 
-A part that fails or takes too long ends alone: its trace is shown, and the next part runs. Parts have shares of the
-job's time; what a part leaves over is added to the next one's.
+If a part fails or takes too long, its trace is shown and the next part runs. Each part has a share of the job's time;
+what it leaves over is added to the next part's.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 OK, FAILED, LIMIT, NOT_RUN, SKIPPED = "ok", "failed", "time limit", "not run", "skipped"
-GRACE = 10.0  # seconds between asking a process to end, so that training saves, and ending it
-SHORTEST = 1.0  # seconds left under which nothing is started
+GRACE = 10.0  # seconds between asking a process to end, so that training can save, and killing it
+SHORTEST = 1.0  # seconds that must be left to start something
 TERMINATED = 143  # the exit code of a command of `pvdm` that SIGTERM ended
-TRACE_LINES = 40  # of a failure, on the terminal; the log has all
+TRACE_LINES = 40  # lines of a failure on the terminal; the log has all
 RUN_COMMANDS = pathlib.Path(__file__).with_name("run_commands.py")
 
 Commands = Mapping[str, Sequence[str]]
@@ -30,11 +30,11 @@ Commands = Mapping[str, Sequence[str]]
 class Part:
     """Something to run: a program, or commands of `pvdm` in one process, which saves starting JAX for each.
 
-    name: in the table; commands are there as "NAME: COMMAND".
+    name: the name in the table, where commands are called "NAME: COMMAND".
     seconds: its share of the job's time.
-    program: the arguments of a process. commands: given the seconds until the part's limit, the arguments of `pvdm` for
-    each command, by its name. skipped: why there is nothing to run. A part has one of the three.
-    note: makes a remark for the table from the output of a program that succeeded.
+    program: the arguments of a process. commands: a function from the seconds until the part's limit to the arguments
+    of `pvdm` for each command, by its name. skipped: why there is nothing to run. A part has one of these three.
+    note: makes a remark for the table from the output of a successful program.
     """
 
     name: str
@@ -100,11 +100,11 @@ class Runner:
         self._folder, self._log, self._say = folder, log, say
 
     def left(self) -> float:
-        """Seconds of the whole time that no part has had as its share."""
+        """Seconds of the job's time that are not yet in the share of a part."""
         return self._end - self._due
 
     def run(self, parts: Iterable[Part]) -> None:
-        """Runs all parts. After SIGTERM or Ctrl-C the rest are not run, and the signal's exception is raised."""
+        """Runs all parts. After SIGTERM or Ctrl-C, the rest are not run, and the signal's exception is raised."""
         parts = list(parts)
         for number, part in enumerate(parts):
             self._due = min(self._due + part.seconds, self._end)
@@ -169,8 +169,8 @@ class Runner:
     def run_program(self, name: str, program: Sequence[str], seconds: float) -> tuple[int, bool, str]:
         """Runs a process for at most `seconds`. Returns its exit code, whether it was ended, and its output.
 
-        It is asked to end by SIGTERM before its limit, with GRACE or a fifth of its time to do so. What it has started
-        ends with it.
+        It gets SIGTERM before its limit, with GRACE or a fifth of its time left to end. Processes that it started end
+        with it.
         """
         path = self._folder / "output"
         grace = min(GRACE, seconds / 5)

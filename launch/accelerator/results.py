@@ -13,7 +13,7 @@ LARGEST = 16 * 2**20  # bytes of a file of results that can be brought back from
 
 
 def numbers(job: str, context: Context, environment: dict[str, str]) -> tuple[str, dict[str, Any]]:
-    """What a job measured: as a text for its end, and as data. Parts that failed have no numbers."""
+    """What a job measured, as text for its end and as data. Parts that failed have no numbers."""
     return {"smoke": _smoke, "measure": _measure, "train": _train}[job](context, environment)
 
 

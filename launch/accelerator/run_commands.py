@@ -1,9 +1,9 @@
-"""Runs commands of `pvdm` one after the other in this process, and writes down how each of them ended.
+"""Runs commands of `pvdm` one after the other in this process, and records how each ended.
 
     python run_commands.py RESULTS '[["encode", ["encode", "--config=demo", "--workdir=runs/demo"]], ...]'
 
-RESULTS gets a line of JSON for each: name, exit code, seconds. A command that fails does not keep the next from
-running; SIGTERM does.
+RESULTS gets a line of JSON for each: name, exit code, seconds. After a command that fails, the next one still runs;
+after SIGTERM it does not.
 """
 
 import gc

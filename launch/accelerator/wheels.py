@@ -25,7 +25,7 @@ def unpack_missing(folder: pathlib.Path, target: pathlib.Path) -> tuple[list[str
             continue
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(target)
-        for part in target.glob("*.data/*lib"):  # a wheel may keep its modules apart
+        for part in target.glob("*.data/*lib"):  # a wheel may keep its modules in such folders
             for item in part.iterdir():
                 item.rename(target / item.name)
         used.append(name)

@@ -19,7 +19,7 @@ AddCommand = Callable[..., argparse.ArgumentParser]
 
 
 def command_adder(commands: Any) -> AddCommand:
-    """Returns the function add(name, run, help, example) with which each `add_commands` declares its commands."""
+    """Returns the function add(name, run, help, example) by which each `add_commands` declares its commands."""
 
     def add(name: str, run: Callable[[argparse.Namespace], None], help: str, example: str) -> argparse.ArgumentParser:
         command = commands.add_parser(
@@ -61,9 +61,9 @@ def load_distributed_config(args: argparse.Namespace) -> Config:
 
 
 def integer(text: str, lowest: int, highest: int) -> int:
-    """The integer that `text` is. Raises ArgumentTypeError for any other text, and beyond the bounds."""
+    """Parses an integer. Raises ArgumentTypeError for any other text, and for an integer beyond the bounds."""
     if not (text.removeprefix("-").isdecimal() and len(text) < 30 and lowest <= int(text) <= highest):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no integer from {lowest} to {highest}")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not an integer from {lowest} to {highest}")
     return int(text)
 
 
@@ -75,12 +75,12 @@ def positive(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """A seed, or the number of a video: 32 bits, without a sign."""
+    """A seed, or the number of a video: an unsigned integer of 32 bits."""
     return integer(text, 0, MAX_SEED)
 
 
 def path(text: str) -> Path:
-    """The name of a file or folder. An empty one, as of a variable that is not set, would mean the current folder."""
+    """The name of a file or folder. An empty one, from an unset shell variable, would mean the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("the name is empty; write . for the current folder")
     try:
@@ -97,7 +97,7 @@ def number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no finite number")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a finite number")
     return value
 
 
@@ -120,7 +120,7 @@ def frame_rate(text: str) -> float:
 def video_format(text: str) -> str:
     """One of the formats that videos are written in."""
     if text not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is none of {', '.join(FORMATS)}")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not one of {', '.join(FORMATS)}")
     return text
 
 
@@ -139,7 +139,7 @@ def add_settings(command: argparse.ArgumentParser, config: str | None = None, re
     default = f" (default: {config})" if config else ""
     help = (
         "configuration: file.py[:variant], or one of demo, video_folder, doom[:128], ucf101[:s], sky_timelapse[:s]; "
-        f"--config.some.field=value changes a field of it{default}"
+        f"--config.some.field=value changes one of its fields{default}"
     )
     command.add_argument("--config", required=required and config is None, default=config, help=help)
 

@@ -1,4 +1,4 @@
-"""Commands that prepare and show data sets."""
+"""Commands that prepare and show datasets."""
 
 import argparse
 
@@ -15,7 +15,7 @@ def _prepare(args: argparse.Namespace) -> None:
         return
     for name in ("num_videos", "held_out_videos", "frames", "seed", "hud"):
         value = getattr(args, name)
-        require(not value, f"--{name.replace('_', '-')}", value, f"it goes with --source={game.PREFIX}SCENARIO")
+        require(not value, f"--{name.replace('_', '-')}", value, f"it needs --source={game.PREFIX}SCENARIO")
     options = PrepareOptions(
         min_frames=args.min_frames,
         storage=args.storage or "video",
@@ -73,29 +73,29 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         "prepare",
         _prepare,
-        "make a data set from a folder of videos",
+        "make a dataset from a folder of videos",
         "pvdm prepare --source=my_videos --output=data/videos\n"
         "  pvdm prepare --source=UCF-101 --layout=ucf101 --list=1 --output=data/ucf101\n"
         "  pvdm prepare --source=vizdoom:all --num-videos=1024 --frames=128 --height=64 --width=64 --output=data/doom",
     )
     help = (
-        "folder of videos, a data set that TFDS built (its folder or name), or vizdoom:SCENARIO, vizdoom:all: "
-        "walks through a game, rendered (needs the extra pvdm_jax[doom])"
+        "folder of videos, a dataset that TFDS built (its folder or name), or vizdoom:SCENARIO or vizdoom:all, which "
+        "renders walks through a game (needs the extra pvdm_jax[doom])"
     )
     command.add_argument("--source", type=path, required=True, help=help)
-    command.add_argument("--output", type=path, required=True, help="folder of the data set, new or empty")
-    help = "how the folder is laid out: a layout of docs/data.md, or auto to find out (default: auto)"
+    command.add_argument("--output", type=path, required=True, help="folder of the dataset, new or empty")
+    help = "how the folder is laid out: a layout of docs/data.md, or auto to detect it (default: auto)"
     command.add_argument("--layout", metavar="NAME", default="auto", help=help)
-    help = "which of the folder's videos to take (default: all; they stay apart)"
+    help = "split of the folder's videos to store (default: all; the splits stay separate)"
     command.add_argument("--split", choices=("train", "test", "all"), default="all", help=help)
     help = "official list of UCF-101 that separates training from test videos (default: 1)"
     command.add_argument("--list", type=int, choices=(1, 2, 3), default=1, help=help)
     command.add_argument("--min-frames", type=positive, default=16, help="skip videos with fewer frames (default: 16)")
-    help = "frames per second of folders of frames and of arrays (default: unknown)"
+    help = "frame rate of folders of frames and of arrays, which do not state it (default: unknown)"
     command.add_argument("--fps", type=frame_rate, help=help)
     command.add_argument("--workers", type=positive, help="number of processes (default: one per core)")
     group = command.add_argument_group("storage", "docs/data.md compares the three in a table.")
-    help = "store videos as they are, as jpeg pictures, or as uncompressed frames (default: video; of a game, jpeg)"
+    help = "store videos as they are, as jpeg pictures, or as uncompressed frames (default: video; for a game, jpeg)"
     group.add_argument("--storage", choices=("video", "jpeg", "frames"), help=help)
     help = "for jpeg and frames: crop at the centre and resize to this height (default: the video's own)"
     group.add_argument("--height", type=positive, help=help)
@@ -103,12 +103,12 @@ def add_commands(add: AddCommand) -> None:
     help = "resize with antialiasing, or without it like the official code (default: antialias)"
     group.add_argument("--resize", choices=("antialias", "bilinear"), default="antialias", help=help)
     group.add_argument("--quality", type=positive, default=95, help="quality of the jpeg pictures (default: 95)")
-    group = command.add_argument_group("videos of a game", "The same seed and version of the engine, the same videos.")
+    group = command.add_argument_group("videos of a game", "The same seed and engine version give the same videos.")
     group.add_argument("--num-videos", type=positive, help="videos to train on (default: 1024)")
-    help = "videos of each of the splits holdout and test (default: an eighth of --num-videos)"
+    help = "videos in each of the splits holdout and test (default: an eighth of --num-videos)"
     group.add_argument("--held-out-videos", type=positive, help=help)
     group.add_argument("--frames", type=positive, help="frames of each video (default: 128)")
-    group.add_argument("--seed", type=seed, help="of the walks; no seed of one split occurs in another (default: 0)")
+    group.add_argument("--seed", type=seed, help="seed of the walks; splits never share a walk (default: 0)")
     group.add_argument("--hud", action="store_true", help="show the status bar and the weapon")
 
     command = add(

@@ -1,4 +1,4 @@
-"""How a command ends when it can't go on: one line on stderr, and an exit code.
+"""How a command ends when it can't continue: one line on stderr, and an exit code.
 
     0    success
     1    a full disk, too little memory, a device or a network that fails: the same command may succeed later
@@ -7,7 +7,7 @@
     141  nobody reads the output any more, as in `pvdm ... | head`
     143  SIGTERM
 
-Errors of any other kind are defects of this program and keep their traceback.
+Errors of any other kind are bugs in this program and keep their traceback.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ from pvdm_jax.video.errors import VideoError
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 BROKEN_PIPE = 128 + signal.SIGPIPE
-# What must be corrected. FloatingPointError: training has diverged; running it again would change nothing. The scripts
-# in launch/ don't restart a run that ends so, but do after every other OSError.
+# Errors that the user must correct. FloatingPointError: training has diverged; running it again would change nothing.
+# The scripts in launch/ don't restart a run that ends with one of these, but do after every other OSError.
 TO_CORRECT = (
     ConfigError,
     VideoError,
@@ -41,7 +41,7 @@ TO_CORRECT = (
 )
 WRONG_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EROFS)
 AGAIN_AFTER = 0.05  # seconds after which a lost signal is sent again
-MAX_LINE = 2000  # characters of an error of another library
+MAX_LINE = 2000  # characters shown of another library's error
 
 
 def run_to_end(command: Callable[[], None]) -> int:
@@ -73,10 +73,10 @@ def run_to_end(command: Callable[[], None]) -> int:
 
 
 def describe(error: BaseException) -> str:
-    """What went wrong, in one line if no name of a file has a line break."""
+    """What went wrong, in one line unless a file's name has a line break."""
     if isinstance(error, MemoryError):
         text = " ".join(str(error).split())[:MAX_LINE]
-        return f"there is too little memory{f' ({text})' if text else ''}; ask for less at once, or for smaller videos"
+        return f"there is not enough memory{f' ({text})' if text else ''}; use smaller batches or smaller videos"
     if isinstance(error, OSError) and error.strerror:
         places = " -> ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if _is_path(name))
         return f"{places}: {error.strerror}" if places else error.strerror
@@ -88,7 +88,7 @@ def _is_path(name: object) -> bool:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether XLA found no memory; its errors are recognised by name, so that jax need not be imported."""
+    """Whether XLA ran out of memory; its errors are recognised by name, so that jax need not be imported."""
     return type(error).__name__ in ("XlaRuntimeError", "JaxRuntimeError") and "RESOURCE_EXHAUSTED" in str(error)
 
 
@@ -103,7 +103,7 @@ def _end(text: str, code: int) -> int:
 
 
 def _discard_output() -> None:
-    """Sends what is left of stdout nowhere: the interpreter would fail on it once more when it ends."""
+    """Discards what is left of stdout: the interpreter would otherwise fail on it again at exit."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
@@ -112,10 +112,10 @@ def _discard_output() -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """A context in which SIGTERM raises SystemExit, and neither it nor Ctrl-C gets lost. Yields whether Ctrl-C came.
+    """A context in which SIGTERM raises SystemExit, and neither SIGTERM nor Ctrl-C gets lost.
 
-    Python swallows an exception that a signal raises within a destructor or a callback of the garbage collector, such
-    as JAX's. Then the signal is sent again.
+    Yields an event that is set once Ctrl-C was pressed. Python swallows an exception that a signal handler raises
+    within a destructor or a callback of the garbage collector, such as JAX's. The signal is then sent again.
     """
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -29,11 +29,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     sets = args.real is not None or args.fake is not None
     if args.output is None and not sets:
         raise ConfigError("--output is not given; name a folder for the card, new or empty")
-    require(args.config is None or args.model is not None, "--config", args.config, "it names the data of a --model")
+    require(args.config is None or args.model is not None, "--config", args.config, "it needs --model")
     shown = None if args.data is None else str(args.data)
-    require(shown is None or args.model is not None, "--data", shown, "it names the data of a --model")
-    require(shown is None or args.config is None, "--data", shown, "--config names data, too; give one of them")
-    require(not args.overrides or args.config is not None, "--config.field=value", args.overrides, "name --config, too")
+    require(shown is None or args.model is not None, "--data", shown, "it needs --model")
+    require(shown is None or args.config is None, "--data", shown, "--config names data as well; give only one of them")
+    require(not args.overrides or args.config is not None, "--config.field=value", args.overrides, "it needs --config")
     if args.output is not None:
         check_new_folder(args.output)
 
@@ -72,7 +72,7 @@ def _of_model(args: argparse.Namespace, protocol: Any, data: DataConfig | None) 
 
 
 def _stored_data(path: Path) -> DataConfig:
-    """The settings for all videos of a dataset, of which a model has seen none."""
+    """The settings that read all videos of a dataset, none of which the model was trained on."""
     from pvdm_jax.data.dataset_files import NO_DATASET, is_dataset
 
     require(is_dataset(path), "--data", str(path), NO_DATASET.format(path=path))
@@ -114,27 +114,27 @@ def add_commands(add: AddCommand) -> None:
         "  pvdm evaluate --model=runs/demo --protocol=quick --output=evaluation\n"
         "  pvdm evaluate --compare one/card.json other/card.json",
     )
-    command.add_argument("--model", type=path, help=f"{MODEL_HELP}, evaluated against its data or --data")
-    help = "data set of `pvdm prepare` that the model is evaluated against, in place of its own; frames are resized"
+    command.add_argument("--model", type=path, help=f"{MODEL_HELP}; compared with its own data unless --data is given")
+    help = "dataset of `pvdm prepare` to compare the model with, in place of its own data; frames are resized"
     command.add_argument("--data", type=path, metavar="DIR", help=help)
-    help = "configuration whose data the model is evaluated against (default: that of its run)"
+    help = "configuration whose data the model is compared with (default: that of its run)"
     command.add_argument("--config", help=help)
-    command.add_argument("--real", type=path, help="folder of real videos, or a data set of `pvdm prepare`")
+    command.add_argument("--real", type=path, help="folder of real videos, or a dataset of `pvdm prepare`")
     command.add_argument("--fake", type=path, help="folder of generated videos")
-    help = "two cards, whose numbers are shown side by side, or what makes them incomparable"
+    help = "show the numbers of two cards side by side, or the reasons why they can't be compared"
     command.add_argument("--compare", type=path, nargs=2, metavar="CARD", help=help)
     help = f"protocol: {', '.join(PROTOCOLS)}, or a .json file with the fields of one (default: quick)"
     command.add_argument("--protocol", default="quick", help=help)
-    help = "changed fields of the protocol, such as samples=64 frames=16,32"
+    help = "fields of the protocol to change, such as samples=64 frames=16,32"
     command.add_argument("--set", nargs="+", default=(), metavar="FIELD=VALUE", help=help)
-    help = f"feature spaces of the distances, in place of the protocol's, such as i3d,scattering: {', '.join(FEATURES)}"
+    help = f"feature spaces to use instead of the protocol's, such as i3d,scattering; there are {', '.join(FEATURES)}"
     command.add_argument("--features", metavar="NAME[,NAME]", help=help)
-    help = "weights of the feature network, if they don't have their usual name"
+    help = "weights of the feature network, if the file doesn't have its usual name"
     command.add_argument("--features-file", type=path, metavar="FILE", help=help)
     help = "folder of the weights (default: $PVDM_WEIGHTS, or ~/.cache/pvdm_jax/weights)"
     command.add_argument("--weights", type=path, metavar="DIR", help=help)
     help = "folder for measured features (default: ~/.cache/pvdm_jax/evaluation)"
     command.add_argument("--cache", type=path, metavar="DIR", help=help)
     command.add_argument("--batch-size", type=positive, default=16, help="clips evaluated at once (default: 16)")
-    help = "folder for the card, new or empty; two folders of videos can also be compared without: the card is printed"
+    help = "folder for the card, new or empty; optional with --real and --fake, whose card is also printed"
     command.add_argument("--output", type=path, help=help)

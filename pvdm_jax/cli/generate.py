@@ -88,7 +88,7 @@ def _classes(args: argparse.Namespace) -> list[str] | None:
 
 
 def _numbers(text: str) -> list[int]:
-    """Parses "37" or "3,7,10-20": each number once, and at most MAX_VIDEOS of them."""
+    """Parses "37" or "3,7,10-20" into distinct numbers, at most MAX_VIDEOS of them."""
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
@@ -113,9 +113,9 @@ def add_commands(add: AddCommand) -> None:
     add_model(command)
     command.add_argument("--num-videos", type=positive, default=8, help="number of videos (default: 8)")
     command.add_argument("--num-frames", type=positive, help="frames of each video (default: one clip)")
-    help = "number of the first video; video 37 is the same whatever else is generated (default: 0)"
+    help = "number of the first video; a video depends on its number, not on what else is generated (default: 0)"
     command.add_argument("--first-video", type=seed, default=0, metavar="NUMBER", help=help)
-    help = "numbers of the videos, such as 37 or 3,7,10-20, in place of --num-videos and --first-video"
+    help = "numbers of the videos to generate, such as 37 or 3,7,10-20, in place of --num-videos and --first-video"
     command.add_argument("--videos", type=_numbers, metavar="NUMBERS", help=help)
     help = f"frames per second of the files (default: {DEFAULT_FPS:g})"
     command.add_argument("--fps", type=frame_rate, default=DEFAULT_FPS, help=help)
@@ -139,13 +139,13 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         "interpolate",
         _interpolate,
-        "make the clip between two videos, with a model that was trained for it (denoiser.next_clip)",
+        "generate the clip between two videos, with a model that was trained for it (denoiser.next_clip)",
         "pvdm interpolate --model=runs/between --first=a.mp4 --second=b.mp4 --output=between --num-videos=4",
     )
     add_model(command)
-    command.add_argument("--first", type=path, required=True, help="video file whose last clip comes before")
-    command.add_argument("--second", type=path, required=True, help="video file whose first clip comes after")
-    help = "number of clips to make, each with other noise (default: 1)"
+    command.add_argument("--first", type=path, required=True, help="video file whose last clip precedes the new one")
+    command.add_argument("--second", type=path, required=True, help="video file whose first clip follows the new one")
+    help = "number of clips to generate, each from different noise (default: 1)"
     command.add_argument("--num-videos", type=positive, default=1, help=help)
     _add_fps(command)
     _add_generation(command)
@@ -153,7 +153,7 @@ def add_commands(add: AddCommand) -> None:
     command = add(
         "reconstruct",
         _reconstruct,
-        "encode and decode videos, and show each beside its reconstruction",
+        "encode and decode videos, and show each next to its reconstruction",
         "pvdm reconstruct --model=runs/demo --source my_videos/ --output=reconstructed",
     )
     add_model(command)
@@ -169,14 +169,14 @@ def _add_source(command: argparse.ArgumentParser) -> None:
 
 
 def _add_fps(command: argparse.ArgumentParser) -> None:
-    help = "frames per second of the files (default: those of the source)"
+    help = "frames per second of the files (default: the source's)"
     command.add_argument("--fps", type=frame_rate, help=help)
 
 
 def _add_generation(command: argparse.ArgumentParser) -> None:
-    """Adds what `_generation_keywords` reads, but for what `add_model` and --fps add."""
+    """Adds what `_generation_keywords` reads, except what `add_model` and --fps add."""
     command.add_argument("--seed", type=seed, default=0, help="the same seed gives the same videos (default: 0)")
     command.add_argument("--batch-size", type=positive, default=4, help="videos generated at once (default: 4)")
-    help = "classes to generate in turn, by name or by number: 3,7"
+    help = "classes, which the videos get in turn, by name or by number: 3,7"
     command.add_argument("--classes", nargs="+", metavar="NAME", help=help)
     add_sampling(command)

@@ -1,4 +1,4 @@
-"""The whole command line: one parser for all commands, and what becomes of their errors."""
+"""The command line: one parser for all commands, and the handling of their errors."""
 
 import argparse
 import io
@@ -17,7 +17,7 @@ from pvdm_jax.runtime.allocator import keep_memory
 from pvdm_jax.storage import buckets
 from pvdm_jax.storage.cache import cache_folder
 
-# JAX's settings that would change numbers, or refuse code that is right, whatever the environment says.
+# These override the environment: JAX's settings that would change numbers, or refuse code that is correct.
 JAX_SETTINGS = {
     "JAX_ENABLE_X64": "0",  # every number here has at most 32 bits
     "JAX_THREEFRY_PARTITIONABLE": "1",  # a seed gives the same numbers everywhere
@@ -66,7 +66,7 @@ def _is_override(text: str) -> bool:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's parser, but its refusals are one line, and errors in writing its help are not passed over."""
+    """argparse's parser with refusals of one line, and without ignoring errors while it prints its help."""
 
     def error(self, message: str) -> NoReturn:
         super().error(one_line(message))

@@ -1,4 +1,4 @@
-"""Commands that tell costs: measured on this machine, and predicted for another."""
+"""Commands that report costs: measured on this machine, or predicted for another."""
 
 import argparse
 import os
@@ -26,10 +26,11 @@ SAMPLING_FILE = "sampling.json"
 def _benchmark(args: argparse.Namespace) -> None:
     for name, mode in (("config", "data"), ("step_seconds", "data"), ("model", "sampling")):
         value, option = getattr(args, name), f"--{name.replace('_', '-')}"
-        require(value is None or getattr(args, mode), option, value, f"it goes with --{mode}")
+        require(value is None or getattr(args, mode), option, value, f"it needs --{mode}")
     alone = not (args.data or args.sampling or args.scaling)
     for name, value in (("trace", args.trace), ("remat", args.remat != "none"), ("resolution", args.resolution)):
-        require(alone or not value, f"--{name}", getattr(args, name), "it goes with the models' operations")
+        allowed = "it can't be combined with --data, --sampling or --scaling"
+        require(alone or not value, f"--{name}", getattr(args, name), allowed)
     if args.data:
         return _benchmark_data(args)
     if args.sampling:
@@ -112,18 +113,18 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("--size", default="demo", help=help)
     help = "float32, bfloat16 or both, separated by a comma (default: float32)"
     command.add_argument("--dtype", default="float32", help=help)
-    help = "clips of a call (default: 8 for the demo's size; for the others 1 on a CPU, else 8)"
+    help = "clips in each call (default: 8 for the demo's size; for the others 1 on a CPU, else 8)"
     command.add_argument("--batch-size", type=positive, help=help)
     help = "height and width of the clips in pixels (default: those of the size)"
     command.add_argument("--resolution", type=positive, help=help)
-    help = "what is recomputed for the gradient: none, dots, blocks (default: none)"
+    help = "rematerialisation policy: what is recomputed for the gradient (default: none)"
     command.add_argument("--remat", choices=REMAT_POLICIES, default="none", help=help)
     help = f"operations, separated by commas: {', '.join(OPERATIONS)} (default: all)"
     command.add_argument("--only", help=help)
     command.add_argument(
-        "--repeats", type=positive, default=10, help="timed calls of each operation, at most (default: 10)"
+        "--repeats", type=positive, default=10, help="most timed calls of each operation (default: 10)"
     )
-    help = "seconds for the calls of an operation; slower operations are skipped (default: 60)"
+    help = "most seconds for each operation; one that is too slow is skipped (default: 60)"
     command.add_argument("--limit", type=positive_number, default=60.0, help=help)
     help = (
         "denoising steps of the sampling call (default: 100, or as many as the limit allows); of training with --data"
@@ -141,10 +142,10 @@ def add_commands(add: AddCommand) -> None:
     help = "the time of a sampling call of --model, and its overhead beyond the denoiser and the decoder"
     instead.add_argument("--sampling", action="store_true", help=help)
     add_settings(command, required=False)
-    help = "with --data: pause for so long in place of each training step (default: real steps of stage 1)"
+    help = "with --data: seconds to pause in place of each training step (default: real steps of stage 1)"
     command.add_argument("--step-seconds", type=positive_number, help=help)
     command.add_argument("--model", type=path, help=f"with --sampling: {MODEL_HELP}")
-    help = f"folder for benchmark.json, benchmark.txt and the rooflines; for {DATA_FILE} or {SAMPLING_FILE}"
+    help = f"folder for benchmark.json, benchmark.txt and the rooflines, or for {DATA_FILE} or {SAMPLING_FILE}"
     command.add_argument("--output", type=path, help=help)
 
     command = add(
@@ -157,9 +158,9 @@ def add_commands(add: AddCommand) -> None:
     help = "devices, which need not be attached, such as v5e:4x4, v6e:8x8, h100:1, h100:2x8; or local (default: local)"
     command.add_argument("--topology", default="local", help=help)
     command.add_argument("--stage", type=int, choices=(1, 2), help="plan one stage (default: both)")
-    help = "none, dots, blocks, or auto: the first that makes the batch fit (default: the configured one)"
+    help = "none, dots, blocks, or auto: the first of these with which the batch fits (default: the configured one)"
     command.add_argument("--remat", help=help)
-    help = "GB of each chip's memory that may be used (default: all of it)"
+    help = "how many GB of each chip's memory may be used (default: all)"
     command.add_argument("--chip-memory", type=positive_number, help=help)
     help = "skip the search for the largest batch that fits"
     command.add_argument("--no-search", dest="search", action="store_false", help=help)

@@ -70,13 +70,13 @@ def add_commands(add: AddCommand) -> None:
         "convert weights of the official PyTorch code to a model folder",
         "pvdm convert --autoencoder=model_last.pth --denoiser=ema_model_850000.pth --output=models/ucf101",
     )
-    kinds = ".pth, .pt, .npz or .safetensors with the official names, or a model folder"
+    kinds = ".pth, .pt, .npz or .safetensors file with the official names, or a model folder"
     command.add_argument("--autoencoder", type=path, metavar="FILE", help=f"weights of the autoencoder: {kinds}")
     command.add_argument("--denoiser", type=path, metavar="FILE", help=f"weights of the denoiser: {kinds}")
     command.add_argument("--output", type=path, required=True, help="the model folder, new or empty")
-    help = "dtype of its weight files; bfloat16 and float16 are half as large and less exact (default: float32)"
+    help = "dtype of the weight files; bfloat16 and float16 are half as large and less exact (default: float32)"
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help=help)
-    group = command.add_argument_group("what the weights' shapes don't tell", "The defaults are the paper's.")
+    group = command.add_argument_group("settings that shapes do not determine", "The defaults are the paper's.")
     group.add_argument("--num-heads", type=positive, help="attention heads of the denoiser (default: 8)")
     help = "channels of each of the denoiser's heads, in place of --num-heads"
     group.add_argument("--num-head-channels", type=positive, help=help)
@@ -93,14 +93,14 @@ def add_commands(add: AddCommand) -> None:
     )
     command.add_argument("--model", type=path, required=True, help=MODEL_HELP)
     command.add_argument("--output", type=path, required=True, help="the model folder, new or empty")
-    help = "dtype of its weight files: float32, bfloat16 or float16 (default: float32)"
+    help = "dtype of the weight files: float32, bfloat16 or float16 (default: float32)"
     command.add_argument("--dtype", default="float32", help=help)
     help = "also write sampler.jax, the whole sampler as a portable program (needs the extra pvdm_jax[export])"
     command.add_argument("--sampler-program", action="store_true", help=help)
     command.add_argument("--num-frames", type=positive, help="frames of the program's videos (default: one clip)")
-    help = "where the program can run, among cpu, cuda, rocm, tpu, separated by commas (default: cpu,cuda,tpu)"
+    help = "platforms that can run the program: cpu, cuda, rocm, tpu, separated by commas (default: cpu,cuda,tpu)"
     command.add_argument("--platforms", help=help)
-    command.add_argument("--batch-size", type=positive, help="videos of a call of the program (default: any number)")
+    command.add_argument("--batch-size", type=positive, help="videos in each call of the program (default: any number)")
     command.add_argument("--weights-inside", action="store_true", help="put the weights into the program")
     add_sampling(command)
     group = command.add_argument_group("the card", "What others should know about the model: docs/model_folder.md.")
@@ -111,8 +111,8 @@ def add_commands(add: AddCommand) -> None:
     help = "card.json of `pvdm evaluate`, or its folder: the protocol and numbers are shown"
     group.add_argument("--evaluation", type=path, metavar="CARD", help=help)
     help = (
-        "reconstruct so many held-out clips of the training data and store how well; later commands then warn about "
-        "videos that are far from the training data (256 are enough)"
+        "number of held-out clips to reconstruct for the card (256 are enough); later commands then warn about videos "
+        "that are far from the training data"
     )
     group.add_argument("--held-out", type=positive, metavar="CLIPS", help=help)
 

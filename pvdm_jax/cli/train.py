@@ -6,7 +6,7 @@ from pvdm_jax.cli.arguments import AddCommand, add_config, load_config, load_dis
 from pvdm_jax.runtime.allocator import fill_holes_after_compiling
 
 AUTOENCODER_HELP = (
-    "a model folder, another run's folder, or the name of a packaged model, whose autoencoder this run imports instead "
+    "a model folder, another run's folder, or the name of a packaged model: this run imports its autoencoder instead "
     "of training its own; later commands find it in --workdir"
 )
 

@@ -1,4 +1,4 @@
-"""`pvdm demo`: trains both stages on moving shapes, samples, judges the result on held-out clips, writes a report.
+"""`pvdm demo`: trains both stages on moving shapes, samples, evaluates on held-out clips, writes a report.
 
 A first report shows what the packaged model generates, long before the demo's own model is trained.
 """
@@ -37,7 +37,7 @@ SECONDS_FILE = "seconds.json"
 SAMPLES_FOLDER = "samples"
 EVALUATION_FOLDER = "evaluation"
 
-JUDGED = 128  # generated clips, and clips of each set they are compared with
+JUDGED = 128  # generated clips that are judged, and clips in each set that they are compared with
 LONG_CLIPS = 8  # clips of a long video
 LONG_VIDEOS = 16
 CONTINUATIONS = 64  # held-out clips whose next clip is sampled
@@ -47,10 +47,10 @@ TITLE = "pvdm demo: moving shapes"
 
 @single_writer
 def run(config: Config, workdir: str | pathlib.Path) -> pathlib.Path:
-    """Trains both stages in `workdir`, samples, judges, and writes the report, whose path is returned.
+    """Trains both stages in `workdir`, samples, evaluates, writes the report and returns its path.
 
-    Finished phases are not repeated. Raises ConfigError if the data source is not the synthetic one, whose truth the
-    judgements need.
+    Finished phases are not repeated. Raises ConfigError if the data source is not the synthetic one: the evaluation
+    needs its ground truth.
     """
     if config.data.source != "synthetic":
         raise ConfigError(f"data.source is {config.data.source!r}; the demo needs the synthetic source")
@@ -88,7 +88,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def _first_report(report: pathlib.Path) -> PackagedVideos | None:
-    """Writes the report of the packaged model's videos, if there is such a model and no report yet."""
+    """Writes a report of the packaged model's videos, if there is such a model and no report yet."""
     packaged = packaged_videos()
     if packaged and jax.process_index() == 0 and not report.exists():
         write_page(report, TITLE, packaged_sections(packaged, first=True))
@@ -97,7 +97,7 @@ def _first_report(report: pathlib.Path) -> PackagedVideos | None:
 
 
 def demo_protocol(config: Config) -> ProtocolConfig:
-    """The protocol of `pvdm evaluate` for what `_collect` samples, against as many held-out clips."""
+    """The protocol by which `pvdm evaluate` compares what `_collect` samples with as many held-out clips."""
     return dataclasses.replace(
         PROTOCOLS["shapes"],
         name="demo",
@@ -117,7 +117,7 @@ def demo_protocol(config: Config) -> ProtocolConfig:
 def _collect(model: PVDM, config: Config) -> Clips:
     held_out = open_source(config.data, config.autoencoder, "holdout", config.seed)
     training = open_source(config.data, config.autoencoder, "train", config.seed)
-    # Fixed clips are spread over all held-out videos, so that every second one makes two sets of different videos.
+    # Fixed clips are spread over all held-out videos: taking every second one gives two sets of different videos.
     real = fixed_clips(held_out, config.autoencoder, config.data, 2 * JUDGED)["video"]
     stored = fixed_clips(training, config.autoencoder, config.data, len(training))["video"]
     labels = _labels(held_out, config)

@@ -1,7 +1,7 @@
 """The clips that `pvdm demo` judges, and the numbers that tell whether they are any good.
 
-Each number has companions: what it would be for something good and for something worthless, so that a failure shows.
-Nearly all of them are those of the evaluation card.
+Each number stands beside its values for something good and for something worthless, so that a failure shows. Nearly all
+numbers are those of the evaluation card.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from pvdm_jax.runtime.keys import make_key
 
 SEED = 1  # of the samples
 
-# The numbers that have another name on the card; {} stands for the frames of a clip.
+# The numbers that have another name on the card; {} stands for the number of frames of a clip.
 CARD_NAMES = {
     "frechet_generated": "frechet_scattering_{}",
     "frechet_reconstructed": "reconstruction_frechet_scattering_{}",
@@ -53,13 +53,13 @@ def sample_videos(model: PVDM, count: int, frames: int, *, labels: Sequence[int]
 
 
 def judge(clips: Clips) -> dict[str, float]:
-    """The numbers by name that the card lacks.
+    """The numbers that the card lacks, by name.
 
     frechet_mean: the Frechet distance of the training set's mean clip in the scattering space. nearest_generated,
-    nearest_held_out: RMS distances to the nearest training clip, on 0..255.
+    nearest_held_out: RMS distances to the nearest training clip, on a scale of 0 to 255.
     """
     mean = np.rint(clips.training.mean(axis=0)).astype(np.uint8)
-    # A set without any variety has a covariance of zero, which the distance allows.
+    # A set of equal clips has a covariance of zero, which the distance allows.
     means = np.broadcast_to(mean, clips.held_out.shape)
     return {
         "frechet_mean": frechet_distance(video_features(means), video_features(clips.held_out)),
@@ -71,7 +71,7 @@ def judge(clips: Clips) -> dict[str, float]:
 def card_numbers(card: Mapping[str, Any], frames: int) -> dict[str, Any]:
     """The values of a card by their names in the report; `shapes_long` is the list of the rates of clips 1, 2, 4, ...
 
-    frames: of a clip.
+    frames: the number of frames of a clip.
     """
     values = {name: entry["value"] for name, entry in card["results"].items()}
     numbers: dict[str, Any] = {}

@@ -26,10 +26,10 @@ class PackagedVideos:
 
 
 def packaged_videos() -> PackagedVideos | None:
-    """Videos that the packaged model generates, its classes in turn; None where this version has no such model."""
+    """Videos that the packaged model generates, its classes in turn; None if this version has no such model."""
     if NAME not in packaged_names():
         return None
-    # By its path: a folder of that name in the current directory is none of ours.
+    # By its path: the current directory may have an unrelated folder of that name.
     model = load(FOLDER / NAME)
     classes = [i % len(model.class_names) for i in range(SHOWN)]
     frames = model.config.autoencoder.frames
@@ -40,7 +40,7 @@ def packaged_videos() -> PackagedVideos | None:
 
 
 def packaged_sections(videos: PackagedVideos, first: bool) -> list[Section]:
-    """Their part of the report. first: whether nothing else is in the report yet."""
+    """The report's sections about these videos. first: whether the report has nothing else yet."""
     now = " The demo is training a model of its own now; its report takes the place of this one." if first else ""
     return [
         Text(

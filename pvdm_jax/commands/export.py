@@ -7,8 +7,8 @@ StableHLO (`jax.export`), in the folder beside the weights:
     sampler.json  its arguments and results, and the sampling settings that are part of it
 
 weights is {"autoencoder": arrays by name, "denoiser": ...} as in the safetensors files of the folder, or {} if they are
-inside the program. seed is a uint32 scalar, index is uint32 (b,): video i of a seed is video i of `PVDM.sample` and of
-`pvdm sample`. label is int32 (b,), -1 for no class. `examples/run_exported_sampler.py` runs it.
+inside the program. seed is a uint32 scalar, index is uint32 (b,): video i of a seed is the same as video i of
+`PVDM.sample` and of `pvdm sample`. label is int32 (b,), -1 for no class. `examples/run_exported_sampler.py` runs it.
 """
 
 import dataclasses
@@ -70,14 +70,14 @@ def export(
     Args:
         directory: The folder of the run or of the model, or the name of a packaged model.
         output: The new folder.
-        dtype: Of the weight files.
-        sampler: Whether to write the sampler, too. The arguments from num_frames to weights_inside are those of
+        dtype: The dtype of the weight files.
+        sampler: Whether to write the sampler as well. The arguments from num_frames to weights_inside are those of
             `export_sampler`.
-        facts: For the card: what the model makes (summary), license, and the command that trained it.
+        facts: Facts for the card: what the model makes (summary), license, and the command that trained it.
         evaluation: A card of `pvdm evaluate`, or its folder, whose protocol and numbers the new card shows.
-        held_out: How many held-out clips of the model's data to reconstruct, for the card; see `familiarity`.
+        held_out: How many held-out clips of the model's data to reconstruct for the card; see `familiarity`.
 
-    Raises FileExistsError if something is in `output`, ConfigError for options that are not possible, before anything
+    Raises FileExistsError if `output` is not empty, and ConfigError for options that are not possible, before anything
     is written.
     """
     output = pathlib.Path(output)
@@ -140,7 +140,7 @@ def export_sampler(
         num_frames: Frames of each video (None: one clip).
         options: Fields of `SampleConfig` that replace the model's own; they become part of the program.
         platforms: Where the program can run, among PLATFORMS.
-        batch_size: Videos of a call (None: any number).
+        batch_size: Videos in each call (None: any number).
         weights_inside: Whether the program holds the weights.
 
     Raises ConfigError for an option, a platform or weights that can't be exported, and if flatbuffers (an extra of this
@@ -165,7 +165,7 @@ def export_sampler(
     program_settings, numbers = split_settings(model.model, settings)
     inside = jax.tree.map(np.asarray, model.weights) if weights_inside else None
 
-    # A program for any device: its networks know of no mesh, and so use no kernels of one platform.
+    # A program for any device: without a mesh, its networks use no kernel that is specific to a platform.
     networks = model.make_model(config.autoencoder, config.denoiser)
     program = SamplingProgram(config, networks)
 

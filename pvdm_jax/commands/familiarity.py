@@ -1,9 +1,9 @@
-"""Whether a video is like those that a model was trained on, told by how well the model reconstructs it.
+"""Whether a video is like those that a model was trained on, judged by how well the model reconstructs it.
 
-A model's card has the PSNR of its reconstructions of held-out clips. A video whose clips are reconstructed worse than
-all but one in a hundred of those is far from the training data, and what the model makes of it says little. The
-reverse does not hold: the autoencoder may well reconstruct content that the denoiser never generates. docs/
-model_folder.md has what the criterion accepts and refuses on videos of known kinds.
+A model's card has the PSNR of its reconstructions of held-out clips. A video is far from the training data if its
+clips are reconstructed worse than 99 of 100 held-out clips; results on such a video say little about the model. The
+reverse does not hold: the autoencoder may well reconstruct content that the denoiser never generates.
+docs/model_folder.md shows what the criterion accepts and rejects, for videos of known kinds.
 """
 
 import logging
@@ -19,7 +19,7 @@ from pvdm_jax.inference.pipeline import PVDM
 
 BATCH = 16  # clips reconstructed at once
 PERCENTILE = 1.0  # of the held-out clips' PSNR: what lies below is far from the training data
-CHECKED_CLIPS = 64  # of a dataset
+CHECKED_CLIPS = 64  # clips of a dataset that are checked
 
 
 def measure_held_out(model: PVDM, count: int) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def reconstruction_psnr(model: PVDM, clips: np.ndarray) -> np.ndarray:
 def check_video(model: PVDM, name: str, values: np.ndarray) -> bool | None:
     """Whether a video is like the model's training data; warns if not. None if the model's card cannot tell.
 
-    name: of the video, for the warning. values: the PSNR of its clips' reconstructions, (n,).
+    name: the video's name, for the warning. values: the PSNR of its clips' reconstructions, (n,).
     """
     lowest = lowest_psnr(model)
     if lowest is None:
@@ -61,7 +61,7 @@ def check_video(model: PVDM, name: str, values: np.ndarray) -> bool | None:
     if found < lowest:
         logging.warning(
             "%s is far from what this model was trained on: its clips are reconstructed at %.1f dB, "
-            "99 of 100 held-out clips at %.1f dB or better; expect little of what the model makes of it",
+            "99 of 100 held-out clips at %.1f dB or better; don't expect good results on it",
             name,
             found,
             lowest,

@@ -1,9 +1,9 @@
 """What `pvdm sample`, `extend` and `interpolate` do with a trained model: video files in and out.
 
 Each function takes a loaded `PVDM` and raises before any long work: ConfigError for an option that is not possible,
-FileExistsError if something is in the output folder, VideoError if no source can be used. Single sources that can't be
-used are named on stderr and skipped. Videos are made clip by clip and written while the next clip is made, so that long
-videos need no more memory. Several processes of a multi-host run share the videos of `sample`.
+FileExistsError if the output folder is not empty, VideoError if no source can be used. Single sources that can't be
+used are reported on stderr and skipped. Each clip is written while the next one is generated, so long videos need no
+more memory than short ones. The processes of a multi-host run share the videos of `sample`.
 """
 
 import collections
@@ -51,20 +51,20 @@ def sample(
 ) -> None:
     """Generates videos: video_00000.mp4 and so on, and the first of them side by side as grid.mp4, .gif and .png.
 
-    Video i depends on (seed, i) and its class, not on the other videos. In a folder of the same request, the missing
-    videos are made.
+    Video i depends on (seed, i) and its class, not on the other videos. If the folder belongs to the same request, only
+    the missing videos are generated.
 
     Args:
         model: The trained model.
         output: A new or empty folder, or one of the same request.
-        num_videos: How many videos to make.
+        num_videos: How many videos to generate.
         num_frames: Frames of each video (None: one clip).
         first_video: The number of the first video.
         videos: The numbers of the videos, in place of `num_videos` and `first_video`.
-        seed: Of the noise.
+        seed: The seed of the noise.
         batch_size: Videos generated at once, rounded up to a multiple of the number of devices.
         options: Fields of `SampleConfig` that replace the model's own.
-        classes: Names or numbers of classes; video i has number i of them, in turn.
+        classes: Names or numbers of classes, which the videos get in turn, by their numbers.
         formats: The formats to write each video in.
         fps: Frames per second of the files.
         preview_every: If positive, also writes preview.mp4: the first clips after every `preview_every` calls of the
@@ -150,10 +150,10 @@ def extend(
         output: A new or empty folder.
         num_frames: New frames for each source.
         original_frames: Frames kept from the end of the original, in whole clips and at least one clip.
-        seed: Of the noise.
+        seed: The seed of the noise.
         batch_size: Videos generated at once, rounded up to a multiple of the number of devices.
         options: Fields of `SampleConfig` that replace the model's own.
-        classes: Names or numbers of classes, which the sources are given in turn.
+        classes: Names or numbers of classes, which the sources get in turn.
         formats: The formats to write each video in.
         fps: Frames per second of the files (None: those of the source).
     """
@@ -209,21 +209,21 @@ def interpolate(
     formats: Sequence[str] = DEFAULT_FORMATS,
     fps: float | None = None,
 ) -> None:
-    """Makes clips that lead from the end of one video to the start of another.
+    """Generates clips that lead from the end of one video to the start of another.
 
     Writes between_00000.mp4 and so on: the last clip of `first`, the new clip, the first clip of `second`. videos.json
     records where the new frames are.
 
     Args:
         model: A trained model whose denoiser takes the clips on both sides.
-        first: The video file before.
-        second: The video file after.
+        first: The video file that the new clip follows.
+        second: The video file that the new clip leads to.
         output: A new or empty folder.
-        num_videos: How many clips to make, each with other noise.
-        seed: Of the noise.
+        num_videos: How many clips to generate, each from different noise.
+        seed: The seed of the noise.
         batch_size: Clips generated at once, rounded up to a multiple of the number of devices.
         options: Fields of `SampleConfig` that replace the model's own.
-        classes: Names or numbers of classes, which the clips are given in turn.
+        classes: Names or numbers of classes, which the clips get in turn.
         formats: The formats to write each video in.
         fps: Frames per second of the files (None: those of `first`).
     """
@@ -275,7 +275,7 @@ def _check_options(
 
 
 def _video_numbers(num_videos: int, first_video: int, videos: Sequence[int] | None) -> list[int]:
-    """The numbers of the videos to make. Raises ConfigError for one beyond 0 .. 2^32 - 1, or one that occurs twice."""
+    """The numbers of the videos to make. Raises ConfigError for one outside 0 to 2^32 - 1, or one that occurs twice."""
     asked = num_videos if videos is None else len(videos)
     require(0 < asked <= MAX_VIDEOS, "videos", asked, f"from 1 to {MAX_VIDEOS:,} videos can be made by one command")
     numbers = list(range(first_video, first_video + num_videos)) if videos is None else list(videos)
@@ -313,6 +313,6 @@ def _class_name(model: PVDM, label: int) -> str:
 
 
 def _wait_for_all(name: str) -> None:
-    """Waits until every process of a multi-host run has come this far."""
+    """Waits until every process of a multi-host run has reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

@@ -19,7 +19,7 @@ from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.files import VIDEO_SUFFIXES, shown, video_files
 from pvdm_jax.video.read import decode_frames, probe_video
 
-MAX_NAME_BYTES = 200  # of an output file, without suffix: temporary names are longer, and systems allow 255
+MAX_NAME_BYTES = 200  # of an output file's name, without suffix: temporary names are longer, and systems allow 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def list_video_files(sources: Sequence[Path]) -> list[Path]:
 def read_usable(
     paths: Sequence[Path], config: Config, num_clips: int, *, from_end: bool, skipped: list[dict]
 ) -> Iterator[InputVideo]:
-    """Reads files one by one, as `read_clips` does. Unusable files are named on stderr and appended to `skipped`.
+    """Reads files one by one, as `read_clips` does. Unusable files are reported on stderr and appended to `skipped`.
 
     Raises VideoError if none of the files is usable.
     """
@@ -79,7 +79,7 @@ def read_usable(
 
 
 def _output_name(path: Path) -> str:
-    """What the files made from a video are called: its own name, unless that would hide them or leave the folder."""
+    """The name of the files made from a video: the video's own, changed if it would hide them or leave the folder."""
     name = path.stem.lstrip(".") or "video"
     while len(os.fsencode(name)) > MAX_NAME_BYTES:
         name = name[:-1]

@@ -1,7 +1,7 @@
-"""Folders of generated videos: new ones, and those that an interrupted command left.
+"""Folders of generated videos: new ones, and those of an interrupted command.
 
-request.json records what a folder holds. A command that finds its own request there makes the missing videos; any other
-request is refused, so that no result is overwritten and no folder mixes videos of two kinds.
+request.json records what a folder holds. A command that finds its own request there generates the missing videos. Any
+other request is refused, so that no result is overwritten and no folder mixes the videos of two requests.
 """
 
 import itertools
@@ -44,7 +44,7 @@ def check_formats(formats: Sequence[str], fps: float | None = None) -> None:
 
 
 def make_new_folder(output: Path) -> None:
-    """Makes a folder. Raises FileExistsError unless it is new or empty, but for what a killed command left."""
+    """Makes a folder. Raises FileExistsError unless it is new, or empty except for leftovers of a killed command."""
     remove_leftovers(output)
     check_new_folder(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -55,10 +55,10 @@ def make_or_resume_folder(output: Path, request: Mapping[str, Any], may_change: 
 
     Args:
         output: The folder.
-        request: What its videos are made from, as JSON can hold it.
+        request: What determines its videos, as JSON can hold it.
         may_change: Fields of the request that may differ from the recorded ones.
 
-    Raises FileExistsError if something else is in the folder, ConfigError if it holds the videos of another request.
+    Raises FileExistsError if the folder holds something else, ConfigError if it holds the videos of another request.
     """
     remove_leftovers(output)
     path = output / REQUEST_FILE
@@ -96,12 +96,12 @@ def write_clips(
     fps: Sequence[float],
     heads: Sequence[np.ndarray] | None = None,
 ) -> Iterator[int]:
-    """Writes several videos at once that arrive clip by clip. Files are written while the next clip is made.
+    """Writes several videos at once, clip by clip. A clip is written while the next one is made.
 
     Args:
         clips: uint8 (b, t, height, width, 3) each, with b at least the number of paths; further videos are dropped.
         paths: The videos' files, without suffix.
-        frames: Of each video, over all clips.
+        frames: The number of frames of each video, over all clips.
         formats: Each video is written in all of these.
         fps: Frames per second of each video.
         heads: What each video begins with, uint8 (t, height, width, 3).
@@ -142,7 +142,7 @@ def write_whole(path: Path, video: np.ndarray, *, formats: Sequence[str], fps: f
 
 
 def write_grid(output: Path, paths: Sequence[Path], *, formats: Sequence[str], fps: float) -> None:
-    """Shows the first of the finished videos at `paths` side by side, as grid.mp4 or .gif and grid.png."""
+    """Shows the first GRID_VIDEOS of the finished videos at `paths` side by side, as grid.mp4 or .gif and grid.png."""
     most_exact = min(formats, key=("npz", "png", "mp4", "gif").index)
     videos = [first_frames(video_path(path, most_exact), GRID_FRAMES) for path in paths[:GRID_VIDEOS]]
     frames = min(len(video) for video in videos)
@@ -152,7 +152,7 @@ def write_grid(output: Path, paths: Sequence[Path], *, formats: Sequence[str], f
 
 
 def write_for_viewing(path: Path, video: np.ndarray, *, formats: Sequence[str], fps: float) -> None:
-    """Writes a whole video as those of mp4 and gif that are among `formats`, or else as mp4."""
+    """Writes a whole video as mp4 and gif, whichever of them are among `formats`; as mp4 if neither is."""
     for name in [name for name in formats if name in DEFAULT_FORMATS] or ["mp4"]:
         write_video_or_frames(video_path(path, name), video, fps=fps)
 

@@ -28,7 +28,7 @@ def reconstruct(
 ) -> None:
     """Encodes and decodes each source; writes the original (left) and its reconstruction (right) as one video.
 
-    Prints a table of the mean PSNR of the clips of each source, beside that of a still: each clip's own mean over time.
+    Prints the mean PSNR of each source's clips, next to that of a still: each clip's own mean over time.
     reconstruction.json has the same numbers. Warns about sources far from the model's training data, if its card tells.
 
     Args:
@@ -39,8 +39,8 @@ def reconstruct(
         formats: The formats to write each video in.
         fps: Frames per second of the files (None: those of the source).
 
-    Raises ConfigError for an unknown format or a frame rate that no file can have, FileExistsError if something is in
-    `output`, VideoError if no source can be used. Single sources that can't be used are named on stderr and skipped.
+    Raises ConfigError for an unknown format or a frame rate that no file can have, FileExistsError if `output` is not
+    empty, VideoError if no source can be used. Single sources that can't be used are reported on stderr and skipped.
     """
     output_folder.check_formats(formats, fps)
     paths = list_video_files(sources)

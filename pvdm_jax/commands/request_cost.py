@@ -1,7 +1,7 @@
-"""What a request for videos costs, said before the work begins: room on the disk, and time.
+"""The disk space and the time that a request for videos takes, reported before the work begins.
 
-Both are estimates. How well a video compresses depends on what it shows, so the sizes are those of clips with few
-details; a request is refused only if even they don't fit.
+Both are estimates. How well a video compresses depends on what it shows. The sizes assume clips with few details, and a
+request is refused only if even those don't fit.
 """
 
 import shutil
@@ -20,15 +20,15 @@ from pvdm_jax.storage.files import format_bytes
 
 BYTES_PER_PIXEL = {"mp4": 0.05, "gif": 0.3, "png": 1.0, "npz": 1.0}
 WORTH_SAYING = 10**9  # bytes
-MANY_CALLS = 200  # of the sampler, each for a clip of a batch: measuring takes four
+MANY_CALLS = 200  # calls of the sampler, each for a clip of a batch; from here on the time is measured, by four calls
 
 
 def check_disk(
     output: Path, paths: Collection[Path], *, frames: int, clip: AutoencoderConfig, formats: Sequence[str]
 ) -> None:
-    """Says how much room the videos at `paths` (without suffix) need if it is much.
+    """Prints how much space the videos at `paths` (without suffix) need, if it is much.
 
-    Those that are there already are not counted. Raises ConfigError if the disk can't hold the others.
+    Videos that exist already are not counted. Raises ConfigError if the disk can't hold the others.
     """
     missing = sum(not is_finished(path, formats) for path in paths) if output.exists() else len(paths)
     pixels = missing * frames * clip.height * clip.width
@@ -46,7 +46,7 @@ def check_disk(
 def say_time(
     model: PVDM, key: jax.Array, *, videos: int, frames: int, batch_size: int, options: Mapping[str, Any]
 ) -> None:
-    """Measures and says how long sampling will take, if it is many calls of the sampler."""
+    """Measures and prints how long sampling will take, if it takes many calls of the sampler."""
     clips = clips_of(model.config, frames)
     calls = -(-videos // batch_size) * clips
     if calls < MANY_CALLS:

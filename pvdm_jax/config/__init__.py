@@ -1,8 +1,8 @@
 """Settings as frozen dataclasses, checked when they are made.
 
 A configuration file (`configs/*.py`, ml_collections) becomes one `Config` at the edge of the program, through
-`config_from_dict`; whoever builds an object afterwards takes its own part and nothing larger. Every refusal is a
-`ConfigError` that names the field, its value and what is allowed.
+`config_from_dict`. Each constructor after that takes only its own part of it. Every refusal is a `ConfigError` that
+names the field, its value and what is allowed.
 """
 
 from pvdm_jax.config.checks import ConfigError, check_seed, require

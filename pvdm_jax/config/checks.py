@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 MAX_SEED = 2**32 - 1
-LARGEST = 2**31 - 1  # of any number of steps, clips, pixels, ...: arrays are indexed with 32 bits
+LARGEST = 2**31 - 1  # the largest number of steps, clips, pixels, ...: arrays are indexed with 32 bits
 
-SMALLEST = 1e-30  # of any number but 0: 32 bits hold smaller ones badly, or as 0
-HIGHEST_DECAY = 0.999999  # of averages: 32 bits hardly tell larger ones from 1, and 1 - 1 is divided by
+SMALLEST = 1e-30  # the smallest magnitude except 0: float32 holds smaller ones inexactly, or as 0
+HIGHEST_DECAY = 0.999999  # of averages: float32 hardly tells larger ones from 1, and 1 - decay is a divisor
 MAX_SHOWN = 300  # characters of a value in a message
 MAX_LISTED = 5  # problems in a message
 
@@ -20,15 +20,15 @@ class ConfigError(ValueError):
 
 
 def one_line(text: str) -> str:
-    """Text as a terminal or a log shows it on one line: line breaks and whatever else isn't printable become escapes.
+    """The text with line breaks and everything else that isn't printable as escapes, for one line of a log.
 
-    Every refusal goes through it once, in `cli.endings`: names of files may hold any characters.
+    Every refusal goes through this once, in `cli.endings`: file names may hold any characters.
     """
     return text if text.isprintable() else "".join(c if _is_visible(c) else repr(c)[1:-1] for c in text)
 
 
 def listed(problems: Sequence[str]) -> str:
-    """The first MAX_LISTED of several problems, and how many more there are, for a message of one line."""
+    """The first MAX_LISTED problems, and how many more there are, for a message of one line."""
     more = len(problems) - MAX_LISTED
     return "; ".join(problems[:MAX_LISTED]) + (f"; and {more:,} more" if more > 0 else "")
 
@@ -42,19 +42,19 @@ def require(condition: bool, field: str, value: Any, allowed: str) -> None:
 
 
 def check_seed(field: str, value: Any) -> None:
-    """Raises ConfigError unless `value` can seed a key: beyond 32 bits, several seeds would give the same numbers."""
+    """Raises ConfigError unless `value` is a seed of 32 bits: of larger ones, several would give the same numbers."""
     allowed = f"an integer from 0 to 2^32 - 1 ({MAX_SEED}) is needed"
     require(_is_integer(value) and 0 <= value <= MAX_SEED, field, value, allowed)
 
 
 def check_number(field: str, value: float) -> None:
-    """Raises ConfigError unless 32 bits hold `value`, and what is made of it by a few products, as a finite number."""
-    allowed = f"a finite number is needed here: 0, or of a size from {SMALLEST:g} to {LARGEST}"
+    """Raises ConfigError unless float32 holds `value`, and a few products with it, as finite numbers."""
+    allowed = f"a finite number is needed here: 0, or a magnitude from {SMALLEST:g} to {LARGEST}"
     require(value == 0 or SMALLEST <= abs(value) <= LARGEST, field, value, allowed)
 
 
 def check_numbers(section: str, config: Any) -> None:
-    """Checks every field of a dataclass that is a float, or a tuple of them, by `check_number`."""
+    """Checks every field of a dataclass that is a float or a tuple of floats with `check_number`."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.type in (float, tuple[float, ...]):
@@ -65,7 +65,7 @@ def check_numbers(section: str, config: Any) -> None:
 def positive(section: str, config: Any, *names: str) -> None:
     """Requires that the named fields of `config` are positive and at most LARGEST.
 
-    section: what their names begin with in the message.
+    section: the prefix of their names in the message.
     """
     for name in names:
         value = getattr(config, name)
@@ -85,7 +85,7 @@ def within(section: str, config: Any, lowest: float, highest: float, *names: str
     """Requires that the named fields lie between two numbers."""
     for name in names:
         value = getattr(config, name)
-        require(lowest <= value <= highest, f"{section}.{name}", value, f"it lies between {lowest} and {highest}")
+        require(lowest <= value <= highest, f"{section}.{name}", value, f"it must lie between {lowest} and {highest}")
 
 
 def decay(section: str, config: Any, *names: str) -> None:

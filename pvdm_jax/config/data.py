@@ -5,9 +5,9 @@ import dataclasses
 from pvdm_jax.config.checks import at_least_zero, at_most, check_numbers, one_of, positive, require
 
 MAX_WORKERS = 2**10
-MIN_FPS, MAX_FPS = 0.01, 1000.0  # that videos can have
+MIN_FPS, MAX_FPS = 0.01, 1000.0  # the frame rates that videos can have
 MIN_CROP = 0.01
-MAX_CLIPS = 2**20  # that one number may ask for: of a batch, of a video's windows
+MAX_CLIPS = 2**20  # the most clips that one field may ask for, such as a batch or a video's windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,18 +15,18 @@ class DataConfig:
     """Where clips come from. Their size is the autoencoder's."""
 
     source: str = "synthetic"  # synthetic: moving shapes, drawn on the fly; tfds: a stored dataset
-    path: str = ""  # tfds: the folder that `pvdm prepare` wrote or TFDS built, or a dataset's name in TFDS's own folder
+    path: str = ""  # tfds: a folder that `pvdm prepare` wrote or TFDS built, or a dataset's name in TFDS's own folder
     split: str = "train"  # tfds: the videos to train on: train, test, all, or another split of the dataset
     eval_split: str = ""  # tfds: a split to evaluate on, instead of the end of each training video
     stride: int = 1  # use every stride-th frame
-    fps: float = 0.0  # tfds: resample videos to this frame rate, before the stride; 0: keep their own
-    short_videos: str = "skip"  # tfds: what to do with those shorter than a clip: skip, loop, pad (with the last frame)
+    fps: float = 0.0  # tfds: resample videos to this frame rate, before the stride; 0: keep their own rate
+    short_videos: str = "skip"  # tfds: videos shorter than a clip: skip, loop, or pad (with the last frame)
     resize: str = "antialias"  # antialias, or bilinear (without antialiasing, as in the official code)
     flip: bool = False  # mirror half of the training clips
     crop_scale: float = (
         1.0  # crop training clips at random, at least this fraction of the largest window's side; 1: off
     )
-    holdout: float = 0.15  # tfds: the last part of each video, as a fraction, that is held out from training
+    holdout: float = 0.15  # tfds: the fraction at the end of each video that is held out from training
     synthetic_videos: int = 1024  # training videos of the synthetic source
     synthetic_frames: int = 48  # frames of each
     workers: int = 0  # processes that read and decode ahead; 0: only threads of this process
@@ -59,11 +59,11 @@ class DataConfig:
                 require(value == default, f"data.{name}", value, f"data.source=synthetic has only {default!r}")
 
     def check_held_out(self) -> None:
-        """Raises ConfigError if a training with these settings would be evaluated on videos that it trains on.
+        """Raises ConfigError if training with these settings would be evaluated on its own training videos.
 
-        Called where training starts: what an older version trained so can still be read.
+        Called where training starts: runs of older versions with such settings can still be read.
         """
-        allowed = f"data.split={self.split} trains on its videos; name other videos, or none to hold out videos' ends"
+        allowed = f"data.split={self.split} trains on these videos; name others, or none to hold out videos' ends"
         overlaps = self.eval_split != "" and ("all" in (self.split, self.eval_split) or self.split == self.eval_split)
         require(not overlaps, "data.eval_split", self.eval_split, allowed)
 
@@ -73,8 +73,8 @@ class EncodeConfig:
     """The latents that stage 2 trains on."""
 
     cache: bool = True  # `pvdm encode` computes them once; False: every step of stage 2 encodes pixels
-    windows: int = 4  # random windows of two consecutive clips for each training video; 0, without a cache: always new
-    flips: bool = False  # use every window mirrored too (data.flip: mirrored by chance)
+    windows: int = 4  # random windows of two consecutive clips per training video; 0, without a cache: always new ones
+    flips: bool = False  # also use every window mirrored (data.flip mirrors at random)
     unconditional_anywhere: bool = False  # unconditional clips begin anywhere in a window, as in the official code
     batch_size: int = 32  # windows to encode at once
 

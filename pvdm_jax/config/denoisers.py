@@ -1,7 +1,7 @@
-"""The denoisers' settings: what all of them have, and a class for each kind.
+"""The denoisers' settings: those that all of them have, and a class for each kind.
 
-A new kind is a subclass of `DenoiserConfig` whose `name` has a default of its own; `models/denoiser.py` has the table
-of the networks.
+A new kind is a subclass of `DenoiserConfig` with its own default for `name`; `models/denoiser.py` has the table of the
+networks.
 """
 
 import dataclasses
@@ -15,16 +15,16 @@ CONTEXTS = ("channels", "tokens")
 
 @dataclasses.dataclass(frozen=True)
 class DenoiserConfig:
-    """What every denoiser has: the latents it sees, its conditions, how it is computed."""
+    """The settings of every denoiser: its conditions, and how it is computed."""
 
     name: str = ""  # the kind: unet or dit
     latent_channels: int = 4
     previous_clip: bool = True  # takes the previous clip's latents
-    next_clip: bool = False  # takes the next clip's too: for clips between two others
+    next_clip: bool = False  # also takes the next clip's latents: for clips between two others
     num_classes: int = 0  # 0: no class input
-    expert_from: int = 0  # from this time on, clips with a neighbour have a network of their own; 0: none
+    expert_from: int = 0  # clips with a neighbour have a second network, the expert, at times >= this; 0: none
     dtype: str = "float32"  # of the computation; parameters are float32
-    remat: str = "none"  # what is computed again for the gradient, to save memory: none, dots or blocks
+    remat: str = "none"  # what is recomputed for the gradient, to save memory: none, dots or blocks
 
     # Whether the network knows where each position of the latents lies. One that doesn't may exchange equal planes.
     knows_positions: ClassVar[bool] = True
@@ -44,7 +44,7 @@ class DenoiserConfig:
 
     @property
     def neighbours(self) -> tuple[str, ...]:
-        """The neighbouring clips that the denoiser takes: of "previous" and "next"."""
+        """The neighbouring clips that the denoiser takes, among "previous" and "next"."""
         return ("previous",) * self.previous_clip + ("next",) * self.next_clip
 
     @staticmethod
@@ -74,10 +74,10 @@ class UNetConfig(DenoiserConfig):
     use_scale_shift_norm: bool = True
     resblock_updown: bool = True  # residual blocks change the planes' size; otherwise single layers do:
     conv_resample: bool = True  # a convolution of stride 2 and one after the upsampling; False: pooling alone
-    edge_features: bool = False  # shows the neighbouring clips' frames next to this one at all of its frames
+    edge_features: bool = False  # shows, at every frame, the neighbouring clips' frames that adjoin this clip
     attention_across: bool = True  # attention over the positions of all planes, after every block
     shared_axes: bool = False  # shows each position what the other planes hold on the axes that it shares with them
-    axis_mixing: bool = False  # dense layers along the planes' rows and columns, after the first and the last block
+    axis_mixing: bool = False  # dense layers along the planes' rows and columns, in the first and the last block
     position_embedding: bool = False  # tells planes and positions apart; the official code has none
 
     def __post_init__(self):
@@ -115,7 +115,7 @@ class UNetConfig(DenoiserConfig):
 
     @property
     def grid_multiple(self) -> int:
-        """By how much the sides of the planes shrink towards the middle of the network."""
+        """The factor by which the sides of the planes shrink towards the middle of the network."""
         return 2 ** (len(self.channel_mult) - 1)
 
 
@@ -128,7 +128,7 @@ class DiTConfig(DenoiserConfig):
     depth: int = 12
     num_heads: int = 12
     mlp_ratio: int = 4
-    context: str = "channels"  # neighbouring clips as further channels of each position, or as further tokens
+    context: str = "channels"  # how neighbouring clips enter: as more channels of each position, or as more tokens
 
     def __post_init__(self):
         super().__post_init__()

@@ -11,9 +11,9 @@ LOSS_WEIGHTS = ("uniform", "min_snr")
 SAMPLERS = ("ddim", "ddpm", "dpmpp", "dpmpp_sde", "heun", "euler")
 GRIDS = ("uniform", "trailing", "logsnr", "quadratic")
 PLANE_ORDERS = ("auto", "keep", "confirm")
-MIN_BETA = 1e-8  # less noise at the first step is none in 32 bits
-MIN_SIGNAL = 1e-12  # share of the data at the last step, which samplers divide by
-MIN_DEVIATION = 1e-6  # of latents, which are divided by it
+MIN_BETA = 1e-8  # less noise at the first step would vanish in float32
+MIN_SIGNAL = 1e-12  # least share of the data at the last step, by which samplers divide
+MIN_DEVIATION = 1e-6  # least standard deviation of latents, by which they are divided
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ProcessConfig:
     beta_start: float = 0.0015
     beta_end: float = 0.0195
     prediction: str = "eps"  # what the denoiser learns: eps (the noise), x0, v, or flow (rectified flow)
-    loss_weight: str = "uniform"  # of the steps: uniform, or min_snr (Hang et al. 2023)
+    loss_weight: str = "uniform"  # weight of each step's loss: uniform, or min_snr (Hang et al. 2023)
     min_snr_gamma: float = 5.0  # min_snr: the signal-to-noise ratio at which the weight stops growing
 
     def __post_init__(self):
@@ -58,8 +58,8 @@ class ProcessConfig:
 class LatentsConfig:
     """How the process sees the autoencoder's latents: as they are, or with mean 0 and deviation 1.
 
-    mean, std: one number for each channel of each of the latent's segments, in their order. Training fills them in from
-    the latents that it trains on, and the model keeps them.
+    mean, std: one number for each channel of each segment of the latent, in order. Training measures them on its
+    latents, and the model keeps them.
     """
 
     normalize: bool = False
@@ -83,19 +83,19 @@ class SampleConfig:
     sampler: str = "ddim"  # ddim, ddpm (ancestral, all steps of the process), dpmpp, dpmpp_sde (2M), heun, euler
     steps: int = 100  # of the first clip
     later_steps: int = 100  # of each continuation
-    grid: str = "uniform"  # which times: uniform (the official one), trailing, logsnr, quadratic
+    grid: str = "uniform"  # the times visited: uniform (the official one), trailing, logsnr, quadratic
     later_sampler: str = ""  # of each continuation; "": the same
     later_grid: str = ""  # likewise
     eta: float = 1.0  # DDIM's noise, 0 to 1
-    clip_x0: bool = True  # clip the predicted latents to where the autoencoder's lie, [-1, 1] before normalisation
+    clip_x0: bool = True  # clip the predicted latents to the autoencoder's range, [-1, 1] before normalisation
     guidance: float = 0.0  # w of (1 + w) f(previous clip) - w f(nothing), f being the denoiser
     class_guidance: float = 0.0  # the same for the class
-    prior_guidance: float = 0.0  # the same for all that is known of the data: away from normally distributed latents
+    prior_guidance: float = 0.0  # weight of guidance away from normally distributed latents (`diffusion.guidance`)
     later_prior_guidance: float = -1.0  # of each continuation; -1: the same
     guidance_from: float = 0.0  # guidance is on between these two times, as fractions of the process:
     guidance_to: float = 1.0  # 0 is the data, 1 the noise
-    reencode: bool = False  # condition on the decoded clip's own latents, not on the sampled ones
-    plane_order: str = "auto"  # of first clips: confirm (by the autoencoder), keep, or auto: confirm where it is needed
+    reencode: bool = False  # condition on the re-encoded latents of the decoded clip, not on the sampled ones
+    plane_order: str = "auto"  # of first clips: confirm (with the autoencoder), keep, or auto: confirm if needed
 
     def __post_init__(self):
         check_numbers("sample", self)
@@ -108,7 +108,7 @@ class SampleConfig:
         at_least_zero("sample", self, "guidance", "class_guidance", "prior_guidance")
         later = self.later_prior_guidance
         require(later == -1 or later >= 0, "sample.later_prior_guidance", later, "0 or more, or -1 for the same")
-        require(0 <= self.eta <= 1, "sample.eta", self.eta, "it lies between 0 and 1")
+        require(0 <= self.eta <= 1, "sample.eta", self.eta, "it must lie between 0 and 1")
         require(
             0 <= self.guidance_from < self.guidance_to <= 1,
             "sample.guidance_from",
@@ -117,11 +117,11 @@ class SampleConfig:
         )
 
     def prior_weight(self, later: bool) -> float:
-        """The weight of guidance away from normally distributed latents; later: of a continuation."""
+        """The weight of guidance away from normally distributed latents, for first clips or (`later`) continuations."""
         return self.later_prior_guidance if later and self.later_prior_guidance >= 0 else self.prior_guidance
 
     def solver(self, later: bool) -> tuple[str, int, str]:
-        """The sampler, its steps and their grid; later: of a continuation, not of a first clip."""
+        """The sampler, its steps and their grid, of a first clip or (`later`) a continuation."""
         if later:
             return self.later_sampler or self.sampler, self.later_steps, self.later_grid or self.grid
         return self.sampler, self.steps, self.grid

@@ -47,10 +47,10 @@ class ProtocolConfig:
     # Drift, borders and cuts: long videos, generated and real ones.
     long_samples: int = 256
     long_clips: int = 8
-    clip_frames: int = 0  # frames of a clip; 0: the model's, unknown for videos from a folder
+    clip_frames: int = 0  # frames of a clip; 0: the model's, or unknown for videos from a folder
     # Shapes: continuations whose truth is known, of models of the synthetic source.
     continuations: int = 64  # real clips whose next clip is sampled
-    # How the model samples; "" and -1: as in its configuration.
+    # How the model samples; "" and -1 mean its configured value.
     sampler: str = ""
     steps: int = -1
     later_steps: int = -1
@@ -59,9 +59,9 @@ class ProtocolConfig:
     guidance: float = -1.0
     prior_guidance: float = -1.0
     later_prior_guidance: float = -1.0
-    classes: str = "data"  # of a model with classes: those of real clips (data), or each in turn (turn)
-    weights: str = "ema"  # the only ones that a loaded model has; "": unknown, of videos from a folder
-    seed: int = 0  # of the samples, and of random clips
+    classes: str = "data"  # classes to sample: those of the real clips (data), or each in turn (turn)
+    weights: str = "ema"  # the only weights that a loaded model has; "": unknown, for videos from a folder
+    seed: int = 0  # of the samples and of the choice of random clips
     bootstrap: int = 200  # resamplings for the confidence interval; 0: none
 
     def __post_init__(self):
@@ -179,10 +179,10 @@ PROTOCOLS: Mapping[str, ProtocolConfig] = {
         prior_guidance=-1.0,
         later_prior_guidance=-1.0,
     ),
-    # What a single FVD hides: long videos clip by clip, at the borders of clips and inside, each beside real videos.
+    # What a single FVD hides: long videos clip by clip, at clip borders and inside clips, compared with real videos.
     "long": ProtocolConfig(name="long", measures=("fvd", "kernel", "seams", "drift", "borders", "cuts")),
-    # The yardstick of the demo: everything, and what needs the truth of the synthetic source. seam_clips=64 takes the
-    # long videos further.
+    # The yardstick of the demo: everything, and what needs the ground truth of the synthetic source. seam_clips=64
+    # makes the long videos longer.
     "shapes": ProtocolConfig(
         name="shapes",
         measures=("fvd", "reconstruction", "seams", "shapes"),

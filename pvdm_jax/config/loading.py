@@ -56,9 +56,9 @@ def load_settings(spec: str, overrides: Sequence[str] = ()) -> Config:
     """Loads "FILE.py", "FILE.py:variant", "NAME" or "NAME:variant" and applies `overrides` in their order.
 
     An override is "--config.some.field=value"; for a boolean field "--config.some.field" and "--noconfig.some.field"
-    do as well. A list of integers is written 1,2,4. Raises ConfigError for a missing file, an unknown variant or
-    field, a value of the wrong type, or one that `Config` refuses; what a configuration file's own code raises is
-    passed on.
+    work as well. A list of integers is written 1,2,4. Raises ConfigError for a missing file, an unknown variant or
+    field, a value of the wrong type, or one that `Config` refuses. Exceptions of a configuration file's own code pass
+    through.
     """
     name, _, variant = spec.partition(":")
     config = _get_config(_find(name), spec, variant)
@@ -97,7 +97,7 @@ def _get_config(path: Path, spec: str, variant: str) -> ConfigDict:
 
 
 def _check_variant(signature: inspect.Signature, path: Path, spec: str, variant: str) -> None:
-    """Raises ConfigError unless `get_config` takes the variant that is given, or none."""
+    """Raises ConfigError if a variant is given that `get_config` does not take, or one that it needs is missing."""
     parameters = signature.parameters.values()
     needed = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
     needed = [parameter for parameter in needed if parameter.kind is not inspect.Parameter.VAR_POSITIONAL]
@@ -106,7 +106,7 @@ def _check_variant(signature: inspect.Signature, path: Path, spec: str, variant:
 
 
 def _override(config: ConfigDict, override: str) -> ConfigDict:
-    """Applies one override. One at a time, so that an error is known to be about this field."""
+    """Applies one override. They are applied one at a time, so that an error is about a known field."""
     name, _, value = override.partition("=")
     prefix = next((prefix for prefix in ("--config.", "--noconfig.") if name.startswith(prefix)), None)
     require(prefix is not None, "override", override, "write --config.some.field=value")
@@ -137,7 +137,7 @@ def _field_type(field: str, value: str, denoiser: str) -> type:
         names = [f.name for f in dataclasses.fields(group)] if dataclasses.is_dataclass(group) else []
         if name not in names:
             known = (
-                f"{path.rstrip('.') or 'the config'} has {', '.join(names)}" if names else f"{path[:-1]} is no group"
+                f"{path.rstrip('.') or 'the config'} has {', '.join(names)}" if names else f"{path[:-1]} is not a group"
             )
             raise ConfigError(f"{field} is {value!r}; there is no such field; {known}{_suggestion(field, denoiser)}")
         group = _declared(group, name, denoiser)
@@ -155,7 +155,7 @@ def _declared(group: type, name: str, denoiser: str) -> type:
 
 
 def _suggestion(field: str, denoiser: str) -> str:
-    """Text naming the fields whose last part is the same or spelt alike, those of the same group if it has one."""
+    """A hint naming fields whose last part is the same or spelt alike, preferably fields of the same group."""
     group, _, last = field.rpartition(".")
     fields = list(_all_fields(Config, "", denoiser))
     alike = difflib.get_close_matches(last, {known.rpartition(".")[2] for known in fields}, n=1, cutoff=0.7)

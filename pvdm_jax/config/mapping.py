@@ -23,7 +23,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 def default_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of all fields of a `Config` whose denoiser is of the kind that `settings`, nested dicts, name."""
+    """The defaults of all fields of a `Config` whose denoiser is of the kind named in `settings` (nested dicts)."""
     kind = settings.get("denoiser", {}).get("name", UNetConfig.name)
     return config_to_dict(Config()) | {"denoiser": config_to_dict(DenoiserConfig.kind(kind)())}
 
@@ -31,7 +31,7 @@ def default_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def config_from_dict(cls: type, values: Mapping[str, Any], path: str = "") -> Any:
     """Makes the dataclass `cls` from a mapping (a ConfigDict or parsed JSON), checking every name and type.
 
-    path: what field names begin with in messages. A missing field has its default; an int is accepted for a float. A
+    path: the prefix of field names in messages. A missing field has its default; an int is accepted for a float. A
     denoiser's class follows from its name. Raises ConfigError for an unknown field (listing the allowed ones), a wrong
     type, or a value that `cls` rejects.
     """

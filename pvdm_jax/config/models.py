@@ -5,7 +5,7 @@ import dataclasses
 from pvdm_jax.config.checks import at_most, one_of, positive, require
 
 DTYPES = ("float32", "bfloat16")
-MAX_WIDTH = 2**16  # of any layer: a matrix of such sides has 16 GiB
+MAX_WIDTH = 2**16  # of any layer: a square matrix of this width takes 16 GiB
 MAX_DEPTH = 2**10  # layers of a stack
 MAX_CLIP = 2**31 - 1  # bytes of a clip's pixels
 REMAT_POLICIES = ("none", "dots", "blocks")  # pvdm_jax/models/ops/remat.py says what they keep
@@ -30,7 +30,7 @@ class AutoencoderConfig:
     plane_head_dim: int = 48
     plane_mlp_dim: int = 512
     dtype: str = "float32"  # of the computation; parameters are float32
-    remat: str = "none"  # what is computed again for the gradient, to save memory: none, dots or blocks
+    remat: str = "none"  # what is recomputed for the gradient, to save memory: none, dots or blocks
 
     def __post_init__(self):
         fields = [f.name for f in dataclasses.fields(self) if f.type in (int, "int")]

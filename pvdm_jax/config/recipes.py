@@ -1,9 +1,9 @@
-"""What configurations share: the settings of the paper's experiments, of which `configs/ucf101.py` and
-`configs/sky_timelapse.py` are made, this project's stage 2, and trainings that take minutes to hours.
+"""Settings that configurations share: those of the paper's experiments (for `configs/ucf101.py` and
+`configs/sky_timelapse.py`), of this project's stage 2, and of trainings that take minutes to hours.
 
-The paper's have two recipes: `official` trains as the official code does (constants of its code and of its author's
-answers), `default` differs where stability or exported quality can gain. docs/fidelity.md compares them constant by
-constant.
+The paper's configurations have two recipes. `official` trains as the official code does (with constants from its code
+and from its author's answers). `default` differs where that improves stability or the exported model. docs/fidelity.md
+compares them constant by constant.
 """
 
 from ml_collections import ConfigDict
@@ -15,11 +15,11 @@ VARIANTS = ("l", "s", "dit-l", "dit-s", "l-official", "s-official")
 
 
 def paper_config(name: str, variant: str, context_prob: float) -> ConfigDict:
-    """Settings of PVDM-L or PVDM-S at 256 x 256 x 16; the data's own are left to the caller.
+    """Settings of PVDM-L or PVDM-S at 256 x 256 x 16, except those of the data.
 
-    variant: of VARIANTS; "l" and "s" have the paper's U-Net, "dit-l" and "dit-s" a diffusion transformer with about as
-    many parameters (528 M and 132 M). context_prob: of training on a clip given the previous one. Raises ConfigError,
-    with the configuration's `name`, for another variant.
+    variant: one of VARIANTS; "l" and "s" have the paper's U-Net, "dit-l" and "dit-s" a diffusion transformer with about
+    as many parameters (528 M and 132 M). context_prob: the probability of training on a clip given the previous one.
+    Raises ConfigError, with the configuration's `name`, for another variant.
     """
     require(variant in VARIANTS, "variant", variant, f"{name} has {', '.join(VARIANTS)}")
     large = variant in ("l", "dit-l", "l-official")
@@ -56,7 +56,7 @@ def paper_config(name: str, variant: str, context_prob: float) -> ConfigDict:
 def small_denoiser(config: ConfigDict, kind: str = "unet", large: bool = False) -> None:
     """The denoiser of the small configurations, a "unet" or a "dit" of about as many parameters.
 
-    large: some 4 M instead of some 2 M. The kind comes first: it gives the fields that not all kinds have.
+    large: about 4 M parameters instead of 2 M. The kind is set first, because it decides which fields there are.
     """
     use_denoiser(config, kind)
     denoiser = config.denoiser
@@ -101,9 +101,9 @@ def short_diffusion(stage: ConfigDict) -> None:
 
 
 def default_diffusion(config: ConfigDict) -> None:
-    """What makes the next clip follow the previous one, and the planes of a clip agree (docs/notes/coherence.md).
+    """Settings that make the next clip follow the previous one, and a clip's planes agree (docs/notes/coherence.md).
 
-    Times are drawn by what a sample sees: what follows from the previous clip is decided where noise hides all else.
+    Samples that see the previous clip get noisier times: what follows from it is decided while noise hides the rest.
     """
     config.latents.normalize = True
     config.process.prediction = "v"
@@ -120,8 +120,8 @@ def default_diffusion(config: ConfigDict) -> None:
 def _fit_into_memory(config: ConfigDict, variant: str) -> None:
     """Both stages in 40 GB on one GPU: docs/notes/plans_2026-11.md has what `pvdm plan` says.
 
-    The official recipe computes in float32, as its code does, and saves memory by computing again; micro-batches change
-    no result but its rounding.
+    The official recipe computes in float32, like its code, and saves memory by recomputing activations. Micro-batches
+    change results only by rounding.
     """
     official, transformer = variant.endswith("official"), variant.startswith("dit")
     config.autoencoder.dtype = config.denoiser.dtype = "float32" if official else "bfloat16"
@@ -131,7 +131,7 @@ def _fit_into_memory(config: ConfigDict, variant: str) -> None:
 
 
 def _official_autoencoder(stage: ConfigDict) -> None:
-    """Iterations of the official code are micro-batches of 8; three of them make an update."""
+    """An iteration of the official code is a micro-batch of 8 clips; three of them make an update."""
     stage.batch_size = 24
     stage.accumulate = 3
     stage.steps = 88_000  # 250k iterations, then 14k at most; the best of them is exported

@@ -12,7 +12,7 @@ from pvdm_jax.config.training import AutoencoderTrainingConfig, DiffusionTrainin
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """The device mesh: `data` replicates parameters, `fsdp` shards them; both split batches. -1: what is left."""
+    """The device mesh: `data` replicates parameters, `fsdp` shards them; both split batches. -1: the other devices."""
 
     data: int = -1
     fsdp: int = 1

@@ -18,7 +18,7 @@ from pvdm_jax.config.checks import (
 from pvdm_jax.config.data import MAX_CLIPS
 from pvdm_jax.config.models import DiscriminatorConfig
 
-MAX_LEARNING_RATE = 10  # AdamW changes every weight by about this much in each update
+MAX_LEARNING_RATE = 10  # AdamW changes every weight by about the learning rate in each update
 MAX_SHIFT = 16  # of the logits of times
 MAX_SEAM_WEIGHT = 1000
 
@@ -44,7 +44,7 @@ class OptimizerConfig:
         one_of("optimizer", self, "decay", ("constant", "cosine"))
         decay("optimizer", self, "b1", "b2")
         rate = max(self.learning_rate, self.muon_learning_rate)
-        allowed = f"times the learning rate ({rate}) at most 1: an update takes away that part of the weights"
+        allowed = f"times the learning rate ({rate}) at most 1: an update removes that fraction of the weights"
         require(self.weight_decay * rate <= 1, "optimizer.weight_decay", self.weight_decay, allowed)
 
 
@@ -65,7 +65,7 @@ class StageConfig:
     keep: int = 2  # how many of the newest checkpoints are kept
     keep_every: int = 0  # makes a checkpoint every N updates that is never removed; 0: none
     max_skipped: int = 10  # updates in a row that may be skipped because their gradient is not finite
-    max_rollbacks: int = 2  # times that the run then goes back to a checkpoint; the next time ends it
+    max_rollbacks: int = 2  # how often the run then goes back to a checkpoint before it ends
 
     section: typing.ClassVar[str] = "train"  # how error messages name this part
 
@@ -110,16 +110,16 @@ class AdversarialConfig:
     alternate: bool = False  # autoencoder and discriminators take turns, as in the official code
     weight: float = 0.1  # of minus the logits
     feature_weight: float = 0.2  # of feature matching
-    adaptive: bool = True  # both are relative: norms of their gradients in the pixels to that of the reconstruction's
+    adaptive: bool = True  # both weights are ratios of gradient norms (in the pixels), to the reconstruction loss's
     warmup_steps: int = 500  # over which both weights rise from 0, at the start and after each roll-back
-    decay: str = "constant"  # of both weights, beside the warm-up; cosine: to 0 at the end of the phase
+    decay: str = "constant"  # of both weights, on top of the warm-up; cosine: to 0 at the end of the phase
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     optimizer: OptimizerConfig = OptimizerConfig(b1=0.5, b2=0.9, clip_norm=1.0)  # clip_norm: of each discriminator
     guard_tolerance: float = 0.25  # rise over the lowest error so far that counts as divergence; 0: no guard
     guard_collapse: float = (
         0.02  # held-out hinge loss (2: no better than chance) below which the discriminators have won
     )
-    guard_explosion: float = 6.0  # and above which they have diverged
+    guard_explosion: float = 6.0  # held-out hinge loss above which the discriminators have diverged
     guard_rollbacks: int = 3  # the next divergence ends the run
     guard_factor: float = 0.5  # of the phase's weights and learning rates at each roll-back
 
@@ -159,7 +159,7 @@ class AdversarialConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderTrainingConfig(StageConfig):
-    """Stage 1: a weighted sum of pixel losses on values in [-1, 1] and of LPIPS, then adversarial losses too."""
+    """Stage 1: a weighted sum of pixel losses (on values in [-1, 1]) and LPIPS, later with adversarial losses."""
 
     l1_weight: float = 4.0
     l2_weight: float = 0.0
@@ -183,20 +183,20 @@ class AutoencoderTrainingConfig(StageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionTrainingConfig(StageConfig):
-    """Stage 2: noise prediction, jointly with and without the previous clip (paper section 3.2)."""
+    """Stage 2: learning to denoise, jointly with and without the previous clip (paper section 3.2)."""
 
-    recipe: str = "default"  # default: for each clip, whether it sees its previous one; official: for each batch
-    context_prob: float = 0.3  # of predicting a clip given the previous one
-    label_prob: float = 0.9  # of showing the class, on a model with classes
+    recipe: str = "default"  # whether the previous clip is shown is drawn for each clip; official: for each batch
+    context_prob: float = 0.3  # probability of showing the previous clip
+    label_prob: float = 0.9  # probability of showing the class, in a model with classes
     times: str = "uniform"  # which times are drawn: uniform, or logit_normal (Esser et al. 2024)
-    times_shift: float = 0.0  # logit_normal: above 0, noisier times
-    times_spread: float = 1.0  # logit_normal: its deviation
-    context_times_shift: float = 0.0  # times_shift of samples that see their previous clip, which decides noisy times
-    context_last_time: float = 0.0  # part of them trained at the last time, where the previous clip is all they see
-    seam_weight: float = 0.0  # how much more an error counts in the frame that adjoins a neighbour which a sample sees
-    expert_every: int = 3  # on a denoiser with expert_from: every such update trains the expert, the others the rest
+    times_shift: float = 0.0  # logit_normal: values above 0 draw noisier times
+    times_spread: float = 1.0  # logit_normal: its standard deviation
+    context_times_shift: float = 0.0  # replaces times_shift for samples that see their previous clip
+    context_last_time: float = 0.0  # fraction of them at the last time, where they see nothing but the previous clip
+    seam_weight: float = 0.0  # how much more an error counts in the frame that adjoins a shown neighbour
+    expert_every: int = 3  # with denoiser.expert_from: one update in so many trains the expert, the others the rest
     eval_samples: int = 0  # clips sampled at every evaluation and compared with as many held-out ones; 0: none
-    best_metric: str = ""  # the evaluation's number whose lowest value marks the best checkpoint; "": none
+    best_metric: str = ""  # the evaluation's metric whose lowest value marks the best checkpoint; "": none
 
     section = "train_diffusion"
 
@@ -212,7 +212,7 @@ class DiffusionTrainingConfig(StageConfig):
         positive(self.section, self, "times_spread")
         within(self.section, self, 0, MAX_SEAM_WEIGHT, "seam_weight")
         within(self.section, self, 2, LARGEST, "expert_every")  # the expert and the rest take turns
-        # Beyond these, sigmoid(shift + spread * n) is 0 or 1 in 32 bits: only the first or the last time is drawn.
+        # Beyond these, sigmoid(shift + spread * n) is 0 or 1 in float32: only the first or the last time is drawn.
         within(self.section, self, -MAX_SHIFT, MAX_SHIFT, "times_shift", "context_times_shift", "times_spread")
         for name in ("times_shift", "context_times_shift"):
             value, allowed = getattr(self, name), "it needs times=logit_normal"

@@ -1,4 +1,4 @@
-"""Files of arrays (.npy and .npz): what they hold, without reading it, and their arrays. Nothing pickled is read."""
+"""Files of arrays (.npy and .npz): their contents, listed without reading them, and their arrays. No pickle is read."""
 
 import math
 import pathlib
@@ -10,14 +10,14 @@ import numpy as np
 from pvdm_jax.data.folders import LayoutError
 from pvdm_jax.video.files import file_problem
 
-# The largest array of an .npz file that is read: unlike that of an .npy file, it is in memory as a whole.
+# The largest array of an .npz file that is read: unlike an .npy file's, it must be in memory as a whole.
 UNPACKED_BYTES = 2**33
 
 
 def array_shapes(path: pathlib.Path) -> dict[str, tuple[np.dtype | str, tuple[int, ...]]]:
-    """{name: (type, shape)} of the arrays of an .npz file, or that of an .npy file as "", from their headers.
+    """{name: (type, shape)} of the arrays of a file, from their headers; an .npy file's array has the name "".
 
-    Raises LayoutError, with the reason, for a file that isn't one of plain arrays, or whose arrays don't have the sizes
+    Raises LayoutError, with the reason, for a file that doesn't hold plain arrays, or whose arrays don't have the sizes
     that their headers state.
     """
     problem = file_problem(path)
@@ -36,7 +36,7 @@ def array_shapes(path: pathlib.Path) -> dict[str, tuple[np.dtype | str, tuple[in
 
 
 def read_array(path: str, key: str) -> np.ndarray:
-    """The array `key` of an .npz file; that of an .npy file is mapped, not read. Raises LayoutError on damage."""
+    """The array `key` of an .npz file; an .npy file is memory-mapped, not read. Raises LayoutError on damage."""
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.ndarray):

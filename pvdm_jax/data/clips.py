@@ -1,8 +1,8 @@
 """Which frames and which pixels of a video become a clip.
 
 Time: a clip of n frames, taken every `stride` frames, spans n * stride frames, and the next clip starts where it ends.
-The end of each video can be held out from training. Space: a clip is the largest centred window of its aspect ratio,
-resized; or a random smaller window, to get more clips out of few videos.
+The end of each video can be held out from training. Space: a clip is the largest centred window with its aspect ratio,
+resized, or a random smaller window, which gets more clips out of few videos.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ class Crop:
     """A window of the frame, the same for all frames of a clip."""
 
     scale: float  # its side, as a fraction of the largest window's
-    row: float  # its place in the remaining room: 0 at the top, 1 at the bottom
+    row: float  # its place in the remaining space: 0 at the top, 1 at the bottom
     column: float  # 0 at the left, 1 at the right
 
 
@@ -38,13 +38,13 @@ def clip_span(clip_frames: int, stride: int) -> int:
 
 
 def check_frames(name: str, frames: int, start: int, count: int, stride: int) -> None:
-    """Raises ValueError unless a video of `frames` frames has `count` of them from `start` on, every `stride`."""
+    """Raises ValueError unless a video of `frames` frames has `count` frames, every `stride`-th from `start` on."""
     if count < 1 or stride < 1 or start < 0 or start + (count - 1) * stride >= frames:
         raise ValueError(f"{name} has {frames} frames; {count} of them from {start} on, every {stride}, don't exist")
 
 
 def train_range(frames: int, span: int, holdout: float) -> int:
-    """The number of a video's `frames`, counted from its start, that are for training; the rest is held out.
+    """How many of a video's `frames`, from its start, are for training; the rest is held out.
 
     The held-out end is the fraction `holdout` of the video, but at least one clip (`span` frames), and it leaves at
     least one clip for training. It is empty if `holdout` is 0 or the video is shorter than two clips.
@@ -55,7 +55,7 @@ def train_range(frames: int, span: int, holdout: float) -> int:
 
 
 def resample(frames: int, fps: float, target: float, times: Sequence[float] | None = None) -> Sequence[int]:
-    """The numbers of the frames, of a video of `frames` frames at `fps`, that show it at `target` frames per second.
+    """The frame numbers that show a video of `frames` frames at `fps` at the rate of `target` frames per second.
 
     Frame k of the result is the frame nearest to the time k / target. If `target` is above `fps`, frames repeat.
     times: when each frame is shown, in seconds from the first; None: frame i at i / fps.
@@ -67,7 +67,7 @@ def resample(frames: int, fps: float, target: float, times: Sequence[float] | No
         return np.minimum(np.floor(np.arange(count) * (fps / target) + 0.5), frames - 1).astype(np.int32)
     shown = np.asarray(times, np.float64)
     wanted = np.arange(int(shown[-1] * target + 1e-6) + 1) / target
-    # Frame i is the nearest one from the middle between it and the previous frame on.
+    # Frame i is the nearest one from the midpoint between the previous frame and it.
     return np.searchsorted((shown[1:] + shown[:-1]) / 2, wanted, side="right").astype(np.int32)
 
 

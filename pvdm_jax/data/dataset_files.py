@@ -1,4 +1,4 @@
-"""The files beside a stored dataset's records: their names, and what is said of damaged ones."""
+"""The files beside a stored dataset's records: their names, and the errors for damaged ones."""
 
 import contextlib
 import pathlib
@@ -9,10 +9,10 @@ from pvdm_jax.config import ConfigError
 # TFDS writes these.
 DATASET_INFO = "dataset_info.json"  # name, version and splits
 FEATURES = "features.json"  # what a record holds
-METADATA = "metadata.json"  # what else the dataset's builder stores: `pvdm prepare` stores the facts of every video
+METADATA = "metadata.json"  # other data of the dataset's builder: `pvdm prepare` stores the facts of every video here
 # `pvdm prepare` writes this one.
 SUMMARY = "summary.json"
-# What a refusal of a `path` without one says.
+# The message for a `path` without a dataset.
 NO_DATASET = "there is no prepared dataset; `pvdm prepare --source=VIDEOS --output={path}` makes one"
 
 
@@ -28,9 +28,9 @@ def is_prepared(path: str | pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def description_checked(path: str) -> Iterator[None]:
-    """What opening the dataset in `path` raises becomes a ConfigError: TFDS raises anything for files that are damaged.
+    """Turns errors of opening the dataset in `path` into ConfigError: for damaged files TFDS may raise anything.
 
-    What the disk, the memory or this program refuse stays as it is.
+    Errors of the disk, of memory and of this program pass through.
     """
     try:
         yield

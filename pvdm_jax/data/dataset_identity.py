@@ -1,8 +1,8 @@
-"""What a dataset is, whatever its path: a fingerprint of its videos, by which runs know it again.
+"""The identity of a dataset, whatever its path: a fingerprint of its videos, by which runs recognise it.
 
-`pvdm prepare` stores a hash of each video with the video's facts, so that the fingerprint of what it wrote is that of a
+`pvdm prepare` stores a hash of each video with the video's facts, so the fingerprint of its datasets is the hash of a
 small file. A dataset without such hashes, of an older version or built by TFDS, is read once; the result is kept in the
-user's cache for as long as its files are unchanged.
+user's cache as long as the dataset's files are unchanged.
 """
 
 import concurrent.futures
@@ -38,7 +38,7 @@ def dataset_identity(data: DataConfig) -> str:
 
 
 def find_dataset_identity(data: DataConfig) -> str | None:
-    """The same, or None if the dataset is not there (any more), or could only be known by copying all of it here."""
+    """As `dataset_identity`, or None if the dataset is missing, or if all of it would have to be copied here first."""
     try:
         if buckets.in_bucket(data.path):
             return _stored_hash(_find(data.path))
@@ -48,7 +48,7 @@ def find_dataset_identity(data: DataConfig) -> str | None:
 
 
 def _stored_hash(folder: pathlib.Path) -> str | None:
-    """A hash of what `pvdm prepare` stored about the videos; None if there is no hash of each among it."""
+    """A hash of what `pvdm prepare` stored about the videos; None if that lacks a hash of each video."""
     try:
         videos = read_json(folder / METADATA, {"videos": {str: [{VIDEO_HASH: str}]}})["videos"]
     except (OSError, JsonError):
@@ -60,7 +60,7 @@ def _stored_hash(folder: pathlib.Path) -> str | None:
 
 
 def _find(path: str) -> pathlib.Path:
-    """The folder of the dataset of a path or name. Of one in a bucket, only what describes it is copied here."""
+    """The folder of a dataset by its path or name. From a bucket, only the files that describe it are copied here."""
     if buckets.in_bucket(path):
         folder = buckets.local(path)
         buckets.fetch(folder, "*.json", "*.txt")
@@ -72,7 +72,7 @@ def _find(path: str) -> pathlib.Path:
 
 
 def _hash_of_files(folder: pathlib.Path) -> str:
-    """A hash of the names and contents of a folder's files. Those of shards are long, so the result is kept."""
+    """A hash of the names and contents of a folder's files. Reading shards takes long, so the result is kept."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in files]
     facts = [[name, path.stat().st_size, path.stat().st_mtime_ns] for name, path in zip(names, files, strict=True)]

@@ -20,15 +20,15 @@ class Dataset(Protocol):
     """A stored dataset: the facts of every video of each split, in order, and the videos' records.
 
     The facts of a video are a dict: name, label (-1: none), frames, height, width, fps (0: not known), stored (how, see
-    records.py), record (the number of its first one in the split) and, if its frame rate varies, times (of the frames,
-    in seconds from the first).
+    records.py), record (the number of its first record in the split) and, if its frame rate varies, times (of the
+    frames, in seconds from the first).
     """
 
     class_names: tuple[str, ...]
     splits: dict[str, list[dict]]
 
     def load(self, split: str, facts: dict, piece: int) -> bytes:
-        """The record number `piece` of a video; see records.py. Raises VideoError if it is damaged."""
+        """Record number `piece` of a video, see records.py. Raises VideoError if it is damaged."""
 
 
 class PreparedDataset:
@@ -66,7 +66,7 @@ def open_dataset(path: str) -> Dataset:
     return _open(path, os.stat(info).st_mtime_ns if os.path.exists(info) else 0)
 
 
-@functools.lru_cache(maxsize=4)  # the training and the held-out part are of one dataset
+@functools.lru_cache(maxsize=4)  # the training and the held-out part share one dataset
 def _open(path: str, changed: int) -> Dataset:
     folder = None if is_prepared(path) else find_tfds_dataset(path)
     return TFDSDataset(folder) if folder else PreparedDataset(path)

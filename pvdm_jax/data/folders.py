@@ -1,4 +1,4 @@
-"""What lies in a folder: its videos as entries, the kinds of its files, its training and test subfolders.
+"""The contents of a folder: its videos as entries, the kinds of its files, its training and test subfolders.
 
 Names that begin with a dot are hidden. Natural order puts frame2 before frame10.
 """
@@ -14,9 +14,9 @@ from pvdm_jax.video.files import VIDEO_SUFFIXES, FolderScan, file_problem, natur
 from pvdm_jax.video.images import IMAGE_SUFFIXES
 
 ARRAY_SUFFIXES = (".npy", ".npz")
-# Beside video files, folders with at least as many pictures are clips; those with fewer hold previews.
+# Beside video files, a folder with at least this many pictures is a clip; one with fewer holds previews.
 MANY_PICTURES = 8
-NAMED = 6  # of a folder's contents, in an error message
+NAMED = 6  # names of a folder's contents that an error message shows
 # The splits that a folder of videos can have, and the names of the subfolders that hold them.
 FOLDER_SPLITS = ("train", "test")
 DATASET_SPLITS = (*FOLDER_SPLITS, "holdout")  # that a prepared dataset can have; rendered ones have all three
@@ -41,7 +41,7 @@ class LayoutError(VideoError):
 class VideoEntry:
     """One video of a folder, before its file is read."""
 
-    name: str  # its path within the folder; for arrays followed by the key and the number in the file
+    name: str  # its path within the folder; for arrays, with the key and the number in the file appended
     class_name: str  # "": none
     split: str
     kind: str  # file, pictures (a folder of them), array, tfds (a record of a dataset that TFDS built), or game
@@ -64,10 +64,10 @@ class FolderContents:
 
     @functools.cached_property
     def kinds(self) -> dict[str, int]:
-        """How many "videos" and "arrays" (files) and "frames" (folders of pictures below the source) there are."""
+        """The numbers of "videos" and "arrays" (files) and of "frames" (folders of pictures below the source)."""
         videos = sum(1 for _ in self.scan.files(VIDEO_SUFFIXES))
         frames = [len(list(self.scan.files(IMAGE_SUFFIXES, folder))) for folder in self.scan.folders[1:]]
-        # Beside videos, a few pictures are previews of them and no clip.
+        # Beside videos, a few pictures are previews, not a clip.
         least = MANY_PICTURES if videos else 1
         return {
             "videos": videos,
@@ -102,8 +102,8 @@ class SplitFolders:
     """The division of a folder into splits by its subfolders of the SPLIT_FOLDERS names.
 
     Subfolders without a file that has one of `suffixes` don't count. Without a training folder, everything is for
-    training. A folder "train" beside others is taken for a class (of trains) if there is no folder "test" or similar,
-    unless `allow_others`. Several folders of one split, such as val/ and test/, belong together.
+    training. Without a folder "test" or similar, a folder "train" beside other folders is taken for a class (of
+    trains), unless `allow_others`. Several folders of one split, such as val/ and test/, belong together.
     """
 
     def __init__(self, scan: FolderScan, suffixes: tuple[str, ...], allow_others: bool = False):
@@ -117,7 +117,7 @@ class SplitFolders:
         self.roots = {folder: split for folder, split in named.items() if split} if is_divided else {}
 
     def place(self, path: pathlib.Path) -> tuple[str, pathlib.Path]:
-        """The split of a path within the source, and the folder below which classes begin; "" outside of splits."""
+        """The split of a path within the source ("" outside of splits), and the folder below which classes begin."""
         if not self.roots:
             return "train", self.source
         inside = path.relative_to(self.source).parts
@@ -190,7 +190,7 @@ def find_video_files(source: pathlib.Path) -> Iterator[VideoEntry]:
 
 
 def class_problem(name: str) -> str:
-    """Why a folder's name can't be that of a class; "" if it can. A dataset lists its classes one per line."""
+    """Why a folder's name can't name a class; "" if it can. A dataset lists its classes one per line."""
     if name and (name.strip() != name or len(name.splitlines()) != 1):
         return f"its class folder is named {name!r}, with a line break or with spaces at its ends; rename that folder"
     return ""

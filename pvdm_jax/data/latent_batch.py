@@ -16,10 +16,11 @@ Array = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LatentBatch:
-    """Latents (b, positions, channels), float32, of b windows of consecutive clips, and what is known of each window.
+    """Latents (b, positions, channels), float32, of b windows of consecutive clips, with facts about each window.
 
-    A clip that a video doesn't have is zero, and its `has_` is false. Optional fields are None unless the configuration
-    asks for them: `next` and `has_next` with denoiser.next_clip, `unconditional` with encode.unconditional_anywhere.
+    A clip that the video doesn't have is zero, and its `has_` field is false. Optional fields are None unless the
+    configuration asks for them: `next` and `has_next` with denoiser.next_clip, `unconditional` with
+    encode.unconditional_anywhere.
     """
 
     clip: Array

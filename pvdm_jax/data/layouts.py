@@ -52,10 +52,10 @@ class Listing:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One way in which videos lie in a folder.
+    """One way to lay out videos in a folder.
 
-    find(source, list_number) gives the entries in a fixed order; `list_number` says which official list divides
-    UCF-101, other layouts ignore it. It may raise LayoutError. detect(contents) recognises the layout.
+    find(source, list_number) gives the entries in a fixed order, and may raise LayoutError. `list_number` says which
+    official list divides UCF-101; other layouts ignore it. detect(contents) says whether a folder has the layout.
     """
 
     name: str
@@ -69,7 +69,7 @@ def list_videos(source: str | pathlib.Path, layout: str = "auto", split: str = "
 
     layout: a name of LAYOUTS, or "auto" for the first one that recognises the folder. split: "train", "test" or "all".
     list_number: which of UCF-101's three official lists divides it. Raises ConfigError if one of these isn't
-    available, FileNotFoundError if there is no such folder, LayoutError if it has another layout.
+    available, FileNotFoundError if there is no such folder, LayoutError if the folder has another layout.
     """
     require(layout in ("auto", *LAYOUTS), "layout", layout, f"choose one of auto, {', '.join(LAYOUTS)}")
     require(split in (*FOLDER_SPLITS, "all"), "split", split, f"choose one of {', '.join(FOLDER_SPLITS)}, all")
@@ -92,7 +92,7 @@ def list_videos(source: str | pathlib.Path, layout: str = "auto", split: str = "
 
 
 def _checked(entry: VideoEntry) -> VideoEntry:
-    """The entry, skipped if no dataset can hold its class."""
+    """The entry, marked as skipped if no dataset can hold its class."""
     return dataclasses.replace(entry, skipped=entry.skipped or class_problem(entry.class_name))
 
 
@@ -140,7 +140,7 @@ def _find_sky(source: pathlib.Path, list_number: int) -> Iterator[VideoEntry]:
 
 
 def _picture_entries(scan: FolderScan, splits: SplitFolders, classes: bool = True) -> Iterator[VideoEntry]:
-    """The folders of pictures; then, skipped, what can't be read, and the video files beside them."""
+    """The folders of pictures; then, as skipped entries, those that can't be read and video files beside them."""
     clips = [
         folder for folder in scan.folders if folder != scan.root and next(scan.files(IMAGE_SUFFIXES, folder), None)
     ]
@@ -225,7 +225,7 @@ def _is_tfds(contents: FolderContents) -> bool:
     return find_tfds_dataset(str(contents.source)) is not None
 
 
-# "auto" takes the first row that recognises the folder, so a special case stands before the general one.
+# "auto" takes the first row that recognises the folder, so special cases come before general ones.
 LAYOUTS = {
     layout.name: layout
     for layout in (

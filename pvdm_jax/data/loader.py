@@ -26,7 +26,7 @@ from pvdm_jax.video.errors import VideoError
 
 
 def train_batches(source: VideoSource, clip: AutoencoderConfig, data: DataConfig, batches: BatchSpec) -> Batches:
-    """Endless batches of random windows: this process's share of each.
+    """This process's share of endless batches of random windows.
 
     Yields {"video": uint8 (b, frames, height, width, 3), "label": int32 (b,)}. Every epoch visits all videos in a new
     order. Concatenating the shares of all processes gives the global batch. A video that can't be decoded is replaced
@@ -39,7 +39,7 @@ def train_batches(source: VideoSource, clip: AutoencoderConfig, data: DataConfig
 def latent_batches(latents: Sequence[dict[str, np.ndarray]], data: DataConfig, batches: BatchSpec) -> Batches:
     """Endless batches of stored items (dicts of arrays), stacked; order and shares as in `train_batches`.
 
-    The threads of `data` read them; its worker processes would not pay off.
+    They are read by `data.threads` threads; worker processes would not pay off.
     """
     return endless_batches(Stored(latents), len(latents), dataclasses.replace(data, workers=0), batches)
 
@@ -58,9 +58,9 @@ def pair_batches(
 
 
 def clip_pairs(source: VideoSource, clip: AutoencoderConfig, data: DataConfig, spec: PairSpec, seed: int) -> ClipPairs:
-    """`spec.windows` random windows of consecutive clips from every video, as a sequence; decoded on access.
+    """`spec.windows` random windows of consecutive clips from every video, as a sequence decoded on access.
 
-    Item i is a function of (seed, i):
+    Item i is a function of (seed, i), a dict:
 
         video: uint8 (clips * frames, height, width, 3): the previous clip, the clip and, if `spec` asks for them, the
             next clip and one at a random place among the window's frames
@@ -69,25 +69,25 @@ def clip_pairs(source: VideoSource, clip: AutoencoderConfig, data: DataConfig, s
         source, start, mirrored, crop: the video's number in the source, the window's first frame in it, whether it was
             mirrored, and (scale, row, column) of its crop
 
-    A video that is too short for a whole window gives a shorter one: a single clip has no neighbours, and two clips of
-    three have, by chance, the previous or the next one. The windows of a video have consecutive numbers, and with
-    `spec.flips` items 2 i and 2 i + 1 are a window and its mirror image. Videos that can't be decoded are replaced as
-    in `train_batches`.
+    A video that is too short for a whole window gives a shorter one. A single clip has no neighbours. If a window of
+    three clips has only two, chance decides whether the previous or the next clip is missing. The windows of a video
+    have consecutive numbers, and with `spec.flips` items 2 i and 2 i + 1 are a window and its mirror image. Videos that
+    can't be decoded are replaced as in `train_batches`.
     """
     return ClipPairs(Replacing(source), clip, data, spec, seed)
 
 
 def fixed_clips(source: VideoSource, clip: AutoencoderConfig, data: DataConfig, count: int) -> dict:
-    """`count` windows spread evenly over the videos and within them, always the same ones.
+    """`count` windows spread evenly over the videos and within them, the same ones in every call.
 
-    Returns {"video": uint8 (count, frames, height, width, 3), "label": int32 (count,), "name": list of str}. There are
-    fewer if the source has fewer different windows or a video can't be decoded (which is reported). Raises ValueError
+    Returns {"video": uint8 (count, frames, height, width, 3), "label": int32 (count,), "name": list of str}, with fewer
+    windows if the source has fewer different ones or a video can't be decoded (which is reported). Raises ValueError
     for an empty source, VideoError if nothing can be decoded.
     """
     check_not_empty(len(source))
     span = clip_span(clip.frames, data.stride)
     starts = [source[i].frames - span + 1 for i in range(len(source))]
-    # The smallest number of windows per video that is enough; short videos give as many as they have.
+    # The smallest sufficient number of windows per video; short videos give as many as they have.
     each = 1
     while sum(min(each, n) for n in starts) < count and each < max(starts):
         each += 1
@@ -110,5 +110,5 @@ def fixed_clips(source: VideoSource, clip: AutoencoderConfig, data: DataConfig, 
 
 
 def _spread(count: int, size: int) -> list[int]:
-    """`count` different numbers below `size`: the middles of as many equal parts."""
+    """`count` different numbers below `size`: the middles of `count` equal parts."""
     return [(2 * k + 1) * size // (2 * count) for k in range(count)]

@@ -119,7 +119,7 @@ def _facts(
 
 
 def _statistics(video: np.ndarray) -> dict[str, Any]:
-    """Statistics of clips, uint8 (n, t, h, w, 3), in grey levels."""
+    """Statistics of uint8 clips (n, t, h, w, 3), in grey levels."""
     pixels = video.astype(np.float32)
     mean = pixels.mean(axis=(0, 1, 2, 3))
     std = pixels.std(axis=(0, 1, 2, 3))
@@ -131,12 +131,12 @@ def _statistics(video: np.ndarray) -> dict[str, Any]:
 
 
 def _motion(pixels: np.ndarray) -> np.ndarray:
-    """The mean change from frame to frame of each clip (n, t, h, w, 3)."""
+    """The mean change from frame to frame within each clip (n, t, h, w, 3)."""
     return np.abs(np.diff(pixels, axis=1)).mean(axis=(1, 2, 3, 4)) if pixels.shape[1] > 1 else np.zeros(len(pixels))
 
 
 def _problems(training: VideoSource, held_out: VideoSource, clip: AutoencoderConfig, data: DataConfig) -> list[str]:
-    """What may be wrong with the data set."""
+    """What may be wrong with the dataset."""
     problems = []
     facts = getattr(training, "facts", ())
     too_short = getattr(training, "left_out", ())
@@ -192,7 +192,7 @@ def _videos(count: int) -> str:
 
 
 def _some(names: Any, count: int | None = None) -> str:
-    """The first names, and how many more of all `count` there are."""
+    """The first EXAMPLES names, and how many more of the `count` names there are."""
     names = list(names)
     count = len(names) if count is None else count
     more = f" and {count - EXAMPLES} more" if count > EXAMPLES else ""

@@ -21,9 +21,9 @@ PIECE_FRAMES = 16
 
 @contextlib.contextmanager
 def damage_named(name: str) -> Iterator[None]:
-    """What reading a record of the video `name` raises becomes a VideoError: damaged ones make readers raise anything.
+    """Turns errors of reading a record of the video `name` into VideoError: damage makes readers raise anything.
 
-    ArrayRecord has checksums, so that no damage goes unnoticed.
+    ArrayRecord has checksums, so no damage goes unnoticed.
     """
     try:
         yield
@@ -58,10 +58,11 @@ def read_frames(
     name: str,
     transform: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """The frames `numbers` of a video, stacked, after `transform` (h, w, 3) -> (h', w', 3) of each.
+    """The frames `numbers` of a video, each transformed by `transform` (h, w, 3) -> (h', w', 3), stacked.
 
-    load: gives the bytes of the video's record number 0, 1, ... stored: "file", "pictures" or "array". shape: the
-    video's frames, height and width. name: the video's, for messages. Raises VideoError if it can't be decoded.
+    load: gives the bytes of record number 0, 1, ... of the video. stored: "file", "pictures" or "array". shape: the
+    video's frames, height and width. name: the video's name, for messages. Raises VideoError if the video can't be
+    decoded.
     """
     if stored == "file":
         return decode_frames(load(0), numbers, name, transform, total=shape[0])

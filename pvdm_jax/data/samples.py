@@ -16,7 +16,7 @@ from pvdm_jax.data.clips import Crop, clip_span, random_crop
 from pvdm_jax.data.sources import Video, VideoSource
 from pvdm_jax.video.errors import VideoError
 
-# Replacements tried for a video that can't be decoded. If these fail too, the dataset is broken and not just a file.
+# Replacements tried for a video that can't be decoded. If these fail too, not just a file but the dataset is broken.
 MAX_REPLACEMENTS = 20
 # The second part of random seeds: what the random numbers are for.
 WINDOWS = 0
@@ -26,7 +26,7 @@ FRESH_PAIRS = 3
 
 
 class Replacing:
-    """Reads from a video of a source, or from a random other one if that fails; reports each failure once."""
+    """Reads from a video of a source, or from another random video if that fails; reports each failure once."""
 
     def __init__(self, source: VideoSource):
         self.source = source
@@ -94,7 +94,7 @@ class PairSpec:
     windows: int  # of each video; 0: every sample is a new window (in `pair_batches` only)
     next_clip: bool = False  # windows of three clips: previous, clip, next; else of two
     unconditional: bool = False  # one more clip, at a random place among the window's frames
-    flips: bool = False  # take every window mirrored too
+    flips: bool = False  # take every window mirrored as well
     augment: bool = True  # allow `flips`, and random mirroring and crops as the data's configuration says
 
     @property
@@ -130,7 +130,7 @@ class ClipPairs:
         return self.make(window // self.spec.windows, rng, mirrored) | {"index": index}
 
     def make(self, first: int, rng: np.random.Generator, mirrored: int | None) -> dict:
-        """A random window of the video `first`, or of a replacement. mirrored: None leaves it to chance, if allowed."""
+        """A random window of the video `first`, or of a replacement. mirrored: None decides at random, if allowed."""
         index, item = self.read(first, rng, lambda video: self._window(video, rng, mirrored))
         return item | {"source": np.int32(index)}
 
@@ -140,7 +140,7 @@ class ClipPairs:
         length = self.clip.frames
         span = clip_span(length, data.stride)
 
-        # Where the window lies. The order of random numbers decides the items, so it must stay.
+        # Where the window lies. The order of random numbers decides the items, so it must not change.
         clips = min(spec.clips, video.frames // span)
         start = int(rng.integers(video.frames - clips * span + 1))
         by_chance = mirrored is None and spec.augment and data.flip
@@ -149,7 +149,7 @@ class ClipPairs:
         frames = video.read(start, clips * length, data.stride, crop)
         frames = _mirror(frames) if mirror else frames
 
-        # Which of the window's clips the video has: two of three can be the first two or the last two.
+        # Which of the window's clips the video has: if it has two of three, the first two or the last two.
         has_previous = clips > 1 and (clips == spec.clips or rng.random() < 0.5)
         has_next = clips == 3 or (clips == 2 and not has_previous)
         first = 0 if has_previous else length
@@ -177,7 +177,7 @@ class ClipPairs:
 
 @dataclasses.dataclass(frozen=True)
 class FreshPair:
-    """Sample n: a window of the video `index` that no other sample has."""
+    """Sample n: a new random window of the video `index`."""
 
     pairs: ClipPairs
 
@@ -197,7 +197,7 @@ class FreshPair:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """Sample n: the item `index` of a sequence, which may have `read` and `video(index)` as `ClipPairs` does."""
+    """Sample n: item `index` of a sequence, which may have `read` and `video(index)` as `ClipPairs` does."""
 
     items: Sequence[dict]
 

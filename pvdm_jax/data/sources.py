@@ -1,7 +1,7 @@
 """Where videos come from: one interface for the synthetic source and for datasets by `pvdm prepare` or TFDS.
 
-A source is a sequence of videos; a video knows its length and returns frames that are already cropped and resized to
-the model's clips. Every source has two parts without a common frame: "train" and "holdout".
+A source is a sequence of videos; a video knows its length and returns frames already cropped and resized to the model's
+clips. Every source has two parts that share no frame: "train" and "holdout".
 """
 
 import logging
@@ -42,11 +42,11 @@ class VideoSource(Protocol):
 def open_source(data: DataConfig, clip: AutoencoderConfig, split: str, seed: int) -> VideoSource:
     """Opens the `split` ("train" or "holdout") of the source that `data` names, for clips of `clip`'s size.
 
-    Videos shorter than a clip are skipped, unless `data.short_videos` says how to lengthen them. The held-out part of
-    a dataset is the videos of `data.eval_split`; without one, it is the end of each video of at least two clips, and is
-    empty (length 0) if all videos are shorter or `data.holdout` is 0. The synthetic source holds out as many other
-    videos. Only the synthetic source depends on `seed`. Raises ConfigError if the dataset is missing or has no video
-    long enough for a clip.
+    Videos shorter than a clip are skipped, unless `data.short_videos` says how to lengthen them. The held-out part of a
+    dataset is the split `data.eval_split`. Without `data.eval_split`, it is the end of each video of at least two
+    clips, and empty (length 0) if all videos are shorter or `data.holdout` is 0. The synthetic source holds out as many
+    other videos as it has for training. Only the synthetic source depends on `seed`. Raises ConfigError if the dataset
+    is missing or has no video long enough for a clip.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
@@ -56,7 +56,7 @@ def open_source(data: DataConfig, clip: AutoencoderConfig, split: str, seed: int
         require(data.synthetic_frames >= span, "data.synthetic_frames", data.synthetic_frames, allowed)
         first = 0 if split == "train" else FIRST_HELD_OUT_INDEX
         return SyntheticVideos(data.synthetic_videos, data.synthetic_frames, clip.height, clip.width, seed, first)
-    # TFDS takes seconds to import, so only reading a stored dataset imports it.
+    # TFDS takes seconds to import, so it is imported only to read a stored dataset.
     from pvdm_jax.data.stored_videos import StoredVideos
 
     return StoredVideos(data, clip, held_out=split == "holdout")

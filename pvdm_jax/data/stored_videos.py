@@ -32,8 +32,8 @@ class StoredVideo:
     name: str
     label: int
     places: Sequence[int]  # a range, or int32 (frames,)
-    load: Callable[[int], bytes]  # gives the video's record number 0, 1, ...
-    stored: str  # how the records store it, see records.py
+    load: Callable[[int], bytes]  # gives the bytes of record number 0, 1, ... of the video
+    stored: str  # how the records store the video, see records.py
     shape: tuple[int, int, int]  # frames, height and width of the stored video
     height: int
     width: int
@@ -59,7 +59,7 @@ class StoredVideo:
         """The frames that a clip is cropped from, no larger than needed; without random crops, the clip itself."""
         if not self.keep:
             return self._decode(self.places[which])
-        if self._kept is None:  # two threads may both decode it, with equal results
+        if self._kept is None:  # two threads may both decode the frames, with equal results
             kept = self._decode(self._unique())
             kept.setflags(write=False)
             self._kept = kept
@@ -92,7 +92,7 @@ class StoredVideo:
 
 
 class StoredVideos:
-    """The training parts of a dataset's videos, or the held-out parts; see `open_source`."""
+    """The training parts or the held-out parts of a dataset's videos; see `open_source`."""
 
     def __init__(self, data: DataConfig, clip: AutoencoderConfig, held_out: bool):
         self.dataset = open_dataset(data.path)
@@ -144,7 +144,7 @@ class StoredVideos:
         if data.eval_split == "":
             for_training = train_range(len(places), span, data.holdout)
             if self._held_out:
-                # If frames repeat, the first held-out one may be the last one for training.
+                # If frames repeat, the first held-out frame may equal the last training frame.
                 seen = places[for_training - 1]
                 places = places[for_training:]
                 while len(places) and places[0] == seen:

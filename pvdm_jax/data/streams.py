@@ -1,8 +1,8 @@
 """Endless streams of batches, read ahead by Grain's threads or processes.
 
-A stream takes the items of a set in a new random order in every epoch. Batch k of a stream is a function of (seed, k),
-whatever the number of threads and worker processes and however many processes of a multi-host run share it, so a run
-that is restarted continues with the same batches.
+A stream takes the items of a set in a new random order in every epoch. Batch k of a stream is a function of (seed, k)
+alone: not of the number of threads, of worker processes, or of processes of a multi-host run that share it. A run that
+is restarted therefore continues with the same batches.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ ENDLESS = 2**62
 
 
 class Sample(Protocol):
-    """What a stream consists of. It is sent to worker processes."""
+    """Makes the samples of a stream. It is sent to worker processes."""
 
     read: Replacing | None  # what reads the videos, if any
 
     def __call__(self, number: int, index: int) -> dict:
-        """Sample `number` of the stream, made of the item `index`: a function of the two."""
+        """Sample `number` of the stream, made from item `index`: a function of the two numbers."""
 
     def video(self, index: int) -> str:
         """The name of the video that item `index` is from."""
@@ -33,14 +33,14 @@ class Sample(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ProcessShare:
-    """Which of `count` equal, contiguous parts of every batch a process makes."""
+    """Which of `count` equal, contiguous parts of every batch this process makes."""
 
     index: int = 0
     count: int = 1
 
     @classmethod
     def current(cls) -> "ProcessShare":
-        """The share of this process of a JAX run."""
+        """The share of this process in a JAX run."""
         import jax
 
         return cls(jax.process_index(), jax.process_count())
@@ -91,14 +91,14 @@ class Batches(Iterator[Any]):
         return self._convert(next(self._iterator))
 
     def videos(self, step: int) -> list[str]:
-        """The names of the videos of batch `step`, of all processes' shares in order.
+        """The names of the videos of batch `step`, over all processes' shares in order.
 
-        Nothing is decoded for that, so videos that would have to be replaced are listed under their own names.
+        Nothing is decoded, so videos that would be replaced are listed under their own names.
         """
         return self._videos(step)
 
     def map(self, function: Callable[[Any], Any]) -> "Batches":
-        """The same stream with `function` applied to each batch, by the thread that asks for it."""
+        """The same stream with `function` applied to each batch, in the thread that requests it."""
         return Batches(self._iterator, self.broken, self._videos, lambda batch: function(self._convert(batch)))
 
     def close(self) -> None:
@@ -109,9 +109,9 @@ class Batches(Iterator[Any]):
 def endless_batches(sample: Sample, size: int, data: DataConfig, spec: BatchSpec) -> Batches:
     """This process's share of the endless batches of sample(n, item) for n = 0, 1, ...
 
-    Item n is element n of the numbers below `size`, shuffled anew in every epoch; batch k consists of the samples
-    k * batch_size, ..., (k + 1) * batch_size - 1. data: how many workers and threads make them, and how far ahead.
-    Raises ValueError if `size` is 0.
+    Item n is element n of the numbers below `size`, reshuffled in every epoch; batch k consists of the samples
+    k * batch_size, ..., (k + 1) * batch_size - 1. data: how many workers and threads make the batches, and how far
+    ahead. Raises ValueError if `size` is 0.
     """
     check_not_empty(size)
     order = _Order(size, spec.seed)
@@ -126,7 +126,7 @@ def endless_batches(sample: Sample, size: int, data: DataConfig, spec: BatchSpec
 
 
 def listed_batches(items: Sequence[dict], rows: Sequence[Sequence[int]], data: DataConfig, read: Replacing) -> Batches:
-    """For each list of `rows`, those of `items` (dicts of arrays), stacked. read: what reads the items' videos."""
+    """One batch for each list in `rows`: these items (dicts of arrays), stacked. read: what reads the items' videos."""
     numbers = grain.MapDataset.range(len(rows)).map(_Rows(items, rows))
     return Batches(_read_ahead(numbers, data), read.broken)
 
@@ -147,7 +147,7 @@ def _read_ahead(dataset: grain.MapDataset, data: DataConfig) -> Iterator[Any]:
 
 
 class _Order:
-    """Element n of the numbers below `size`, shuffled anew in every epoch.
+    """Element n of the numbers below `size`, reshuffled in every epoch.
 
     Grain's own shuffle takes a millisecond per element on small sets.
     """
@@ -164,7 +164,7 @@ class _Order:
         order = self._epochs.get(epoch)
         if order is None:
             order = np.random.default_rng([self._seed, ORDER, epoch]).permutation(self._size).astype(np.int32)
-            # A new dict, so that no other thread sees one that changes under it.
+            # A new dict, so that no other thread sees a dict that changes meanwhile.
             recent = sorted(self._epochs.items())[-self.KEPT + 1 :]
             self._epochs = dict([*recent, (epoch, order)])
         return int(order[place])

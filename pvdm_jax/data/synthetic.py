@@ -27,7 +27,7 @@ OUTER_RADIUS = {"circle": 1.0, "square": 1.2, "triangle": 1.3}
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """One shape through `frames` frames, in pixels and radians."""
+    """One shape over `frames` frames, in pixels and radians."""
 
     kind: str  # circle, square or triangle
     colour: tuple[int, int, int]
@@ -78,7 +78,7 @@ class SyntheticVideo:
 
     @property
     def background(self) -> np.ndarray:
-        """(3,) float32, in 0..255."""
+        """The background colour, float32 (3,), from 0 to 255."""
         return BACKGROUNDS[np.random.default_rng([self.seed, self.index, 2]).integers(len(BACKGROUNDS))]
 
     def read(self, start: int, count: int, stride: int = 1, crop: Crop | None = None) -> np.ndarray:
@@ -99,7 +99,7 @@ class SyntheticVideo:
 
 
 class SyntheticVideos:
-    """`num_videos` videos of moving shapes: those from number `first_index` on of the endless sequence for `seed`.
+    """`num_videos` videos of moving shapes, from number `first_index` on in the endless sequence of `seed`.
 
     Each has `frames` frames of (height, width) and a label, an index into `class_names`. Labels are balanced: every
     three videos show each motion once, in random order.
@@ -134,7 +134,7 @@ class SyntheticVideos:
 
 
 def _orbit(rng: np.random.Generator, times: np.ndarray, count: int) -> tuple[list, list]:
-    """Centres and angles of evenly spaced shapes that circle the middle, with the same side towards it."""
+    """Centres and angles of evenly spaced shapes that circle the centre, each with the same side towards it."""
     distance = rng.uniform(0.24, 0.27)
     speed = rng.choice([-1, 1]) * rng.uniform(0.05, 0.09)
     first = rng.uniform(0, 2 * np.pi)
@@ -168,7 +168,7 @@ def _draw(video: np.ndarray, shape: Shape) -> None:
 
 
 def signed_distance(kind: str, radius: float, y: np.ndarray, x: np.ndarray, angle: float) -> np.ndarray:
-    """Distance in pixels to the shape's edge, negative inside; of polygons, to the nearest side's line."""
+    """Distance in pixels to the shape's edge, negative inside; for polygons, to the line through the nearest side."""
     if kind == "circle":
         return np.sqrt(y * y + x * x) - np.float32(radius)
     sides = 4 if kind == "square" else 3

@@ -5,8 +5,8 @@ means reading the whole video; `pvdm prepare` converts such a dataset to a faste
 
     tfds.builder("ucf101/ucf101_1").download_and_prepare(file_format="array_record")
 
-TFDS's own reader needs TensorFlow for its `Video` feature. This file uses only parts of TFDS that don't: the format of
-features.json, the list of shards, and the protocol buffers that records consist of.
+TFDS's own reader needs TensorFlow for its `Video` feature. This file uses only parts of TFDS that don't need it: the
+format of features.json, the list of shards, and the protocol buffers that records consist of.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from pvdm_jax.storage.json_files import read_json, try_read_json
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.images import decode_image
 
-# The latest record of each thread: the pieces of a video are read one after the other.
+# The latest record of each thread is kept, because the pieces of a video are read one after the other.
 _local = threading.local()
 
 
@@ -36,8 +36,8 @@ def find_tfds_dataset(path: str) -> str | None:
     """The folder of a dataset that TFDS built: `path`, or the dataset of that name in TFDS's folder; None if neither.
 
     A name is NAME, NAME/CONFIG or NAME/CONFIG/VERSION, or ends in :VERSION; by default the highest version is taken.
-    TFDS's folder is TFDS_DATA_DIR, or tensorflow_datasets in the home folder. What `pvdm prepare` wrote into a folder
-    of videos is no such dataset of that folder. Raises ConfigError if NAME has several configs.
+    TFDS's folder is TFDS_DATA_DIR, or tensorflow_datasets in the home folder. A folder of videos is not a TFDS dataset
+    because `pvdm prepare` wrote a dataset into it. Raises ConfigError if NAME has several configs.
     """
     roots = [pathlib.Path(path)]
     if not roots[0].is_absolute():
@@ -67,9 +67,9 @@ def _version(folder: pathlib.Path) -> tuple:
 class TFDSDataset:
     """A dataset that TFDS built. Raises ConfigError if it holds no videos or isn't stored as array_record.
 
-    stored: how videos are, "pictures" or "array" (see records.py). splits: the facts of each split's videos, as in
-    `datasets.Dataset`. Only the records tell how long videos are, so all of them are read when a dataset is opened for
-    the first time; the result is kept in the user's cache folder.
+    stored: how videos are stored, "pictures" or "array" (see records.py). splits: the facts of each split's videos, as
+    in `datasets.Dataset`. Only the records tell how long videos are, so all records are read when a dataset is opened
+    for the first time; the result is kept in the user's cache folder.
     """
 
     def __init__(self, folder: str):
@@ -90,7 +90,7 @@ class TFDSDataset:
         return pack_pictures(frames) if self.stored == "pictures" else np.ascontiguousarray(frames).tobytes()
 
     def frames(self, split: str, record: int) -> Any:
-        """A whole video, as it is stored: a list of the bytes of picture files, or uint8 (t, h, w, 3)."""
+        """A whole video as stored: a list of picture files' bytes, or uint8 (t, h, w, 3)."""
         key = (str(self._folder), self._feature, split, record)
         if getattr(_local, "key", None) != key:
             _local.key = None  # in case the record can't be decoded

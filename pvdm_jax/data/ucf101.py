@@ -23,7 +23,7 @@ EXPECTED = f"CLASS/v_CLASS_g01_c01.avi and the lists trainlist01.txt, testlist01
 
 
 def find_ucf101(source: pathlib.Path, list_number: int) -> list[VideoEntry]:
-    """The videos of UCF-101, divided by its official lists of that number; see `layouts.Layout.find`."""
+    """The videos of UCF-101, divided by the pair of official lists `list_number`; see `layouts.Layout.find`."""
     require(list_number in LIST_NUMBERS, "list", list_number, "UCF-101 has the lists 1, 2 and 3")
     root = _video_folder(source)
     lists = _lists_of(source)

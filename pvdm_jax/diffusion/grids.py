@@ -1,12 +1,12 @@
 """Which times a sampler visits: integers falling from num_steps - 1 to -1, which stands for the data.
 
-    uniform    evenly spaced, as the official code cuts them to integers
+    uniform    evenly spaced and truncated to integers, as in the official code
     trailing   evenly spaced and rounded (Lin et al. 2024)
     logsnr     evenly spaced in log(alpha / sigma) down to step 0, then the data (Lu et al. 2022)
     quadratic  the square roots evenly spaced, down to step 0, then the data (Song et al. 2021)
 
-The first two end with a long step from num_steps / steps to the data; the others with a short one from step 0. A solver
-of the second order is one of the first on a long last step, so it wants one of the others.
+The first two end with a long step from num_steps / steps to the data; the other two with a short one from step 0. A
+long last step reduces a second-order solver to first order, so such a solver needs one of the other two.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from pvdm_jax.diffusion.process import Process
 
 
 def time_grid(process: Process, steps: int, grid: str = "uniform") -> np.ndarray:
-    """The times of a sampler of `steps` steps: (steps + 1,) int32, strictly falling. Raises ValueError for a number
-    of steps that the process doesn't have, or an unknown grid."""
+    """The times of a sampler of `steps` steps: (steps + 1,) int32, strictly falling. Raises ValueError for an unknown
+    grid, or if `steps` is not between 1 and the process's number of steps."""
     if not 1 <= steps <= process.num_steps:
-        raise ValueError(f"steps is {steps}; the process has {process.num_steps}: it lies between 1 and that")
+        raise ValueError(f"steps is {steps}; it must lie between 1 and the process's {process.num_steps}")
     if grid not in GRIDS:
         raise ValueError(f"grid is {grid!r}; choose one of {', '.join(GRIDS)}")
     times = GRIDS[grid](process, steps).astype(np.int64)
@@ -28,8 +28,9 @@ def time_grid(process: Process, steps: int, grid: str = "uniform") -> np.ndarray
 
 
 def _official(process: Process, steps: int) -> np.ndarray:
-    """Evenly spaced in float32 and cut to integers as the official code does: counted from the start in the first half,
-    from the end in the second. In float64 some numbers of steps (60, 120, 240 among them) would give other times."""
+    """Evenly spaced in float32 and truncated to integers, as PyTorch does it in the official code: counted from the
+    start in the first half, from the end in the second. In float64 some numbers of steps (such as 60, 120 and 240)
+    would give other times."""
     start, end = np.float32(-1), np.float32(process.num_steps - 1)
     spacing = (end - start) / np.float32(steps)
     index = np.arange(steps + 1, dtype=np.float32)
@@ -49,7 +50,7 @@ def _quadratic(process: Process, steps: int) -> np.ndarray:
 def _evenly_in_log_snr(process: Process, steps: int) -> np.ndarray:
     values = process.log_snr(np.arange(process.num_steps))
     first = process.num_steps - 1
-    if not np.isfinite(values[first]):  # pure noise at the last step of rectified flow: begin there, go on after it
+    if not np.isfinite(values[first]):  # rectified flow's last step is pure noise: start there, space out the rest
         if steps == 1:
             return np.array([first])
         wanted = np.linspace(values[first - 1], values[0], steps)[1:]
@@ -59,7 +60,7 @@ def _evenly_in_log_snr(process: Process, steps: int) -> np.ndarray:
 
 
 def _strictly_falling(times: np.ndarray) -> np.ndarray:
-    """The times moved apart where several are equal; all stay between 0 and the first."""
+    """The times with equal ones moved apart; all stay between 0 and the first."""
     times = np.maximum(times, np.arange(len(times))[::-1])
     for i in range(1, len(times)):
         times[i] = min(times[i], times[i - 1] - 1)

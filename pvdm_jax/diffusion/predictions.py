@@ -5,7 +5,7 @@
     v     alpha noise - sigma x_0 (Salimans and Ho 2022)
     flow  noise - x_0, the velocity of rectified flow (Liu et al. 2023)
 
-Each is a linear function of (x_0, noise), and with x_t = alpha x_0 + sigma noise either can be had from it.
+Each is a linear function of (x_0, noise); together with x_t = alpha x_0 + sigma noise it determines both.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from pvdm_jax.diffusion.times import Times, uniform_times
 
 
 class Estimate(NamedTuple):
-    """What a prediction says of x_t: the data in it and the noise in it, (b, ...)."""
+    """What a prediction says about x_t: the data and the noise in it, (b, ...)."""
 
     x0: jax.Array
     noise: jax.Array
@@ -32,10 +32,10 @@ Bounds = tuple[jax.typing.ArrayLike, jax.typing.ArrayLike]
 def estimate(
     process: Process, x: jax.Array, step: jax.Array, predicted: jax.Array, bounds: Bounds | None = (-1.0, 1.0)
 ) -> Estimate:
-    """Data and noise by the denoiser's answer to x_t (b, ...) at `step` (b,).
+    """Data and noise according to the denoiser's answer to x_t (b, ...) at `step` (b,).
 
-    bounds: the data are clipped to them (None: not at all), scalars or arrays that broadcast to x; the noise stays as
-    predicted, as in the official code.
+    bounds: the data are clipped to them, scalars or arrays that broadcast to x (None: no clipping). The noise is not
+    changed by clipping, as in the official code.
     """
     kind = process.config.prediction
     alpha, sigma = at(process.signal, step, x), at(process.noise, step, x)
@@ -52,7 +52,7 @@ def estimate(
 
 
 def target(process: Process, x0: jax.Array, step: jax.Array, noise: jax.Array) -> jax.Array:
-    """What the denoiser should answer to x_t of x0 and noise (b, ...), step (b,)."""
+    """What the denoiser should answer for x_t made from x0 and noise (b, ...), at `step` (b,)."""
     kind = process.config.prediction
     if kind == "eps":
         return noise
@@ -64,8 +64,8 @@ def target(process: Process, x0: jax.Array, step: jax.Array, noise: jax.Array) -
 
 
 def normal_answer(process: Process, x: jax.Array, step: jax.Array) -> jax.Array:
-    """What a denoiser should answer to x (b, ...) at `step` (b,) that knows of the data only that they have mean 0 and
-    deviation 1, as normalised latents have: the prediction of normally distributed x_0, each value on its own."""
+    """The answer to x (b, ...) at `step` (b,) of a denoiser that knows only the mean 0 and the deviation 1 of the data:
+    the best one if every value of x_0 were normally distributed, independently of the others."""
     alpha, sigma = at(process.signal, step, x), at(process.noise, step, x)
     part = x / (alpha**2 + sigma**2)
     return target(process, alpha * part, step, sigma * part)
@@ -74,8 +74,8 @@ def normal_answer(process: Process, x: jax.Array, step: jax.Array) -> jax.Array:
 def loss_weights(process: Process) -> np.ndarray:
     """The weight of each step's squared error, (num_steps,) float32.
 
-    uniform: 1, the simple loss of Ho et al., equation 14. min_snr: the squared error of x_0 counts min(SNR, gamma)
-    (Hang et al. 2023), whatever is predicted; an error of the prediction is one of x_0 times the factor below.
+    uniform: 1, the simple loss of Ho et al., equation 14. min_snr: min(SNR, gamma) for the squared error of x_0 (Hang
+    et al. 2023), whatever is predicted; an error of the prediction is an error of x_0 times the factor below.
     """
     config, steps = process.config, np.arange(process.num_steps)
     if config.loss_weight == "uniform":
@@ -102,14 +102,14 @@ class NoisyBatch:
 
 
 def draw_noisy_batch(process: Process, x0: jax.Array, key: jax.Array, times: Times = uniform_times) -> NoisyBatch:
-    """Random times and normal noise for clean latents x0 (b, ...). times: how they are drawn (`diffusion.times`)."""
+    """Clean latents x0 (b, ...) at random times under normal noise. times: draws the times (see `diffusion.times`)."""
     step_key, noise_key = jax.random.split(key)
     step = times(step_key, x0.shape[0], process.num_steps)
     return make_noisy_batch(process, x0, step, jax.random.normal(noise_key, x0.shape, jnp.float32))
 
 
 def make_noisy_batch(process: Process, x0: jax.Array, step: jax.Array, noise: jax.Array) -> NoisyBatch:
-    """Clean latents x0 (b, ...) under given normal noise (b, ...), at the times `step` (b,)."""
+    """Clean latents x0 (b, ...) at the times `step` (b,) under the given normal noise (b, ...)."""
     weight = jnp.asarray(loss_weights(process))[step]
     return NoisyBatch(process.diffuse(x0, step, noise), step, target(process, x0, step, noise), weight)
 

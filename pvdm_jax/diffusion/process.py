@@ -57,5 +57,5 @@ class Process:
 
 
 def at(table: np.ndarray, step: jax.Array, like: jax.Array) -> jax.Array:
-    """table[step], (b,), with further axes of length 1 up to the rank of `like`."""
+    """table[step] for `step` (b,), with axes of length 1 appended up to the rank of `like`."""
     return jnp.asarray(table)[step].reshape(-1, *(1,) * (like.ndim - 1))

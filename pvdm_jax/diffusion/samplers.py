@@ -1,10 +1,11 @@
-"""Samplers: what is done with each answer of the denoiser on the way from noise to data. The loop is in `sampling`.
+"""Samplers: how each answer of the denoiser moves the sample from noise to data. The loop is in `sampling`.
 
 A sampler is a plan and a step. `plan(process, times)` gives one row of float32 coefficients for each call of the
 denoiser, computed ahead in float64; `row["t"]` (int32) is the step at which it is called, and the last row ends at the
 data. `step(state, estimate, row, noise, eta)` is plain arithmetic: it takes the state and what the denoiser's answer
-says of `state["x"]`, and gives the next state. `memory` names what else the state carries from call to call; it starts
-as zeros. Latents are (b, ...); alpha, sigma are those of the process, h is the step's gain in log(alpha / sigma).
+says about `state["x"]`, and gives the next state. `memory` names the other arrays that the state carries from call to
+call; they start as zeros. Latents are (b, ...); alpha and sigma are those of the process, and h is the step's increase
+of log(alpha / sigma).
 """
 
 import dataclasses
@@ -23,8 +24,8 @@ State = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """One method. `every_step`: it visits all steps of the process, whatever number of them is asked for.
-    `calls_per_step`: of the denoiser; the last step, which ends at the data, always takes one."""
+    """One method. `every_step`: whether it visits all steps of the process, whatever number is asked for.
+    `calls_per_step`: calls of the denoiser in each step; the last step, which ends at the data, always takes one."""
 
     plan: Callable[[Process, np.ndarray], Row]
     step: Callable[[State, Estimate, Row, jax.Array, jax.Array], State]
@@ -51,7 +52,7 @@ def _ddim_plan(process: Process, times: np.ndarray) -> Row:
 
 def _ddim_step(state: State, estimate: Estimate, row: Row, noise: jax.Array, eta: jax.Array) -> State:
     added = eta * row["ancestral"]
-    direction = jnp.sqrt(jnp.maximum(row["sigma"] ** 2 - added**2, 0.0))  # from pure noise it is 0, up to rounding
+    direction = jnp.sqrt(jnp.maximum(row["sigma"] ** 2 - added**2, 0.0))  # 0 at pure noise, up to rounding
     return {"x": row["signal"] * estimate.x0 + direction * estimate.noise + added * noise}
 
 
@@ -65,8 +66,8 @@ def _ddpm_step(state: State, estimate: Estimate, row: Row, noise: jax.Array, eta
 
 
 def _second_order(process: Process, times: np.ndarray) -> np.ndarray:
-    """1 / (2 r) of each step, r being the step before over this one, in log(alpha / sigma); 0 where there is no use of
-    the answer before: at the first step, and at those from or to infinity."""
+    """1 / (2 r) for each step, where r is the previous step's length over this one's, in log(alpha / sigma). It is 0
+    where the previous answer can't be used: at the first step, and at steps from or to infinity."""
     with np.errstate(invalid="ignore", divide="ignore"):
         gain = np.diff(process.log_snr(times))
         weight = 0.5 * gain[1:] / gain[:-1]
@@ -122,7 +123,7 @@ def _euler_step(state: State, estimate: Estimate, row: Row, noise: jax.Array, et
 
 
 def _heun_plan(process: Process, times: np.ndarray) -> Row:
-    """Each step but the last has two calls: at its start t, and at its end s with Euler's guess."""
+    """Each step but the last has two calls: at its start t, and at its end s on Euler's estimate of x_s."""
     t, s = times[:-1], times[1:]
     pairs = [(i, second) for i in range(len(t)) for second in (False, True) if not (second and s[i] < 0)]
     index, second = (np.array(column) for column in zip(*pairs, strict=True))
@@ -153,12 +154,12 @@ SAMPLERS = {
     "ddim": Sampler(_ddim_plan, _ddim_step),
     # The ancestral sampler (Ho et al. 2020, algorithm 2).
     "ddpm": Sampler(_ddpm_plan, _ddpm_step, every_step=True),
-    # DPM-Solver++(2M) and its SDE variant (Lu et al. 2022): the second order from one call a step.
+    # DPM-Solver++(2M) and its SDE variant (Lu et al. 2022): second order with one call per step.
     "dpmpp": Sampler(_dpmpp_plan, _dpmpp_step, memory=("x0_before",)),
     "dpmpp_sde": Sampler(_dpmpp_sde_plan, _dpmpp_sde_step, memory=("x0_before",)),
-    # Heun's method on the probability flow (Karras et al. 2022): the second order from two calls a step.
+    # Heun's method on the probability flow (Karras et al. 2022): second order with two calls per step.
     "heun": Sampler(_heun_plan, _heun_step, memory=("start", "slope"), calls_per_step=2),
-    # Euler's: DDIM with eta 0, but for the noise, which is what the clipped x_0 leaves of x_t.
+    # Euler's method: DDIM with eta 0, except that the noise is what the clipped x_0 leaves of x_t.
     "euler": Sampler(_euler_plan, _euler_step),
 }
 

@@ -1,7 +1,7 @@
 """Sampling videos: a scan over the denoiser's calls for a clip, and a scan over the clips of a video.
 
-Every clip is sampled given the latents of the previous one (paper section 3.3, algorithm 2). Noise is drawn for
-each video from its own key, so a video depends neither on the others of its batch nor on the number of devices.
+Every clip is sampled given the latents of the previous one (paper section 3.3, algorithm 2). Each video's noise is
+drawn from its own key, so a video depends neither on the other videos of its batch nor on the number of devices.
 """
 
 from collections.abc import Callable
@@ -31,10 +31,10 @@ def sample_clip(
     bounds: Bounds | None = (-1.0, 1.0),
     trace: bool = False,
 ) -> Any:
-    """Latents (b, *shape), one for each of the keys (b,), within `bounds`, unless they are None.
+    """Latents (b, *shape), one for each key (b,), within `bounds` unless it is None.
 
-    sampler, steps, grid: see `samplers` and `grids`; "ddpm" takes every step of the process. With `trace` also the
-    denoiser's estimate of x_0 at each of its calls, (calls, b, *shape), and the steps of these calls, (calls,).
+    sampler, steps, grid: see `samplers` and `grids`; "ddpm" takes every step of the process. With `trace`, also returns
+    the denoiser's estimate of x_0 at each of its calls, (calls, b, *shape), and the steps of these calls, (calls,).
     """
     method = SAMPLERS[sampler]
     if method.every_step:
@@ -70,11 +70,11 @@ def sample_video(
 ) -> tuple[Any, Any]:
     """`num_clips` clips for each key (b,), each conditioned on the previous one.
 
-    sample(keys, condition, later) gives a clip's latents; finish(latents, later) gives what is kept of a clip and the
-    condition of the next one, a pytree like `condition`. `later` is False for the first clip of a video that has no
-    neighbouring clip. condition: of the first clip; given: whether it has a neighbouring clip. number: of the first
-    clip, for its noise: a video can be made in several calls. Returns what was kept, stacked on a leading axis, and the
-    condition of the clip after the last one.
+    sample(keys, condition, later) gives a clip's latents. finish(latents, later) gives what is kept of a clip, and the
+    condition of the next one, a pytree like `condition`. `later` is False only for a video's first clip without a
+    neighbouring clip. condition: the first clip's condition. given: whether the first clip has a neighbouring clip.
+    number: the first clip's number, which decides its noise, so that a video can be made in several calls. Returns what
+    was kept, stacked on a leading axis, and the condition of the clip after the last one.
     """
 
     def clip_keys(number):

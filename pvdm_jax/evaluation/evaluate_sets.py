@@ -16,7 +16,7 @@ from pvdm_jax.evaluation.real_clips import find_real_clips, long_real_clips, mea
 from pvdm_jax.evaluation.results import EvaluationResults
 from pvdm_jax.runtime import sharding
 
-# A protocol's fields that say how videos were generated, for videos of which that is not known.
+# The protocol's fields on how videos were generated, for videos of which this is not known.
 UNKNOWN_SAMPLING = {name: getattr(ProtocolConfig(), name) for name in SAMPLING_FIELDS} | {"weights": ""}
 # Measures that need no model.
 OF_SETS = {"fvd", "kernel", "is"} | LONG_MEASURES
@@ -28,9 +28,8 @@ def evaluate_sets(
     """The card of the videos in `fake` compared with those in `real`, a folder or a dataset of `pvdm prepare`.
 
     It has the distances for each of the protocol's lengths and, if the protocol names them, the Inception score and the
-    measures of long videos.
-    If the protocol has no size, real videos are resized to that of the first generated one. Raises FileNotFoundError,
-    VideoError or ConfigError before the long work.
+    measures of long videos. If the protocol sets no size, real videos are resized to that of the first generated one.
+    Raises FileNotFoundError, VideoError or ConfigError before the long work.
     """
     mesh = sharding.make_mesh(MeshConfig())
     protocol, spaces = open_spaces(protocol, mesh, paths)
@@ -77,5 +76,5 @@ def evaluate_sets(
         results.not_measured[name] = "it needs a model (--model)"
     for name in sorted(measures & LONG_MEASURES):
         if not clip_frames:
-            results.not_measured[name] = "where do clips meet? --set clip_frames=16 says that a clip has 16 frames"
+            results.not_measured[name] = "the length of a clip is not known; set it, such as --set clip_frames=16"
     return results.card({"real": real.name, "generated": fake.name})

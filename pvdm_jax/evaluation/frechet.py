@@ -10,8 +10,8 @@ cov_a = A^T A and cov_b = B^T B, it is the sum of the singular values of A B^T, 
 A and B are first replaced by the triangular factors of their QR decompositions, so that no matrix is larger than the
 dimension.
 
-The factors also make moments that can be merged without loss: the factor of a union is that of the two factors put
-one below the other, with one more row for the distance of the means (Chan, Golub and LeVeque 1983).
+The factors also make moments that can be merged without loss: stack the two factors and one more row for the distance
+between the means, and take the triangular factor of the result (Chan, Golub and LeVeque 1983).
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Count, mean (d,) and factor (at most d, d) of a set of features; factor^T factor is the scatter matrix,
-    the sum of the outer products of the deviations from the mean. All float64."""
+    """Count, mean (d,) and factor (at most d rows, d) of a set of features. factor^T factor is the scatter matrix, the
+    sum of the outer products of the deviations from the mean. All are float64."""
 
     count: int
     mean: np.ndarray
@@ -69,9 +69,9 @@ class Moments:
 def frechet_distance(features_a: np.ndarray, features_b: np.ndarray, ddof: int = 1) -> float:
     """Frechet distance of features (n, d) and (m, d), computed in float64; 0 for equal moments.
 
-    ddof: covariances are divided by n - ddof; PVDM's code has 1, StyleGAN-V's 0. The distance of two finite samples of
-    one distribution is positive, and the more so the fewer they are: compare only distances between sets of the same
-    sizes. Raises ValueError unless both sets are finite, of the same dimension and of at least two samples each.
+    ddof: covariances are divided by n - ddof; PVDM's code has 1, StyleGAN-V's 0. The distance between two finite
+    samples of one distribution is positive, and larger for smaller samples: compare only distances between sets of the
+    same sizes. Raises ValueError unless both sets are finite, of the same dimension and of at least two samples each.
     """
     a, b = np.asarray(features_a), np.asarray(features_b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:

@@ -12,7 +12,7 @@ from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.runtime.keys import make_key
 
-# Of a protocol.
+# Fields of a protocol.
 SAMPLING_FIELDS = (
     "sampler",
     "steps",
@@ -37,11 +37,11 @@ def settings_beside_weights(config: Config) -> dict[str, Any]:
 
 
 class GeneratedClips:
-    """Videos of a model, a `ClipSet`: video i depends on the protocol's seed and on i alone.
+    """A `ClipSet` of a model's videos: video i depends only on the protocol's seed and on i.
 
     fingerprint: of the model's weights. labels: classes of the videos, repeated as needed; None for a model without
-    classes. size: height and width that clips are resized to. sampled: the videos, if the caller has sampled them in
-    the same way already, uint8 (count, frames, height, width, 3). Raises ValueError if they have another shape.
+    classes. size: height and width that clips are resized to. sampled: the videos, if the caller has already sampled
+    them in the same way, uint8 (count, frames, height, width, 3). Raises ValueError if they have another shape.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class GeneratedClips:
         return np.stack([center_crop_resize(video, *self._size, self._resize) for video in videos])
 
     def _sample(self, start: int, stop: int) -> np.ndarray:
-        # The last batch is as large as the others, so that the sampler is compiled once.
+        # The last batch is as large as the others, so that the sampler is compiled only once.
         self._largest_batch = max(self._largest_batch, stop - start)
         indices = np.arange(start, start + self._largest_batch)
         labels = None if self._labels is None else self._labels[indices % len(self._labels)]

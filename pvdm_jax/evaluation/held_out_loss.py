@@ -10,14 +10,14 @@ from pvdm_jax.evaluation.clip_measurements import Rows
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.models.condition import Condition, Neighbour
 
-TIMES = 4  # of each clip, one in each quarter of the process
+TIMES = 4  # times per clip, one in each quarter of the process
 
 
 class HeldOutLoss:
     """Measures the squared error of a model's predictions for clips and their previous clips.
 
-    Times and noise depend on the seed and the number of the clip alone, so that models are compared on the same ones,
-    and so is the error with the previous clip with that without.
+    Times and noise depend only on the seed and the clip's number, so they are the same for all models, with and without
+    the previous clip.
     """
 
     def __init__(self, model: PVDM, seed: int):
@@ -30,7 +30,7 @@ class HeldOutLoss:
         `loss_of_zero`, that of a denoiser that answers 0.
 
         previous, clips: uint8 (n, frames, height, width, 3). labels: (n,), None for a model without classes. numbers:
-        (n,) of the clips.
+        the clips' numbers, (n,).
         """
         scale, shape = self._model.program.scale, self._model.latent_spec.shape
         known, latents = (np.asarray(scale.normalize(self._model.encode(video))) for video in (previous, clips))

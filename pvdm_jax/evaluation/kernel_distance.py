@@ -1,21 +1,21 @@
 """Kernel distance between two sets of features: the squared maximum mean discrepancy (Gretton et al. 2012).
 
-With the polynomial kernel k(x, y) = (x.y / d + 1)^3 of KID (Binkowski et al. 2018) and KVD (Unterthiner et al. 2018).
-Unlike a Frechet distance it assumes no normal distribution, and its estimate is unbiased for any number of samples: two
-sets of one distribution are at 0 on average, so that it can be negative.
+The kernel is the polynomial k(x, y) = (x.y / d + 1)^3 of KID (Binkowski et al. 2018) and KVD (Unterthiner et al. 2018).
+Unlike the Frechet distance, it assumes no normal distribution, and its estimate is unbiased for any number of samples:
+for two sets of one distribution it is 0 on average, so it can be negative.
 """
 
 import numpy as np
 
-MIN_SAMPLES = 3  # of each set: the error is of sets without one of theirs
+MIN_SAMPLES = 3  # in each set: the jackknife leaves out one sample
 CHUNK = 1024  # rows of the kernel's matrix that are computed at once
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     """The unbiased estimate for features (n, d) and (m, d), and its standard error, in float64.
 
-    All pairs are used, and the error is that of the jackknife over the samples of both sets (Efron and Stein 1981),
-    which sums of rows of the kernel's matrix give exactly; it is too large, never too small, where the sets are equal.
+    All pairs are used. The error is that of the jackknife over the samples of both sets (Efron and Stein 1981),
+    computed exactly from row sums of the kernel matrix. For sets of one distribution it is too large, never too small.
     Raises ValueError unless both sets are finite, of one dimension and of at least three samples each.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)

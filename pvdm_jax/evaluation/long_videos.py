@@ -1,8 +1,8 @@
 """What a single FVD hides in long videos: how they change with time, at the borders of clips, and whether a cut shows.
 
-- drift: the Frechet distance of clips 1, 2, 4, 8, ... of long videos from real clips, and its slope.
-- borders: the distance of windows astride a border, beside that of the clip that ends at it.
-- cuts: the probability that a trained detector of shot boundaries gives the borders, and the middles of clips.
+- drift: the Frechet distance between real clips and clips 1, 2, 4, 8, ... of long videos, and its slope.
+- borders: the distance of windows astride a clip border, next to that of the clip that ends there.
+- cuts: the probability of a cut, by a trained shot boundary detector, at clip borders and in the middle of clips.
 
 Real long videos are measured at the same places. They have no borders, so their numbers are what a model can reach.
 """
@@ -26,8 +26,8 @@ LONG_MEASURES = frozenset({"drift", "borders", "cuts"})
 class LongVideos:
     """Adds the numbers of drift, borders and cuts to the results of an evaluation.
 
-    spaces: of the distances. detector: clips to the probability of a cut after each frame; None if cuts aren't
-    measured. clip_frames: frames of a clip of the videos, which have `protocol.long_clips` of them.
+    spaces: the feature spaces of the distances. detector: clips to the probability of a cut after each frame; None if
+    cuts aren't measured. clip_frames: frames of a clip; each video has `protocol.long_clips` clips.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class LongVideos:
         self._clip, self._batch_size = clip_frames, batch_size
         self.frames = protocol.long_clips * clip_frames
         self._clips = [2**i for i in range(protocol.long_clips.bit_length())]  # 1, 2, 4, ... as far as there are clips
-        # The border that is measured is the one after the last of these clips that another one follows.
+        # The border measured is at the end of the last of these clips that is not the end of the video.
         self._border = max(clip for clip in self._clips if clip < protocol.long_clips)
 
     def measure(self, generated: ClipSet, real: ClipSet | None, clips: SpaceFeatures) -> None:
@@ -66,7 +66,7 @@ class LongVideos:
                     self._results.add_mean(f"{prefix}cut_{place}", rows[f"cut_{place}"], better=better)
 
     def _rows(self, videos: np.ndarray) -> Rows:
-        """The features of each window and the probabilities of cuts, of videos uint8 (n, frames, height, width, 3)."""
+        """The features of each window and the cut probabilities, for videos uint8 (n, frames, height, width, 3)."""
         rows = {}
         starts = {f"clip_{clip}": (clip - 1) * self._clip for clip in self._clips}
         starts["astride"] = self._border * self._clip - self._clip // 2
@@ -90,7 +90,7 @@ class LongVideos:
         }
 
     def _add_distances(self, space: FeatureSpace, real: np.ndarray, rows: Rows, prefix: str) -> None:
-        """The distances of all windows from real clips. Their intervals are of the same resampled videos."""
+        """The distances between all windows and real clips. Their intervals use the same resampled videos."""
         names = [f"clip_{clip}" for clip in self._clips] + ["astride"]
         windows = np.stack([rows[f"{name} {space.network}"] for name in names], axis=1)
         p = self._protocol
@@ -121,6 +121,6 @@ class LongVideos:
 def _at(probability: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Each video's mean probability of a cut before the frames at `places`.
 
-    A cut shows at the last frame before it, sometimes at the next: the larger of both counts.
+    A cut shows at the last frame before it, sometimes at the next one; the larger of the two counts.
     """
     return np.maximum(probability[:, places - 1], probability[:, places]).mean(axis=1).astype(np.float64)

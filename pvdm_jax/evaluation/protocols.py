@@ -11,11 +11,11 @@ from pvdm_jax.storage.json_files import read_json
 
 
 def load_protocol(name: str, changes: Sequence[str] = (), features: str | None = None) -> ProtocolConfig:
-    """The protocol of a name or of a JSON file, with changes written as `field=value`, lists as 16,128.
+    """The protocol with this name or from this JSON file, with changes written as `field=value`, lists as 16,128.
 
-    features: names of feature spaces in place of the protocol's, a list as well. A changed protocol has a plus after
-    its name. Raises ConfigError for an unknown name or field or an invalid value, and FileNotFoundError if there is no
-    such file.
+    features: feature spaces to use instead of the protocol's, also a list. The name of a changed protocol ends with a
+    plus. Raises ConfigError for an unknown name or field or an invalid value, and FileNotFoundError if there is no such
+    file.
     """
     if name in PROTOCOLS:
         protocol = PROTOCOLS[name]

@@ -1,6 +1,6 @@
 """The real clips of an evaluation: those that generated videos are compared with, and others to compare them with.
 
-A distance means little alone. Beside each stands that of other real clips, of other videos where there are enough.
+A distance means little by itself. It is shown next to that of other real clips, from other videos if there are enough.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ FindClips = Callable[[int, int, VideoWindows | None], VideoWindows]
 def find_real_clips(
     real: pathlib.Path, protocol: ProtocolConfig, size: tuple[int, int]
 ) -> tuple[ProtocolConfig, FindClips]:
-    """How to find real clips, and the protocol with the split that they are of."""
+    """The protocol with the split of the real clips, and a function that finds them."""
     if is_dataset(real):
-        # Nothing was held out from these videos: a split is one of the dataset's own, or all of them.
+        # Nothing was held out from these videos, so the split must be one of the dataset's own, or all of them.
         data = DataConfig(source="tfds", path=str(real), holdout=0.0)
         split = dataclasses.replace(protocol, split="all" if protocol.split == "holdout" else protocol.split)
         identity = dataset_identity(data)
@@ -34,7 +34,7 @@ def find_real_clips(
             return source_clips(data, split, seed=0, identity=identity, **options)
 
         return split, find
-    # A folder has no splits: all of it is compared.
+    # A folder has no splits, so all of it is compared.
     split = dataclasses.replace(protocol, split="all")
     folder = VideoFolder(real)
     return split, lambda frames, count, avoid: folder.real_clips(frames, count, split, size, avoid)
@@ -43,7 +43,7 @@ def find_real_clips(
 def other_clips(
     protocol: ProtocolConfig, real: dict[int, VideoWindows], find: FindClips
 ) -> dict[int, VideoWindows | str]:
-    """A second set of real clips of each of the protocol's lengths, or the reason why there is none.
+    """For each of the protocol's lengths a second set of real clips, or the reason why there is none.
 
     Its distance from the first set is what generated videos can reach.
     """
@@ -61,7 +61,8 @@ def other_clips(
 def long_real_clips(
     results: EvaluationResults, protocol: ProtocolConfig, long: LongVideos, find: FindClips, clips: VideoWindows | None
 ) -> VideoWindows | None:
-    """Real videos as long as the generated ones, of other videos than `clips`; None, with the reason, without any."""
+    """Real videos as long as the generated ones, other videos than those of `clips`; None if there are none (the
+    reason goes to the results)."""
     try:
         return find(long.frames, protocol.long_samples, clips)
     except ConfigError as error:
@@ -72,7 +73,7 @@ def long_real_clips(
 def measure_real(
     results: EvaluationResults, real: dict[int, VideoWindows], others: dict[int, VideoWindows | str]
 ) -> dict[int, SpaceFeatures]:
-    """The features of the real clips of each length, and the distances of the other ones from them."""
+    """The features of the real clips of each length; adds the distances of the other real clips from them."""
     found = {}
     for frames, clips in real.items():
         found[frames] = results.space_features(clips, f"real {frames}")

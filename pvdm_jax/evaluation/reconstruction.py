@@ -10,7 +10,7 @@ import numpy as np
 MAX_PSNR = 100.0  # dB, reported for equal clips, whose ratio is infinite
 SSIM_SIDE, SSIM_SIGMA = 11, 1.5  # pixels: the Gaussian window of SSIM
 SSIM_K1, SSIM_K2 = 0.01, 0.03
-_FRAMES_AT_A_TIME = 2**22  # values of frames that SSIM filters at once, which bounds its memory
+_FRAMES_AT_A_TIME = 2**22  # values (pixels x channels) that SSIM filters at once, which bounds its memory
 
 # What an evaluation reports of reconstructions: which direction is better ("": neither, "1": the nearer to 1), and the
 # title. A further number is a row here, and its line in `reconstruction_numbers`.
@@ -140,7 +140,7 @@ def _ssim(a: jax.Array, b: jax.Array) -> jax.Array:
             x = sum(w * jax.lax.slice_in_dim(x, k, k + length, axis=axis) for k, w in enumerate(_window()))
         return x
 
-    # Variances are differences of squares: around the middle of the range, float32 loses least (about 1e-5 is left).
+    # Variances are differences of squares: with values centred on 0, float32 loses least (the error is about 1e-5).
     a, b = (x.astype(jnp.float32) / 255 - 0.5 for x in (a, b))
     mean_a, mean_b = smooth(a), smooth(b)
     variances = smooth(a * a + b * b) - mean_a**2 - mean_b**2

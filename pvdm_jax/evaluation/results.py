@@ -23,7 +23,7 @@ SpaceFeatures = dict[str, np.ndarray]  # features (n, dimension) by the network 
 
 
 def feature_rows(spaces: Sequence[FeatureSpace], clips: np.ndarray, batch_size: int, name: str) -> Rows:
-    """The features of clips in all spaces, as rows that `rows_features` finds again by `name`."""
+    """The features of clips in all spaces, as rows from which `rows_features` reads them by `name`."""
     return {f"{name} {space.network}": space(clips, batch_size) for space in spaces}
 
 
@@ -51,7 +51,7 @@ class EvaluationResults:
         self.not_measured: dict[str, str] = {}  # the reason for each number that is missing
 
     def try_to_open(self, name: str, open_network: Callable[[], Any]) -> Any:
-        """The network that `open_network` returns; None, with the reason on the card and on stderr, without weights."""
+        """The network that `open_network` returns; without weights None, with the reason on the card and on stderr."""
         try:
             return open_network()
         except FileNotFoundError as error:
@@ -60,7 +60,7 @@ class EvaluationResults:
             return None
 
     def measure(self, clips: ClipSet, measure: Measure, facts: dict[str, Any], name: str) -> Rows:
-        """`measure` of every clip (see `measure_clips`); the card gets the time that it took."""
+        """Applies `measure` to every clip (see `measure_clips`), and records the time for the card."""
         found = measure_clips(
             clips,
             measure,
@@ -87,11 +87,11 @@ class EvaluationResults:
         return self.measure(clips, measure, {"space": space.facts}, name)["features"]
 
     def space_features(self, clips: ClipSet, name: str) -> SpaceFeatures:
-        """Features of the clips in each space. There is a pass for each, so that each is found in the cache."""
+        """Features of the clips in each space. Each space has its own pass, which the cache serves separately."""
         return {space.network: self.features(clips, space, f"{name}, {space.network}") for space in self._spaces}
 
     def add_distances(self, frames: int, real: SpaceFeatures, generated: SpaceFeatures, prefix: str = "") -> None:
-        """The distances of clips of `frames` frames in each space: Frechet and, if the protocol has it, kernel."""
+        """Adds the distances of clips of `frames` frames in each space: Frechet and, if in the protocol, kernel."""
         p = self._protocol
         for space in self._spaces:
             a, b = real[space.network], generated[space.network]
@@ -106,7 +106,7 @@ class EvaluationResults:
                 self.not_measured[name] = f"there are {len(a)} and {len(b)} clips; it needs {MIN_SAMPLES} of each"
 
     def add_inception_score(self, classifier: FeatureSpace, probabilities: np.ndarray) -> None:
-        """The Inception score of class probabilities (n, classes)."""
+        """Adds the Inception score of class probabilities (n, classes)."""
         p = self._protocol
         self.networks["inception_score"] = classifier.facts
         splits = min(p.inception_splits, len(probabilities))
@@ -114,7 +114,7 @@ class EvaluationResults:
         self.add("inception_score", estimate, better="higher", samples=[len(probabilities)])
 
     def add_reconstruction(self, frames: int, rows: Rows) -> None:
-        """The numbers of reconstructed clips, of rows of RECONSTRUCTION_NUMBERS and the features of `feature_rows`."""
+        """Adds the numbers of reconstructed clips: rows in RECONSTRUCTION_NUMBERS, and features of `feature_rows`."""
         self.add_distances(frames, rows_features(rows, "real"), rows_features(rows, "found"), "reconstruction_")
         for name, (better, _) in RECONSTRUCTION_NUMBERS.items():
             if name not in rows:
@@ -125,7 +125,7 @@ class EvaluationResults:
                 self.add(name, estimate, better=better, samples=[len(finite)])
 
     def add_mean(self, name: str, values: np.ndarray, *, better: str) -> None:
-        """The mean of a number (n,) over clips, none of which is negative.
+        """Adds the mean of a non-negative number (n,) over clips.
 
         better: "higher", "lower", "1" (the nearer to 1) or "" (neither).
         """
@@ -135,7 +135,7 @@ class EvaluationResults:
         self.add(name, estimate, better=better, samples=[len(values)])
 
     def add_seams(self, rows: Rows, name: str = "seam_score") -> None:
-        """The seam score of long videos, from the rows "across" and "inside" (see `continuity.seam_rows`)."""
+        """Adds the seam score of long videos, from the rows "across" and "inside" (see `continuity.seam_rows`)."""
         changes = np.stack([rows["across"], rows["inside"]], axis=1)
         value = seam_ratio(*changes.T)
         if not np.isfinite(value):
@@ -162,7 +162,7 @@ class EvaluationResults:
         )
 
     def add(self, name: str, estimate: statistics.Estimate, *, better: str, samples: list[int]) -> None:
-        """A number. better: see `add_mean`. samples: how many clips of each set it is of."""
+        """Adds a number. better: see `add_mean`. samples: the number of clips in each set that it compares."""
         entry = dataclasses.asdict(estimate) | {"better": better}
         by_count = [list(point) for point in estimate.by_count]
         self._numbers[name] = entry | {"by_count": by_count, "samples": samples}

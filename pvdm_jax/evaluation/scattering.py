@@ -15,12 +15,12 @@ picture, these are 66 numbers.
 
 Why distances in this space are meaningful: at level 1, the response of orthonormal filters to white noise is as strong
 as the noise, so responses are in units of the picture's range and need no constants fitted to data. The logarithm
-converts them to octaves, so that no number dominates: clips of the synthetic source spread over 0.1 to 0.6 octaves in
-each, and a doubled speed, or a blur of one pixel, moves the most affected ones by about one. Noise raises the fine
-levels and blur lowers them; frozen, shuffled or jerky frames change the proportions of the three time filters; wrong
-colours change the responses and the means; a set with little variety has too small a covariance. The space does not
-detect reversed time, an exchange of colour channels in a set that uses all colours alike, and small shifts. It does not
-measure meaning, and its distances can't be compared with those in other feature spaces or of clips of other sizes.
+converts them to octaves, so that no number dominates: the synthetic source's clips spread over 0.1 to 0.6 octaves in
+each number, and a doubled speed, or a blur of one pixel, changes the most affected numbers by about one octave. Noise
+raises the fine levels and blur lowers them; frozen, shuffled or jerky frames change the proportions of the three time
+filters; wrong colours change the responses and the means; a set with little variety has too small a covariance. The
+space does not detect reversed time, small shifts, or exchanged colour channels in a set that uses all colours equally.
+It does not measure meaning, and its distances can't be compared with those of other feature spaces or clip sizes.
 """
 
 import functools
@@ -37,8 +37,8 @@ FILTERS = 6
 TIME_FILTERS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 GREY_LEVEL = 2 / 255  # on the range [-1, 1]; the smallest response that counts
 FEATURES = LEVELS * FILTERS * len(TIME_FILTERS) + 12
-MAX_PIXELS = 2**22  # of several clips of a call, all frames together, which takes about a gigabyte
-BAND_PIXELS = 2**20  # filtered at once, of all frames of a call; more are taken in bands of rows
+MAX_PIXELS = 2**22  # most pixels, over all frames, of several clips in a call, which takes about a gigabyte
+BAND_PIXELS = 2**20  # most pixels filtered at once, over all frames of a call; more are taken in bands of rows
 MIN_FRAMES, MIN_SIDE = 7, 18  # three frames and one filter fit at every level from these sizes on
 
 

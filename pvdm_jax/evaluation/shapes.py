@@ -56,7 +56,7 @@ def shows_shapes(clip: np.ndarray) -> bool:
 
 
 def judge(clip: np.ndarray) -> str:
-    """The reason why a clip does not show the shapes (see `shows_shapes`), or "" if it does."""
+    """Why a clip does not show the shapes (see `shows_shapes`); "" if it does."""
     coverage, colours, ground = coverage_of(clip)
     if np.mean(_even_ground(clip, coverage, ground)) < NEARLY_ALL:
         return "the ground is not dark and even"
@@ -77,7 +77,7 @@ def judge(clip: np.ndarray) -> str:
 def tracks_of(frames: list[list[Detection]]) -> dict[int, list[Detection | None]]:
     """The detections of each shape frame by frame, by its colour; None where it isn't seen.
 
-    frames: of `find_in`. A colour that is seen in few frames only is no shape.
+    frames: the result of `find_in`. A colour seen in only a few frames doesn't count as a shape.
     """
     tracks = {
         colour: [next((d for d in found if d.colour == colour), None) for found in frames]
@@ -88,7 +88,7 @@ def tracks_of(frames: list[list[Detection]]) -> dict[int, list[Detection | None]
 
 
 def coverage_of(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coverage (frames, height, width), the index of its colour in the palette, and the ground's colour (frames, 3).
+    """Coverage and the palette index of its colour, both (frames, height, width), and the ground's colour (frames, 3).
 
     Raises ValueError if clip is not uint8 (frames, height, width, 3).
     """
@@ -116,7 +116,7 @@ def _even_ground(clip: np.ndarray, coverage: np.ndarray, ground: np.ndarray) -> 
 
 
 def _sharpness(coverage: np.ndarray) -> np.ndarray:
-    """For each frame, the area covered by more than 3/4 of the shapes' own strength over that by more than 1/4."""
+    """For each frame, the area with more than 3/4 of the shapes' own coverage over that with more than 1/4 of it."""
     sharpness = np.zeros(len(coverage))
     for i, frame in enumerate(coverage):
         covered = frame[frame > 0.5]
@@ -129,7 +129,7 @@ def _sharpness(coverage: np.ndarray) -> np.ndarray:
 def find_in(clip: np.ndarray, coverage: np.ndarray, colours: np.ndarray) -> list[list[Detection]]:
     """The largest piece of each colour in each frame, if it is larger than a crumb.
 
-    coverage, colours: of the clip, from `coverage_of`.
+    coverage, colours: the clip's, from `coverage_of`.
     """
     found = [[] for _ in clip]
     crumb = max(4, 0.004 * clip.shape[1] * clip.shape[2])
@@ -197,7 +197,7 @@ def _in_order(found: list[Detection], shapes: list[int], side: int) -> bool:
 
 
 def _all_there(frame: int, tracks: dict[int, list[Detection | None]], side: int) -> bool:
-    """Whether each shape is visible in the frame or hidden: when last and next seen, it was a sliver beside another."""
+    """Whether each shape is visible in the frame, or hidden: a sliver beside another shape when last and next seen."""
     for shape, track in tracks.items():
         if track[frame] is None:
             sliver = SLIVER * max(np.pi * (RADII[0] * side) ** 2, *(d.area for d in track if d))

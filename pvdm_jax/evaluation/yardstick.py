@@ -1,7 +1,7 @@
 """The measure "shapes": how well a model of the synthetic source's moving shapes keeps their videos together.
 
-The other measures of an evaluation hand their clips to `clip_rows`, so that nothing is sampled twice; the continuations
-of real clips and the real sets beside them are measured here.
+The other measures of an evaluation pass their clips to `clip_rows`, so that nothing is sampled twice. The continuations
+of real clips, and the real sets that they are compared with, are measured here.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from pvdm_jax.evaluation.shapes import shows_shapes
 from pvdm_jax.evaluation.yardstick_numbers import BODIES, CLIPS_OF_LONG, RATES
 from pvdm_jax.inference.pipeline import PVDM
 
-FACTS = {"shapes": 1}  # of the rows below: a version of the detector
+FACTS = {"shapes": 1}  # facts of the rows below: the version of the detector
 NOISE_SEED = 10
 
 
@@ -57,22 +57,22 @@ class Yardstick:
         self._frames = model.config.autoencoder.frames
 
     def add_generated(self, rows: Rows) -> None:
-        """The rate of unconditional clips, the first ones of the generated videos."""
+        """Adds the rate of unconditional clips, the first ones of the generated videos."""
         self._results.add_mean("shapes_generated", rows["shapes"][:, 0], better="higher")
 
     def add_long(self, rows: Rows) -> None:
-        """The rates of long videos, clip by clip."""
+        """Adds the rates of long videos, clip by clip."""
         for clip in CLIPS_OF_LONG:
             if clip <= rows["shapes"].shape[1]:
                 self._results.add_mean(f"shapes_long_{clip}", rows["shapes"][:, clip - 1], better="higher")
 
     def add_reconstruction(self, rows: Rows) -> None:
-        """The rates of real clips and of their reconstructions."""
+        """Adds the rates of real clips and of their reconstructions."""
         self._results.add_mean("shapes_real", rows["shapes_real"], better="")
         self._results.add_mean("shapes_reconstructed", rows["shapes_reconstructed"], better="")
 
     def measure_real(self) -> None:
-        """The seams of real long videos."""
+        """Adds the seam score of real long videos."""
         protocol, count = self._protocol, self._protocol.seam_samples
         source = long_videos(self._model.config, self._data, protocol, protocol.seam_clips)
 
@@ -85,9 +85,9 @@ class Yardstick:
         self._results.add_seams(rows, "seam_real")
 
     def measure_distances(self, features: SpaceFeatures) -> None:
-        """The Frechet distances of other real clips and of noise from the real ones, the good and the bad bound.
+        """Adds the Frechet distances of other real clips (the good bound) and of noise (the bad one) from real clips.
 
-        features: of the real clips, which have the model's number of frames.
+        features: the real clips' features; the clips have the model's number of frames.
         """
         protocol, frames = self._protocol, self._frames
         span = clip_span(frames, protocol.stride)
@@ -112,7 +112,7 @@ class Yardstick:
         self._results.add_distances(frames, features, rows_features(rows, "noise"), "noise_")
 
     def measure_continuations(self) -> None:
-        """All numbers of the next clips that the model samples after real ones."""
+        """Adds all numbers of the next clips that the model samples after real ones."""
         results = self._results
         if not self._model.config.denoiser.previous_clip:
             results.not_measured["next_psnr"] = "this model's denoiser takes no previous clip"

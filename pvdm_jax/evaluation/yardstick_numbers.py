@@ -1,7 +1,7 @@
 """Names and titles of the numbers that the measure "shapes" adds to a card, and the bounds of all numbers.
 
-A bound is another number of the same card: a bad one, which something worthless reaches, and a good one, which nothing
-can be expected to pass. A number without its bounds says little.
+A bound is another number of the same card: a bad bound, which something worthless reaches, or a good one, which nothing
+can be expected to exceed. A number without its bounds says little.
 """
 
 import re
@@ -43,7 +43,7 @@ class Bound(NamedTuple):
 
 
 _EVERY_SHAPE = (Bound("shapes_repeat", "a frozen frame"), Bound("shapes_real", "real clips"))
-# (a pattern of names, the bad bound, the good bound), the first that fits counts.
+# (a pattern of names, the bad bound, the good bound); the first pattern that matches counts.
 _BOUNDS: tuple[tuple[str, Bound | None, Bound | None], ...] = (
     ("psnr", Bound("still_psnr", "each clip's mean as a still"), None),
     ("next_psnr", Bound("repeat_psnr", _WHO["repeat"]), Bound("next_ceiling", "the autoencoder's ceiling")),
@@ -72,7 +72,7 @@ _BOUNDS: tuple[tuple[str, Bound | None, Bound | None], ...] = (
 
 
 def title(name: str) -> str | None:
-    """The name of a number of "shapes" for people; None if it is none."""
+    """The readable name of a number of "shapes"; None for any other name."""
     if name in TITLES:
         return TITLES[name]
     if match := re.fullmatch(r"shapes_long_(\d+)", name):

@@ -1,4 +1,4 @@
-"""The networks of one configuration as pure functions of their weights: the one place that calls them.
+"""The networks of one configuration as pure functions of their weights. Only this file calls them.
 
 Training's evaluation, the loaded model, the exported sampler and the benchmark all go through here.
 """
@@ -23,25 +23,25 @@ from pvdm_jax.models.latent import Tokens
 from pvdm_jax.models.pixels import to_float, to_uint8
 from pvdm_jax.runtime import sharding
 
-TOKENS_AT_ONCE = 2**16  # of the autoencoder, on a device: four clips of 16 x 256 x 256 in patches of 8
-POSITIONS_AT_ONCE = 2**16  # of latents that are sampled, on a device: those of 32 such clips
+TOKENS_AT_ONCE = 2**16  # the autoencoder's tokens per device: those of four clips of 16 x 256 x 256 in patches of 8
+POSITIONS_AT_ONCE = 2**16  # sampled latent positions per device: those of 32 such clips
 
 
 def clips_at_once(config: AutoencoderConfig) -> int:
-    """How many clips a device encodes or decodes at a time: so many that it has enough to do, and memory suffices."""
+    """How many clips a device encodes or decodes at a time: enough to keep it busy, few enough for its memory."""
     tokens = config.frames * (config.height // config.patch_size) * (config.width // config.patch_size)
     return max(1, TOKENS_AT_ONCE // tokens)
 
 
 class LatentModel:
-    """An autoencoder and a denoiser of its latents. Nothing here knows of files or losses.
+    """An autoencoder and a denoiser of its latents. Nothing here knows about files or losses.
 
     spec: the latent of a clip. denoiser: None for a model that only encodes and decodes. mesh: the devices that the
-    model runs on, over which its weights may be split; None for a program that must not know its devices, as an
-    exported one, and has the weights whole.
+    model runs on, over which its weights may be split. None for a program that must not depend on its devices, such as
+    an exported one; its weights are whole.
 
-    encode, decode and denoise_in_parts bound what is on a device at a time, so that their memory grows with the number
-    of clips by the clips alone.
+    encode, decode and denoise_in_parts process a bounded number of clips at a time on each device, so their activations
+    take the same memory for any number of clips.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class LatentModel:
 
     @functools.cached_property
     def one_network(self) -> "LatentModel":
-        """The same with one of the denoiser's networks, where it has two; itself otherwise."""
+        """This model with a single network of its denoiser's kind if the denoiser has two; itself otherwise."""
         if not self.denoiser.expert_from:
             return self
         return LatentModel(self.autoencoder, dataclasses.replace(self.denoiser, expert_from=0), self.mesh)
@@ -114,9 +114,9 @@ class LatentModel:
     def errors(
         self, params: functional.Params, noisy: NoisyBatch, condition: Condition, weights: jax.Array | None = None
     ) -> jax.Array:
-        """Squared errors (b,) of what the denoiser predicts for noisy latents, without the weights of their times.
+        """Squared errors (b,) of the denoiser's predictions for noisy latents, not weighted by their times.
 
-        weights: of the positions, (b or 1, positions, 1).
+        weights: the weights of the positions, (b or 1, positions, 1).
         """
         return squared_error(self.denoise(params, noisy.x, noisy.time, condition), noisy.target, weights)
 

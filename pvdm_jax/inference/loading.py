@@ -16,12 +16,12 @@ from pvdm_jax.weights import model_folder, packaged, run_autoencoder
 
 
 def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> PVDM:
-    """The model of a run's folder or of a model folder, here or in a bucket (gs://), or the packaged model of a name.
+    """The model of a run's folder or a model folder, local or in a bucket (gs://), or the packaged model of that name.
     Without a denoiser (before stage 2's first checkpoint), it can encode, decode and reconstruct.
 
     mesh: the devices to use (None: all of this process's, each with a copy of the weights), whatever the run was
-    trained on. Raises FileNotFoundError where the folder holds no trained autoencoder or no model has the name,
-    ConfigError for a model folder that is damaged.
+    trained on. Raises FileNotFoundError if the folder holds no trained autoencoder or no model has the name, and
+    ConfigError for a damaged model folder.
     """
     directory = packaged.find_model(buckets.local(directory))
     buckets.fetch(directory, model_folder.CONFIG_FILE)
@@ -45,8 +45,8 @@ def load(directory: str | pathlib.Path, mesh: Mesh | None = None) -> PVDM:
     weights = run_autoencoder.load_autoencoder(config.autoencoder, directory)
     if settings.encoded_by not in ("", functional.fingerprint(weights)):
         logging.warning(
-            "the denoiser in %s was trained on latents of another autoencoder than the one that %s has now; stage 1 "
-            "was continued since. Encode and train stage 2 again in another folder (--autoencoder)",
+            "the denoiser in %s was trained on latents of another autoencoder than the one that %s has now: stage 1 "
+            "was trained further since then. Encode and train stage 2 again in another folder (--autoencoder)",
             run.diffusion.path,
             run.autoencoder.path,
         )

@@ -1,4 +1,4 @@
-"""Models on a mesh: when their parameters are gathered, and for which devices they are compiled."""
+"""Models on a mesh: when their parameters are gathered, and which devices they are compiled for."""
 
 import contextlib
 import functools
@@ -13,11 +13,11 @@ from pvdm_jax.runtime import sharding
 
 @contextlib.contextmanager
 def running_on(mesh: Mesh | None) -> Iterator[None]:
-    """Models that are called in it, inside jit, run on the mesh (None: they know of none).
+    """A context in which models, called inside jit, run on the mesh (None: without one).
 
     They may use kernels for its kind of device, and their rematerialised blocks gather their parameters one by one.
     """
-    if mesh is None or jax.sharding.get_abstract_mesh().manual_axes:  # of no mesh, or already each device by itself
+    if mesh is None or jax.sharding.get_abstract_mesh().manual_axes:  # no mesh, or each device already runs by itself
         yield
         return
     prepare = functools.partial(sharding.gather, mesh)
@@ -26,10 +26,10 @@ def running_on(mesh: Mesh | None) -> Iterator[None]:
 
 
 def gather(mesh: Mesh | None, params: functional.Params, model: type, remat: str) -> functional.Params:
-    """The parameters of a model, inside jit, as every device needs them when the model is called in `running_on`.
+    """A model's parameters, inside jit, as every device needs them when the model is called in `running_on`.
 
-    All are gathered. With rematerialisation those of the model's `BLOCKS` stay split: each block gathers its own when
-    it is its turn, and again for its gradient, so that those of one block are whole at a time.
+    All are gathered, except that with rematerialisation those of the model's `BLOCKS` stay split. Each block then
+    gathers its own when it runs, and again for its gradient, so only one block's parameters are whole at a time.
     """
     if mesh is None:
         return params
@@ -41,6 +41,6 @@ def gather(mesh: Mesh | None, params: functional.Params, model: type, remat: str
 
 
 def gather_once(mesh: Mesh, params: functional.Params, remat: str, micro_batches: int) -> functional.Params:
-    """The parameters that an update of several micro-batches begins with: without rematerialisation, which is for
-    where memory is scarce, they are gathered for all of them at once."""
+    """The parameters at the beginning of an update with several micro-batches. Without rematerialisation, which is for
+    scarce memory, they are gathered once for all micro-batches."""
     return sharding.gather(mesh, params) if remat == "none" and micro_batches > 1 else params

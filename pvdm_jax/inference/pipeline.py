@@ -29,16 +29,16 @@ from pvdm_jax.runtime import sharding
 
 
 class PVDM:
-    """A video model: the autoencoder's and (or None) the denoiser's weights, with the configuration that made them,
-    and the card of the model folder that they come from (`card`; empty for those of a run).
+    """A video model: the weights of the autoencoder and of the denoiser (or None), the configuration that made them,
+    and the card of their model folder (`card`; empty for a run).
 
     Videos are uint8 (b, t, height, width, 3) of the size in `config.autoencoder`; latents are float32 (b, positions,
     channels), whose positions `latent_spec` describes. Options of `sample`, `stream`, `extend`, `interpolate` and
     `preview` are fields of SampleConfig; those that are absent or None come from `config.sample`. The devices are those
-    of this process: several hosts share videos, not the work on one of them.
+    of this process: several hosts can share out videos, but not the work on one video.
     """
 
-    make_model = LatentModel  # of the configurations of autoencoder and denoiser
+    make_model = LatentModel  # makes the networks, from the configurations of autoencoder and denoiser
 
     def __init__(
         self,
@@ -101,8 +101,8 @@ class PVDM:
         """New videos, uint8 (num_videos, num_frames, height, width, 3); the same key gives the same videos.
 
         num_frames: any number (None: one clip), sampled clip by clip. labels: (num_videos,) class indices, -1 for
-        none. indices: which videos of the key's endless row (None: the first ones). Video i depends only on the key
-        and i, not on num_videos or the devices.
+        none. indices: the numbers of the videos (None: 0, 1, ...). Video i depends only on the key and i, not on
+        num_videos or the devices.
         """
         request = self._request(
             key, {}, count=num_videos, num_frames=num_frames, labels=labels, indices=indices, options=options
@@ -141,8 +141,8 @@ class PVDM:
     ) -> np.ndarray:
         """`num_frames` new frames that follow each video: uint8 (b, num_frames, height, width, 3).
 
-        video: uint8 (b, t, height, width, 3), of at least one clip; its last clip is the previous one of the first new
-        clip. Other arguments as in `sample`. Raises ConfigError on a model that takes no previous clip.
+        video: uint8 (b, t, height, width, 3), of at least one clip; the new frames follow its last clip. Other
+        arguments as in `sample`. Raises ConfigError for a model that takes no previous clip.
         """
         neighbours = self._previous(video)
         request = self._request(
@@ -160,10 +160,10 @@ class PVDM:
         indices: Sequence[int] | np.ndarray | None = None,
         **options: Any,
     ) -> np.ndarray:
-        """One clip between each two: uint8 (b, frames, height, width, 3).
+        """One clip between each pair of videos: uint8 (b, frames, height, width, 3).
 
-        first, second: uint8 (b, t, height, width, 3) of at least one clip; what lies between the last clip of the one
-        and the first clip of the other is made. Raises ConfigError on a model that wasn't trained for it
+        first, second: uint8 (b, t, height, width, 3) of at least one clip. The new clip lies between the last clip of
+        `first` and the first clip of `second`. Raises ConfigError for a model that wasn't trained for this
         (denoiser.next_clip).
         """
         check_interpolates(self.config)
@@ -188,7 +188,7 @@ class PVDM:
         indices: Sequence[int] | np.ndarray | None = None,
         **options: Any,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """How the first clips of `sample` come about: what the denoiser takes them for at every `every`-th of its
+        """The denoising of the first clips of `sample`: the denoiser's estimates of them at every `every`-th of its
         calls, and at the last.
 
         Returns uint8 (previews, num_videos, frames, height, width, 3) and the process's times, (previews,) int32.
@@ -205,7 +205,7 @@ class PVDM:
         estimates = sharding.to_numpy(estimates)[chosen, :num_videos]
         flat = estimates.reshape(-1, *estimates.shape[2:])
         if request.settings.plane_order == "confirm":
-            # The order that the finished clip turns out to have is that of all its previews.
+            # All previews of a clip get the plane order that is confirmed for the finished clip.
             _, _, exchanged = self._over_batches(self._confirm, sharding.to_numpy(latents)[:num_videos])
             exchange = self.latent_spec.exchange()
             flat = np.where(np.tile(exchanged, len(chosen))[:, None, None], flat[:, exchange], flat)
@@ -229,7 +229,7 @@ class PVDM:
         return {"previous": self._neighbour(video[:, -self.config.autoencoder.frames :])}
 
     def _neighbour(self, clips: np.ndarray) -> np.ndarray:
-        """Clips as the denoiser sees them beside the one that it models."""
+        """The normalised latents of clips, as the denoiser sees neighbouring clips."""
         self._check_denoiser()
         return self.program.scale.normalize(self.encode(clips))
 
@@ -246,7 +246,7 @@ class PVDM:
         for number in range(request.clips):
             video, condition = self._call(request, batch, number=number, clips=1, given=request.given or number > 0)
             batch = dataclasses.replace(batch, condition=condition)
-            # The devices work on a clip while the previous one is taken from them and written.
+            # The devices work on a clip while the previous one is copied from them and written.
             if waiting is not None:
                 yield sharding.to_numpy(waiting)[: request.count]
             waiting = video
@@ -266,7 +266,7 @@ class PVDM:
         )
 
     def _over_batches(self, function: Any, items: np.ndarray) -> Any:
-        """`function(weights, batch)` over items, a batch of at most `config.encode.batch_size` at a time."""
+        """Applies `function(weights, batch)` to all items, in batches of at most `config.encode.batch_size`."""
         size = min(self.config.encode.batch_size, len(items))
         return sharding.map_batches(self.mesh, lambda batch: function(self.weights, batch), items, size)
 

@@ -1,4 +1,4 @@
-"""What is asked of a model, checked before anything runs."""
+"""Calls of a model's methods, checked before anything runs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class Request:
     batch: SampleBatch
     settings: SampleConfig
     numbers: Mapping[str, Any]
-    count: int  # of videos, without those that fill up the devices
+    count: int  # number of videos, without padding
     frames: int  # of each
     clips: int
     given: bool  # whether the first clip has a neighbour
@@ -44,7 +44,7 @@ def make_request(
     indices: Sequence[int] | np.ndarray | None,
     options: Mapping[str, Any],
 ) -> Request:
-    """Checks what is asked for, and lays it out over the devices. neighbours: by name, {} for none."""
+    """Checks a call's arguments, and lays them out over the devices. neighbours: latents by name, {} for none."""
     for name, number in (("num_videos", count), ("num_frames", num_frames)):
         if not (number is None or (isinstance(number, int | np.integer) and 0 < number < 2**31)):
             raise ValueError(f"{name} is {number!r}; it must be positive, and an integer")
@@ -54,7 +54,7 @@ def make_request(
     indices = np.arange(count) if indices is None else _integers("indices", indices, count, 0, 2**32 - 1)
     settings, numbers = split_settings(model, settings_of(config, options))
 
-    # Every device gets as many videos; those that fill up are dropped.
+    # Every device gets the same number of videos; the ones added as padding are dropped.
     padded = sharding.round_up(mesh, count)
     row = np.minimum(np.arange(padded), count - 1)
     condition = model.absent(padded)
@@ -84,7 +84,7 @@ def check_latents(shape: tuple[int, int], latents: np.ndarray | jax.Array) -> np
 
 
 def check_length(model: AutoencoderConfig, video: np.ndarray, name: str) -> None:
-    """`check_video`, and ValueError for a video that is shorter than a clip."""
+    """As `check_video`; also raises ValueError for a video that is shorter than a clip."""
     check_video(model, video, name)
     if video.shape[1] < model.frames:
         raise ValueError(f"{name} has {video.shape[1]} frames; it needs at least those of one clip, {model.frames}")
@@ -94,7 +94,7 @@ def check_video(
     model: AutoencoderConfig, video: np.ndarray | jax.Array, name: str = "video", one_clip: bool = False
 ) -> None:
     """Raises TypeError for pixels of another type than uint8, ValueError for another shape than the model's videos."""
-    if video.dtype != np.uint8:  # floats could be in [0, 1], [-1, 1] or [0, 255]: nothing tells
+    if video.dtype != np.uint8:  # the range of floats is not known: [0, 1], [-1, 1] or [0, 255]
         raise TypeError(f"{name} is {video.dtype}; pixels are needed as uint8, from 0 to 255")
     expected = ("b", model.frames if one_clip else "t", model.height, model.width, 3)
     fits = video.ndim == 5 and all(

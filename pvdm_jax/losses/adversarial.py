@@ -1,7 +1,7 @@
-"""The adversarial losses: what the discriminators ask of reconstructions, and what the discriminators learn by.
+"""The adversarial losses of the autoencoder and of the discriminators.
 
-The discriminators learn by VQGAN's hinge loss (Esser et al. 2021). The autoencoder's loss is minus their logits, with
-feature matching beside it, which takes the same calls of the discriminators.
+The discriminators learn by VQGAN's hinge loss (Esser et al. 2021). The autoencoder's loss is minus their logits.
+Feature matching uses the same calls of the discriminators.
 """
 
 import jax

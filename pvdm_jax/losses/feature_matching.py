@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def feature_matching(fake: Sequence[jax.Array], real: Sequence[jax.Array]) -> jax.Array:
-    """The mean absolute difference of a discriminator's features, summed over all but the last, which are its logits.
+    """The mean absolute difference of a discriminator's features, summed over all layers but the last, the logits.
 
     No gradient flows into the real side. The official loss is the sum of this for images and for videos.
     """

@@ -1,4 +1,4 @@
-"""The frame of each clip that the losses of images compare."""
+"""The frame of each clip that image losses compare."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
 """The autoencoder's loss in the adversarial phase: reconstruction, adversarial and feature matching losses.
 
-With `adaptive` weights the last two are relative: the norms of their gradients in the pixels are `weight` and
-`feature_weight` times that of the reconstruction loss's gradient.
+With `adaptive`, the weights of the last two are relative: the norms of their gradients with respect to the pixels are
+`weight` and `feature_weight` times the norm of the reconstruction loss's gradient.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from pvdm_jax.losses.lpips import LPIPS
 from pvdm_jax.losses.reconstruction import reconstruction_loss
 from pvdm_jax.models.discriminators import Discriminators
 
-SMALLEST_NORM = 1e-8  # of a gradient that an adaptive weight is divided by
+SMALLEST_NORM = 1e-8  # the smallest gradient norm that adaptive weights are divided by
 
 
 def generator_loss(
@@ -27,10 +27,10 @@ def generator_loss(
     perceptual: LPIPS | None = None,
     strength: jax.Array | float = 1.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """A value with the loss's gradient with respect to `reconstruction`, and the metrics.
+    """A value whose gradient with respect to `reconstruction` is the loss's, and the metrics.
 
     Arguments as in `reconstruction_loss`. strength: factor of the adversarial and the feature matching weight, 0 to 1.
-    With `adaptive` weights the value is not the loss; metrics["loss"] always is.
+    With `adaptive` weights the value itself is not the loss; metrics["loss"] always is.
     """
     adversarial_config = config.adversarial
     weight = adversarial_config.weight * strength

@@ -1,4 +1,4 @@
-"""Noise on the latents, a regulariser: the decoder learns to tolerate the errors of the latents that stage 2 makes."""
+"""Noise on the latents, a regulariser: the decoder learns to tolerate the errors in stage 2's latents."""
 
 from typing import Any
 

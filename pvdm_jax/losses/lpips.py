@@ -4,11 +4,11 @@ Features of five layers of VGG16 are scaled to unit length at each position; the
 feature, is averaged over the positions and summed over the layers. The trained weights are not part of this package:
 `pvdm_jax.weights.official.load_lpips` reads files that the user gives.
 
-A fresh module is the stand-in without them: a VGG16 of fixed random weights, which is *not* LPIPS. Its `name` says so,
-and so must the metrics of whoever uses it. The filters of its first layer have mean zero, so that it sees more than
-the images' brightness, and its biases are small, so that flat regions count little. The filters of later layers have
-not: without their mean a random network is chaotic, each stage doubles the gradient of a small difference and turns
-it further from what would lessen it. As it is, each stage changes small differences less than the previous one.
+A new module is the stand-in without them: a VGG16 of fixed random weights, which is *not* LPIPS. Its `name` says so,
+and so must the metrics of whoever uses it. The filters of its first layer have mean zero, so that it sees more than the
+images' brightness, and its biases are small, so that flat regions count little. Later filters keep their mean. Without
+it, a random network is chaotic: each stage doubles the gradient of a small difference and turns it away from the
+direction that reduces the difference. With it, each stage changes small differences less than the previous one.
 """
 
 import math
@@ -26,7 +26,7 @@ SMALLEST = 2 ** (len(STAGES) - 1)  # pixels of a side
 # The mean and deviation of ImageNet's colours, for images in [-1, 1].
 SHIFT = np.asarray([-0.030, -0.088, -0.188], np.float32)
 SCALE = np.asarray([0.458, 0.448, 0.450], np.float32)
-# Accelerators would otherwise round the inputs of products to a few digits, more than images that are alike differ by.
+# Accelerators would otherwise round the inputs of products to a few digits, more than similar images differ by.
 PRECISION = jax.lax.Precision.HIGHEST
 EPSILON = 1e-10  # added to the features' lengths
 RANDOM_WEIGHT, RANDOM_BIAS = 0.1, 0.1
@@ -34,7 +34,7 @@ LPIPS_NAME, RANDOM_NAME = "lpips", "random_vgg"
 
 
 def _random_filters(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, **_) -> jax.Array:
-    """Normal filters, scaled to keep the variance through ReLU (He et al. 2015); those of images without their mean."""
+    """Normal filters, scaled to keep the variance through ReLU (He et al. 2015); the first layer's have mean zero."""
     filters = jax.random.normal(key, shape, dtype) * math.sqrt(2 / math.prod(shape[:-1]))
     of_images = shape[-2] == 3
     return filters - filters.mean(axis=tuple(range(len(shape) - 1)), keepdims=True) if of_images else filters
@@ -70,7 +70,7 @@ class LPIPS(nnx.Module):
     def __call__(self, first: jax.Array, second: jax.Array) -> jax.Array:
         """(b, h, w, 3) twice, in [-1, 1], to distances (b,), float32.
 
-        Raises ValueError for other shapes, and for sides of less than 16 pixels, of which the last layer sees nothing.
+        Raises ValueError for other shapes, and for sides below 16 pixels, which leave nothing for the last layer.
         """
         if first.shape != second.shape or first.ndim != 4 or first.shape[-1] != 3:
             raise ValueError(f"images of shapes {first.shape} and {second.shape}; both must be (b, h, w, 3), and equal")
@@ -95,14 +95,14 @@ class LPIPS(nnx.Module):
 
 
 def _max_pool(x: jax.Array) -> jax.Array:
-    """Over 2 x 2 pixels; an odd last row or column is dropped."""
+    """The maximum over 2 x 2 pixels; an odd last row or column is dropped."""
     b, h, w, c = x.shape
     windows = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
     return maximum_along(maximum_along(windows, 4), 2)
 
 
 def _unit(x: jax.Array) -> jax.Array:
-    """Scaled to length 1 over the last axis; zeros stay zeros, and have no gradient."""
+    """x scaled to length 1 over the last axis; zeros stay zero, and have no gradient."""
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     length = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
     return x / (length + EPSILON)

@@ -1,8 +1,8 @@
 """The triplane video autoencoder (paper section 3.1, appendix on the architecture).
 
-A video transformer turns patches into tokens of a (t, h, w) grid; three small transformers, each over the tokens
-along one axis, project the grid to three planes bounded by tanh. The decoder broadcasts the planes along their
-missing axes, sums them (the paper says concatenation, its code sums), and a second video transformer makes patches.
+A video transformer turns patches into tokens of a (t, h, w) grid. Three small transformers, each over the tokens along
+one axis, project the grid to three planes bounded by tanh. The decoder broadcasts the planes along their missing axes
+and sums them (the paper says concatenation, its code sums); a second video transformer turns the sum into patches.
 """
 
 import jax
@@ -23,7 +23,7 @@ def plane_shape(config: AutoencoderConfig) -> PlaneShape:
 
 
 def latent_spec(config: AutoencoderConfig) -> LatentSpec:
-    """The latent of a clip."""
+    """The description of a clip's latent."""
     return plane_shape(config).latent_spec(config.latent_channels)
 
 
@@ -86,7 +86,7 @@ class Autoencoder(nnx.Module):
             linear(config.latent_channels, channels, dtype=dtype, rngs=rngs) for _ in range(3)
         )
         self.decoder = stack(block, config.depth, rngs)
-        # A transposed convolution of stride patch_size: one bias for each colour, and the initial values of its fan-in.
+        # Equivalent to a transposed convolution of stride patch_size: one bias per colour, initialised by its fan-in.
         self.to_pixels = linear(channels, pixels, bias=False, init=uniform(pixels), dtype=dtype, rngs=rngs)
         self.colour_bias = nnx.Param(uniform(pixels)(rngs.params(), (3,)))
 

@@ -1,9 +1,9 @@
-"""Dense layers along the axes of each plane: where a body goes is read off a whole row and drawn into another one.
+"""Dense layers along the axes of each plane: where a body goes is read from a whole row and drawn into another one.
 
-A motion plane shows a body's path through the frames. To go on with it, a network has to find positions along a row
-and to shift what it draws by them, which takes many convolutions; a perceptron over all positions of a row, or of a
-column, does it at once (MLP-Mixer, Tolstikhin et al. 2021, but over positions and features together). It costs little:
-a convolution does its work once for each position, such a perceptron once for each row.
+A motion plane shows a body's path through the frames. To continue the path, a network has to find positions along a row
+and to shift what it draws by them, which takes many convolutions. A perceptron over all positions of a row or column
+does it at once (MLP-Mixer, Tolstikhin et al. 2021, but over positions and features together). It is cheap: a
+convolution works once for each position, such a perceptron once for each row.
 """
 
 import jax
@@ -16,7 +16,7 @@ from pvdm_jax.models.triplane import Planes, PlaneShape, unpack
 
 
 class _Perceptron(nnx.Module):
-    """Two dense layers with SiLU between them, over one axis of a plane and the features together; begins as 0."""
+    """Two dense layers with SiLU between them, over one axis of a plane and the features; its initial output is 0."""
 
     def __init__(self, axis: int, length: int, features: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.axis = axis
@@ -31,9 +31,9 @@ class _Perceptron(nnx.Module):
 
 
 class AxisMixing(nnx.Module):
-    """Adds to each plane what two perceptrons make of it, one along each of its axes. Each plane has its own two.
+    """Adds to each plane the outputs of its own two perceptrons, one along each of its axes.
 
-    Unlike the other layers it is made for planes of one size.
+    Unlike the other layers, it works for one size of the planes only.
     """
 
     def __init__(self, features: int, shape: PlaneShape, *, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -46,7 +46,7 @@ class AxisMixing(nnx.Module):
         )
 
     def __call__(self, planes: Planes) -> Planes:
-        """Planes of `features` channels to such planes."""
+        """Planes of `features` channels to planes of the same shape."""
         seen = unpack(self.norm(planes.pack()), planes.shape)
         return Planes(
             yx=planes.yx + sum(mix(seen.yx) for mix in self.yx),

@@ -1,4 +1,4 @@
-"""What a denoiser is told beside the noisy latents: the neighbouring clips and the class.
+"""What a denoiser gets besides the noisy latents: the neighbouring clips and the class.
 
 Every part may be absent: for a whole model (the field is None) or for single samples (`present` is False, the label is
 -1). Dropping a part in training and leaving it out for guidance are the same operation, `Condition.keep`.
@@ -19,13 +19,13 @@ NEIGHBOURS = ("previous", "next")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Neighbour:
-    """The latents of a clip beside the one that is modelled."""
+    """The latents of a clip next to the one that is modelled."""
 
     latents: Tokens  # (b, positions, channels)
     present: jax.Array  # (b,) bool: whether the sample has this neighbour
 
     def visible(self) -> Tokens:
-        """The latents, zeros where there are none."""
+        """The latents, with zeros for samples without this neighbour."""
         return jnp.where(self.present[:, None, None], self.latents, 0.0)
 
 
@@ -45,7 +45,7 @@ class Condition:
         return functools.reduce(jnp.logical_or, present, jnp.bool_(False))
 
     def keep(self, **masks: jax.Array | bool) -> "Condition":
-        """The condition with parts absent where their masks (b,), or a bool for the whole batch, are False.
+        """The condition with each named part absent where its mask, (b,) or a bool for the whole batch, is False.
 
         Parts that aren't named stay as they are; a part that the model doesn't take may be named.
         """

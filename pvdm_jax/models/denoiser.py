@@ -1,7 +1,7 @@
-"""What a denoiser is, and the table of them.
+"""The protocol of a denoiser, and the table of all denoisers.
 
-A new denoiser is a module in a file of its own, a configuration class (`config/denoisers.py`) and one row here. One
-from outside of this package adds its row by itself:
+A new denoiser is a module in its own file, a configuration class (`config/denoisers.py`) and one row here. A denoiser
+from outside this package adds its own row:
 
     DENOISERS["mine"] = (MyConfig, MyDenoiser)
 """
@@ -29,15 +29,15 @@ class Denoiser(Protocol):
     NOT_MATRICES: tuple[str, ...]
 
     def __call__(self, x: Tokens, time: jax.Array, condition: Condition) -> Tokens:
-        """x: noisy latents (b, positions, channels), float32. time: (b,), 0 to num_steps - 1. Returns what is
-        predicted, of the shape of x, float32."""
+        """x: noisy latents (b, positions, channels), float32. time: (b,), 0 to num_steps - 1. Returns the prediction,
+        with the shape of x, float32."""
 
 
 DENOISERS = {"unet": (UNetConfig, UNet), "dit": (DiTConfig, DiT)}
 
 
 def denoiser_class(config: DenoiserConfig) -> type[nnx.Module]:
-    """The class of a configuration's network, of two where `expert_from` asks for an expert.
+    """The class of a configuration's network; with `expert_from`, a class of two networks (`models.experts`).
 
     Raises ValueError if the table has no row for its kind.
     """

@@ -1,10 +1,10 @@
 """Patch discriminators of stage 1 (PatchGAN, Isola et al. 2017), of images and of videos.
 
 Each is a stack of convolutions with kernel 4, the first `layers` of them of stride 2 in every axis, that says for
-each patch how real it looks. Normalisation is by the statistics of the batch at hand, in training and in use, as in
-the official code, which never reads the running statistics that it keeps. A module is therefore a pure function of
-its parameters. Real and reconstructed data are separate batches: two calls. Under jit, over a sharded batch, the
-statistics are those of the global batch.
+each patch how real it looks. Batch norm always uses the statistics of the current batch, as in the official code, which
+never reads the running statistics that it keeps. A module is therefore a pure function of its parameters. Real and
+reconstructed data must be separate batches, in two calls. Under jit, over a sharded batch, the statistics are those of
+the global batch.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ MAX_WIDTH = 512
 class RunningStatistics:
     """Running statistics of a converted discriminator's batch norms under their official names.
 
-    Nothing here reads or updates them. They are no parameters but a static attribute, so that neither an optimizer
-    nor a checkpoint sees them, and go back with `official.to_torch`.
+    Nothing here reads or updates them. They are a static attribute, not parameters, so that neither an optimizer nor a
+    checkpoint sees them. `official.to_torch` writes them back.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -52,7 +52,7 @@ class BatchNorm(nnx.Module):
 
 
 class PatchLayer(nnx.Module):
-    """Convolution, and by choice batch norm and leaky ReLU."""
+    """Convolution, optionally with batch norm and leaky ReLU."""
 
     def __init__(self, dims, features_in, features, *, stride, norm, activation, dtype, rngs: nnx.Rngs):
         self.activation = activation
@@ -78,7 +78,7 @@ class PatchLayer(nnx.Module):
 
 
 class PatchDiscriminator(nnx.Module):
-    """Of images (`dims` 2) or of videos (`dims` 3)."""
+    """A discriminator of images (`dims` 2) or of videos (`dims` 3)."""
 
     def __init__(self, config: DiscriminatorConfig, dims: int, *, rngs: nnx.Rngs):
         self.config, self.dims = config, dims
@@ -103,7 +103,7 @@ class PatchDiscriminator(nnx.Module):
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
         """Images (b, h, w, 3) or videos (b, t, h, w, 3) in [-1, 1] to logits (b, ..., 1), float32, and the output of
-        every layer, the logits last: what `losses.adversarial.feature_matching` compares.
+        every layer, the logits last, which `losses.feature_matching` compares.
 
         Raises ValueError for an input of another rank.
         """

@@ -5,7 +5,7 @@ Every position is a token. Time, class and the presence of neighbouring clips mo
 normalised (RMS norm over each head, Dehghani et al. 2023), which keeps attention logits bounded. Position features say
 where each token lies on the axes t, y and x, and a learned vector which segment it belongs to.
 
-Neighbouring clips come in as further channels of the position that they share, or as further tokens (`context`).
+Neighbouring clips enter as additional channels of the positions that they share, or as additional tokens (`context`).
 """
 
 import jax

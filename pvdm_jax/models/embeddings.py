@@ -22,15 +22,15 @@ def time_embedding(time: jax.Array, channels: int) -> jax.Array:
 
 
 def class_embedding(classes: Callable[[jax.Array], jax.Array], label: jax.Array) -> jax.Array:
-    """The embeddings (b, channels) of labels (b,); zero where there is none, -1."""
+    """The embeddings (b, channels) of labels (b,); zero where the label is -1, for none."""
     return jnp.where((label >= 0)[:, None], classes(jnp.maximum(label, 0)), 0)
 
 
 def position_features(spec: LatentSpec) -> np.ndarray:
     """Where each position lies: (positions, POSITION_FEATURES) float32, nine half waves for each of the axes t, y, x.
 
-    Positions that share a place on an axis have the same features of it, whatever segments they are in; the features
-    of an axis that a segment lacks are zero.
+    Positions at the same place on an axis have the same features for that axis, whatever segment they are in. The
+    features for an axis that a segment lacks are zero.
     """
     places = spec.places()[..., None]  # (positions, axes, 1)
     waves = np.cos(np.pi * places * np.arange(HALF_WAVES))

@@ -1,8 +1,8 @@
-"""A network of its own for where the next clip is decided (expert denoisers: eDiff-I, Balaji et al. 2022, section 4).
+"""A second network for the times that decide the next clip (expert denoisers: eDiff-I, Balaji et al. 2022, section 4).
 
-A sampler begins with an answer to pure noise. For a clip that follows another one, that answer is read off the other
-clip alone, and it settles where bodies go; at all later times they are only drawn. One network learns both slowly. Two
-networks, each for its own times, cost as much for a sample as one: a call asks one of them.
+A sampler begins with the denoiser's answer to pure noise. For a clip that follows another, this answer depends on the
+other clip alone, and settles where bodies go; the remaining steps only draw them. One network learns both tasks slowly.
+Two networks, each for its own times, cost no more per sample than one, because each call uses only one of them.
 """
 
 import functools
@@ -22,8 +22,8 @@ EXPERT, REST = "expert", "rest"  # the names of the two networks in the weights
 class Experts(nnx.Module):
     """Two networks of one kind, a `models.denoiser.Denoiser`. The class for a kind is `with_expert(kind)`.
 
-    `expert` answers for clips with a neighbouring one at times from `config.expert_from` on, `rest` for everything
-    else. Samplers ask for one time in each call, so they pay for one network; in a batch of mixed times both run.
+    `expert` answers for clips with a neighbour at times >= `config.expert_from`, `rest` for everything else. A sampler
+    calls with one time for all samples, so usually only one network runs; in a batch of mixed times, both do.
     """
 
     KIND: type[nnx.Module]
@@ -47,7 +47,7 @@ class Experts(nnx.Module):
 
 @functools.cache
 def with_expert(kind: type[nnx.Module]) -> type[Experts]:
-    """The class of two networks of the class `kind`, which names the layers of both as `kind` names those of one."""
+    """The class of two networks of the class `kind`. Its lists of layers (`NOT_MATRICES`, ...) name those of both."""
 
     def of_both(paths: Collection[str]) -> tuple[str, ...]:
         return tuple(f"{network}/{path}" for network in (EXPERT, REST) for path in paths)

@@ -41,7 +41,7 @@ class _Stream(nnx.RngStream):
 
 
 def rngs(key: jax.Array | int) -> nnx.Rngs:
-    """`nnx.Rngs(key)` with the same random keys, for building models sooner."""
+    """`nnx.Rngs(key)` with the same random keys, but models are built faster."""
     streams = nnx.Rngs(key)
     streams.default = _Stream(key, tag="default")
     return streams
@@ -54,10 +54,10 @@ def abstract(make: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
 
 @contextlib.contextmanager
 def preparing_blocks(prepare: Callable[[Params], Params]) -> Iterator[None]:
-    """While models are called in it, the parameters of each rematerialised block go through `prepare` before use.
+    """A context in which the parameters of each rematerialised block go through `prepare` before use.
 
-    Where parameters are split over devices, this is how a block's are gathered when it is their turn, and again for
-    its gradient, so that those of one block are whole at a time.
+    If parameters are split over devices, this gathers a block's parameters when it runs, and again for its gradient, so
+    only one block's are whole at a time.
     """
     token = _prepare.set(prepare)
     try:
@@ -67,7 +67,7 @@ def preparing_blocks(prepare: Callable[[Params], Params]) -> Iterator[None]:
 
 
 def prepared_block(params: Params) -> Params:
-    """A block's parameters as the block uses them, in the body that is rematerialised."""
+    """A block's parameters as `preparing_blocks` prepares them; called in the body that is rematerialised."""
     return _prepare.get()(params)
 
 

@@ -1,4 +1,4 @@
-"""What a latent looks like from outside of `models`: one axis of positions, in named segments.
+"""What a latent looks like outside `models`: one axis of positions, in named segments.
 
 Every autoencoder packs the latent of a clip into `Tokens`, an array (b, positions, channels). A `LatentSpec` says what
 the positions are, so that a denoiser can tell them apart, and nothing else needs to know how they are structured.
@@ -39,7 +39,7 @@ class LatentSpec(NamedTuple):
 
     channels: int
     parts: tuple[Segment, ...]  # in their order, without gaps
-    # Two segments that a denoiser without position features takes for one another, if there are such.
+    # Two segments that a denoiser without position features can't tell apart, if there are any.
     interchangeable: tuple[str, str] | None = None
 
     @property
@@ -111,7 +111,7 @@ class LatentScale:
 
     @property
     def bounds(self) -> tuple[np.ndarray | float, np.ndarray | float]:
-        """Between which values normalised latents lie, as the autoencoder's lie between -1 and 1: scalars, or arrays
+        """The bounds of normalised latents, which correspond to -1 and 1 for the autoencoder's: scalars, or arrays
         (1, positions, channels)."""
         if self.mean is None:
             return -1.0, 1.0

@@ -1,8 +1,8 @@
-"""What the planes of a clip tell each other: each shares one axis with each of the others.
+"""What the planes of a clip tell each other: each plane shares one axis with each of the others.
 
-A body at row y and column x in frame t is seen in the content plane at (y, x), in the motion planes at (t, x) and
-(t, y). Attention across the planes has to learn first which positions those are; pooling along the axis that the other
-plane lacks tells it. Rodin (Wang et al. 2022, section 4.2) does so for the planes of a solid.
+A body at row y and column x in frame t appears in the content plane at (y, x), and in the motion planes at (t, x) and
+(t, y). Attention across the planes has to learn which positions belong together. Pooling each plane along the axis that
+the other plane lacks provides this directly, as Rodin (Wang et al. 2022, section 4.2) does for the planes of a solid.
 """
 
 import jax
@@ -30,7 +30,7 @@ class SharedAxes(nnx.Module):
         )
 
     def __call__(self, planes: Planes) -> Planes:
-        """Planes of `features` channels to such planes."""
+        """Planes of `features` channels to planes of the same shape."""
         seen = unpack(self.norm(planes.pack()), planes.shape)
         # Each (b, rows or columns or frames, 2 * features); yx is (b, rows, columns, features), tx and ty begin with
         # the frames.

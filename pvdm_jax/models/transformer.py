@@ -17,7 +17,7 @@ from pvdm_jax.models.ops.norms import layer_norm
 from pvdm_jax.models.ops.remat import remat
 from pvdm_jax.models.ops.rotary import rotate, space_rotation, time_rotation
 
-# So few blocks compile as fast one by one, and what the gradient needs of each isn't copied into one array of all.
+# So few blocks compile as fast unrolled, and what the gradient needs of each is not copied into a stacked array.
 UNROLLED = 2
 
 
@@ -33,7 +33,7 @@ class SelfAttention(nnx.Module):
         self.out = linear(inner, channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, rotation=None, queries: int | None = None) -> jax.Array:
-        """`rotation`: (sin, cos) tables for queries and keys. `queries`: only so many first positions are computed."""
+        """rotation: (sin, cos) tables for queries and keys. queries: compute only this many first positions."""
         query, key, value = self.query(x[:, :queries]), self.key(x), self.value(x)
         query, key, value = (y.reshape(*y.shape[:2], *self.heads) for y in (query, key, value))
         if rotation is not None:
@@ -118,7 +118,7 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) ->
 def scan(stacked: nnx.Module, x: jax.Array, policy: str = "none", *shared: jax.Array) -> jax.Array:
     """Applies the modules of `stack` one after the other: x = module(x, *shared).
 
-    `policy` says what of each is kept for the gradient (`models.ops.remat`).
+    policy: what each module keeps for the gradient (`models.ops.remat`).
     """
     graphdef, params = functional.split(stacked)
     return _scan(graphdef, params, x, policy, *shared)

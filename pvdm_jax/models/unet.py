@@ -1,16 +1,16 @@
 """The denoiser: an image U-Net applied with the same weights to each plane, with attention across the planes
 (paper section 3.2, figure 3; the image U-Net is that of guided diffusion, Dhariwal and Nichol 2021).
 
-Every stage is a `UNetBlock`: layers that see each plane as an image of its own (residual blocks, attention within
-the plane, down- or upsampling), then one attention over the positions of all three planes together. Blocks of the
-way up take the output of their counterpart on the way down as further channels. The layers take `Images`: the planes
-as batches of images, those of one size together.
+Every stage is a `UNetBlock`: layers that see each plane as a separate image (residual blocks, attention within the
+plane, down- or upsampling), then one attention over the positions of all three planes together. Blocks on the way up
+take the output of their counterpart on the way down as additional channels. The layers take `Images`: the planes as
+batches of images, those of one size together.
 
-Shared weights and attention cannot tell one motion plane from the other where they have the same size: exchanging
-them in the input exchanges them in the output. Without a previous clip, half of all samples therefore have them the
-wrong way round, which the autoencoder decodes to rubbish. Nor does attention across the planes know which of their
-positions belong together. `position_embedding` says both, `shared_axes` adds up what belongs together, `axis_mixing`
-follows paths through the frames; the official code has none of them.
+Shared weights and attention cannot tell the two motion planes apart if these have the same size: exchanging them in the
+input exchanges them in the output. Without a previous clip, half of all samples therefore have them exchanged, which
+the autoencoder decodes to garbage. Nor does attention across the planes know which of their positions belong together.
+`position_embedding` tells the network both; `shared_axes` adds up what belongs together; `axis_mixing` follows paths
+through the frames. The official code has none of them.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from pvdm_jax.models.triplane import Planes, PlaneShape, unpack
 Images = tuple[jax.Array, ...]  # (n, rows, columns, features) each
 
 EDGE_PARTS = 3  # what `edge_features` adds for each channel of a neighbouring clip
-EDGE_STEP = 2  # frames over which they measure motion
+EDGE_STEP = 2  # frames over which `edge_features` measure motion
 
 
 def _upsample(x: jax.Array) -> jax.Array:
@@ -134,9 +134,9 @@ class Upsample(nnx.Module):
 
 
 class UNetBlock(nnx.Module):
-    """`layers` on each plane, then what the planes tell each other: on shared axes, by attention, or both.
+    """`layers` on each plane, then an exchange between the planes: along shared axes, by attention, or both.
 
-    mixed: the size of the planes in the block that mixes along their axes between the two; None: it doesn't.
+    mixed: the planes' size, if this block has dense layers along their axes between the two; None: no such layers.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class UNetBlock(nnx.Module):
         self.across = AttentionBlock(config, features, rngs=rngs) if config.attention_across else None
 
     def __call__(self, planes: Planes, embedding: jax.Array, skip: Planes | None = None) -> Planes:
-        """`skip`: further channels of the input."""
+        """skip: additional channels of the input."""
         planes = planes if skip is None else _concatenate(planes, skip)
         images, stacked = _to_images(planes)
         for layer in self.layers:
@@ -179,8 +179,8 @@ class UNetBlock(nnx.Module):
 def _to_images(planes: Planes) -> tuple[Images, tuple[int, ...]]:
     """The planes as batches of images, and how many planes of each clip are in each batch.
 
-    The motion planes, where their sizes are equal, are one batch: those of a clip side by side, so that a batch which
-    is spread over devices stays where it is.
+    Motion planes of equal size are one batch, with those of a clip side by side, so that a batch split over devices is
+    not moved.
     """
     if planes.tx.shape == planes.ty.shape:
         both = jnp.stack([planes.tx, planes.ty], axis=1)
@@ -201,11 +201,11 @@ def _concatenate(first: Planes, second: Planes) -> Planes:
 
 
 def _edge(neighbour: Planes, from_end: bool) -> Planes:
-    """What a neighbouring clip says of the frames where it meets this one: EDGE_PARTS times its channels.
+    """Channels that show how a neighbouring clip meets this one: EDGE_PARTS times its own channels.
 
-    At every frame of the motion planes: the frame that touches this clip, how it differs from the frame EDGE_STEP
-    further inside, and the neighbour in reverse, whose frames are as far from the border as this clip's are. The
-    content plane has no frames: zeros. from_end: the neighbour's last frame touches this clip, not its first one.
+    At every frame of the motion planes: the frame that touches this clip, its difference from the frame EDGE_STEP
+    further inside, and the neighbour in reverse, whose frames are as far from the border as this clip's. The content
+    plane has no frames and gets zeros. from_end: the neighbour's last frame touches this clip, not its first one.
     """
 
     def parts(plane):
@@ -223,8 +223,8 @@ def _edge(neighbour: Planes, from_end: bool) -> Planes:
 class UNet(nnx.Module):
     """Predicts the noise (or x_0, v, the flow) in noisy latents; a `models.denoiser.Denoiser` of packed planes.
 
-    Neighbouring clips are further channels of the input, the previous one before the next one; zeros stand for a
-    missing one. With `edge_features`, channels that say how each of them meets this clip follow it.
+    Neighbouring clips are additional channels of the input, the previous one before the next one; a missing one is
+    zeros. With `edge_features`, each is followed by channels that show how it meets this clip.
     """
 
     # Layers that read or write latents, which matrix optimizers (Muon) must not update.
@@ -308,7 +308,7 @@ class UNet(nnx.Module):
             embedding = embedding + class_embedding(self.classes, condition.label)
         embedding = silu(embedding)
 
-        # Input: the planes, with those of the neighbouring clips as further channels.
+        # Input: the planes, with those of the neighbouring clips as additional channels.
         planes = fusion_barrier(unpack(x, shape))
         for name in config.neighbours:
             neighbour = unpack(getattr(condition, name).visible(), shape)

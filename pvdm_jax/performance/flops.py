@@ -1,4 +1,4 @@
-"""Floating point operations of any traced program: a multiplication with its addition counts as 2.
+"""Floating point operations of a traced program; a multiplication and its addition count as 2.
 
 Only matrix products and convolutions count. XLA's own `cost_analysis` counts the body of a loop once.
 """

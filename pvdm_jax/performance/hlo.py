@@ -150,7 +150,7 @@ class Program:
                 yield from self._inner(called)
 
     def collectives(self) -> list[Collective]:
-        """Every transfer between devices. Parts of one transfer (the same channel) count once."""
+        """Every transfer between devices. The parts of one transfer (on the same channel) count once."""
         found = []
         for computation, runs in self.runs().items():
             channels = set()
@@ -210,7 +210,7 @@ class Program:
 
     @staticmethod
     def _fused(inner: dict[str, Instruction], operands, sizes, written):
-        """Bytes that a fusion reads of each operand and writes. Of a sliced array only the slices count."""
+        """Bytes that a fusion reads from each operand and writes. Only the slices of a sliced array count."""
         sizes = list(sizes)
         parameters = {
             int(number.group(1)): instruction.name
@@ -231,7 +231,7 @@ class Program:
 
 
 def _until_closed(rest: str) -> tuple[str, str]:
-    """Splits at the bracket that closes: "a, b), c" into "a, b" and ", c"."""
+    """Splits at the closing bracket: "a, b), c" into "a, b" and ", c"."""
     depth = 1
     for index, letter in enumerate(rest):
         depth += (letter == "(") - (letter == ")")
@@ -241,7 +241,7 @@ def _until_closed(rest: str) -> tuple[str, str]:
 
 
 def _result_of_start(shape: str) -> str:
-    """The shape of the result in that of a transfer's start, (operand, result, ...), either of which may be a tuple."""
+    """The result's shape in the shape of a transfer's start, (operand, result, ...), where each may be a tuple."""
     if not shape.startswith("("):
         return shape
     if shape.startswith("(("):

@@ -48,7 +48,7 @@ def measure_data(config: Config, steps: int = 100, seconds: float = 10.0, step_s
 
 
 def _train(config: Config, steps: int) -> tuple[float, float]:
-    """Trains stage 1 briefly in a temporary folder: seconds of a step, and the fraction of it that is waiting."""
+    """Trains stage 1 briefly in a temporary folder. Returns the seconds per step, and the fraction spent waiting."""
     from pvdm_jax.training import autoencoder
 
     half = max(1, steps // 2)

@@ -1,7 +1,7 @@
 """The operations that are timed, as programs with their arguments.
 
 Weights and training states are ShapeDtypeStructs until `filled` makes arrays of them: tracing an operation, which is
-enough to count its FLOPs, needs no memory. All weights are equal: the time does not depend on their values, and drawing
+enough to count its FLOPs, needs no memory. All weights have the same value: it does not affect the time, and drawing
 half a billion random numbers is slow.
 """
 
@@ -80,7 +80,7 @@ class Operations:
         self.video_shape = (autoencoder.frames, autoencoder.height, autoencoder.width, 3)
 
     def make(self, name: str) -> Operation:
-        """The operation of a name in OPERATIONS; `data` is not one of the models' and has none."""
+        """The operation with a name in OPERATIONS, except `data`, which runs no model."""
         return getattr(self, f"_{name}")()
 
     def _video(self) -> np.ndarray:

@@ -41,7 +41,7 @@ CHIPS = {
     "v6e": Chip("TPU v6e", 918e12, 32e9, 1638e9, 400e9),
     "h100": Chip("NVIDIA H100", 989e12, 80e9, 3350e9, 450e9),
 }
-# JAX's names for them.
+# The chips by JAX's names for them.
 DEVICE_KINDS = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e", "H100": "h100"}
 
 

@@ -19,7 +19,7 @@ from pvdm_jax.runtime.worker import end_with_parent
 
 STAGES = {1: "train_autoencoder", 2: "train_diffusion"}
 TPUS = ("v5e", "v5p", "v6e")
-# What XLA would ask a GPU: the H100 (SXM) from NVIDIA's data sheet and its tuning guide for Hopper.
+# What XLA would query from a GPU: the H100 (SXM), by NVIDIA's data sheet and tuning guide for Hopper.
 GPUS = {
     "h100": """
         platform_name: "CUDA"
@@ -47,8 +47,8 @@ GPUS = {
             block_dim_limit_z: 65535
         }""",
 }
-# Compiler options for a GPU, of which the first that compiles is used. Without a GPU XLA can't tune its matrix products
-# by timing them. Triton's default tiles don't fit some products; in such a program cuBLAS computes all of them.
+# Compiler options for a GPU; the first ones with which a program compiles are used. Without a GPU, XLA can't tune its
+# matrix products by timing them. Triton's default tiles don't fit some products; then cuBLAS computes all of them.
 GPU_OPTIONS = (
     {"xla_gpu_autotune_level": 0},
     {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False},
@@ -111,7 +111,7 @@ def find_devices(topology: str) -> list:
 def compile_step(config: Config, stage: int, topology: str, per_device: int) -> StepCost | str:
     """The cost of a stage's step with `per_device` clips in each device's micro-batch, or why it can't be compiled.
 
-    For devices that are not attached, the compiler runs in a subprocess: a failed check of its own kills its process.
+    For devices that are not attached, the compiler runs in a subprocess: a failed internal check kills its process.
     """
     if topology == "local":
         return _compile(config, stage, topology, per_device)
@@ -119,13 +119,13 @@ def compile_step(config: Config, stage: int, topology: str, per_device: int) -> 
 
 
 def in_subprocess(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns in a process of its own; a message for the user if that process dies."""
+    """The function's result, computed in a separate process; a message for the user if that process dies."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, spawn, initializer=end_with_parent) as pool:
         try:
             return pool.submit(function, *arguments).result()
         except concurrent.futures.process.BrokenProcessPool:
-            return "the compiler's process died: it failed a check of its own, printed above, or ran out of memory"
+            return "the compiler's process died: it failed an internal check, printed above, or ran out of memory"
 
 
 def _compile(config: Config, stage: int, topology: str, per_device: int) -> StepCost | str:

@@ -1,4 +1,4 @@
-"""`pvdm benchmark`: times the models' operations, next to the peaks that the device reached in the same run.
+"""`pvdm benchmark`: times the models' operations, and the peaks that the device reached in the same run.
 
 Every operation is compiled without the compilation cache, called once to warm up, and then timed.
 """
@@ -49,11 +49,11 @@ def run(
     - only: names of operations (None: all).
     - repeats: calls to time of each operation, within `limit` seconds. An operation whose single call would take longer
       is skipped, with a note.
-    - steps: of the sampling call (None: 100, or as many as fit into the limit).
+    - steps: denoising steps of the sampling call (None: 100, or as many as fit into the limit).
     - trace: a folder for a profiler trace of one more call of each operation (None: no traces).
-    - scaling: times training steps along batch, resolution and frames instead.
-    - output: a folder for benchmark.json, benchmark.txt and a roofline picture of each dtype, written after every
-      operation: what is measured is not lost if the command is ended.
+    - scaling: times training steps for growing batch, resolution and frames instead.
+    - output: a folder for benchmark.json, benchmark.txt and a roofline picture of each dtype. They are written after
+      every operation, so that an interrupted command loses no results.
     - remat: the models' rematerialisation policy.
     - resolution: height and width of the clips in pixels (None: those of the size).
 
@@ -111,7 +111,7 @@ def _check(models: dict[str, Callable], dtypes: Sequence[str], only: Sequence[st
     for make in models.values():
         autoencoder, denoiser = make("float32")
         if set(only or OPERATIONS) & {"denoiser", "denoiser_train", "sample"}:
-            Config(autoencoder=autoencoder, denoiser=denoiser)  # refuses latents that the denoiser can't shrink
+            Config(autoencoder=autoencoder, denoiser=denoiser)  # refuses latents that the denoiser can't downsample
     for dtype in dtypes:
         require(dtype in DTYPES, "--dtype", dtype, f"{', '.join(DTYPES)}, or both separated by a comma")
     for name in only or ():
@@ -175,8 +175,8 @@ def _measure(
 def _time(
     operation: Operation, traced: Any, repeats: int, limit: float, trace: Path | None = None
 ) -> tuple[Timing, Any, float]:
-    """Compiles and times an operation: the times of its calls, the compiled program, and the seconds it took to
-    compile. trace: a folder for a profiler trace of one more call."""
+    """Compiles and times an operation. Returns the times of its calls, the compiled program and the seconds that
+    compiling took. trace: a folder for a profiler trace of one more call."""
     began = time.perf_counter()
     compiled = traced.lower().compile()
     seconds = time.perf_counter() - began
@@ -198,7 +198,7 @@ def _time(
 
 
 def _seconds_and_flops(repeats: int, limit: float, operations: Operations, name: str) -> tuple[float, float]:
-    """The median time of an operation's calls, and the FLOPs of one."""
+    """The median time of an operation's calls, and the FLOPs of one call."""
     operation = operations.make(name)
     traced = operation.trace()
     timing, _, _ = _time(operation, traced, repeats, limit)
@@ -206,7 +206,7 @@ def _seconds_and_flops(repeats: int, limit: float, operations: Operations, name:
 
 
 def _measure_data(operations: Operations, values: dict, repeats: int, limit: float) -> Result:
-    """Batches of synthetic clips, loaded as for stage 1."""
+    """Times the loading of batches of synthetic clips, as for stage 1."""
     try:
         from pvdm_jax.config import DataConfig
         from pvdm_jax.data.loader import train_batches

@@ -1,4 +1,4 @@
-"""`pvdm benchmark --sampling`: the overhead of a sampling call over its denoiser and its decoder."""
+"""`pvdm benchmark --sampling`: the time of a sampling call beyond its denoiser and its decoder."""
 
 import time
 from collections.abc import Callable
@@ -13,12 +13,13 @@ from pvdm_jax.runtime.keys import make_key
 
 
 def measure_sampling(model: PVDM, num_videos: int = 4, repeats: int = 3, **options: Any) -> dict[str, float]:
-    """Times a call of `model.sample` for one clip of each of `num_videos`, and the call's parts by themselves.
+    """Times a call of `model.sample` for `num_videos` videos of one clip, and the parts of the call separately.
 
-    options: those of `sample`, except for guidance, which changes the denoiser's batch. Returns seconds: "first_call"
+    options: those of `sample`, except guidance, which changes the denoiser's batch. Returns seconds: "first_call"
     (which compiles, or reads the compilation cache), and the medians over `repeats` of "call", "denoiser" (all its
-    calls, as one program) and "decoder"; and "overhead", the fraction of a call that is neither denoiser nor decoder.
-    On a busy machine these are slowed down unequally: repeat the measurement. Raises ValueError if guidance is on.
+    calls, as one program) and "decoder"; and "overhead", the fraction of a call spent in neither denoiser nor decoder.
+    Other work on the machine slows these down unequally, so repeat the measurement if it is busy. Raises ValueError if
+    guidance is on.
     """
     if options.get("guidance") or options.get("class_guidance"):
         raise ValueError("guidance must be off: it changes the denoiser's batch")
@@ -45,7 +46,7 @@ def measure_sampling(model: PVDM, num_videos: int = 4, repeats: int = 3, **optio
     }
     for run in parts.values():  # compiles everything before the timed runs
         _seconds(run)
-    # In turn, so that a machine that becomes slower slows down all of them.
+    # Take turns, so that a slowdown of the machine affects all parts.
     times = [{name: _seconds(run) for name, run in parts.items()} for _ in range(repeats)]
     medians = {name: float(np.median([each[name] for each in times])) for name in parts}
     overhead = 1 - (medians["denoiser"] + medians["decoder"]) / medians["call"]

@@ -55,7 +55,7 @@ def measure_scaling(
     dtype: str,
     mesh: Mesh | None,
 ) -> list[Scaling]:
-    """Both stages' training steps along each axis; measure(operations, name) gives a call's seconds and FLOPs."""
+    """Times both stages' training steps along each axis; measure(operations, name) gives a call's seconds and FLOPs."""
     return [
         _along(axis, points, operation, measure, dtype=dtype, mesh=mesh)
         for operation in ("autoencoder_train", "denoiser_train")

@@ -31,7 +31,7 @@ class Timing:
 
 
 def time_calls(call: Callable[[], Any], repeats: int, limit: float) -> Timing:
-    """Times between one and `repeats` calls of a function within about `limit` seconds, and waits for their results.
+    """Times one to `repeats` calls of a function, including their results, within about `limit` seconds.
 
     The first call warms up and is not timed, unless it alone takes more than half of the limit.
     """

@@ -17,7 +17,7 @@ import numpy as np
 
 from pvdm_jax.reporting.style import CHART_STYLE, LIGHT
 
-MAX_POINTS = 300  # of a curve
+MAX_POINTS = 300  # points of a curve
 
 
 def colour_class(index: int) -> str:
@@ -74,12 +74,12 @@ class Layout:
 
 
 def plain_number(value: float) -> str:
-    """1,000 or 0.001"""
+    """A number such as 1,000 or 0.001."""
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e7 else f"{value:.3g}"
 
 
 def si_number(value: float) -> str:
-    """With the prefix of a unit: 20 G"""
+    """A number with an SI prefix, such as 20 G."""
     for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:g} {letter}"

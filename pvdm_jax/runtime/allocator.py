@@ -1,16 +1,16 @@
 """glibc's malloc, set up for training on a CPU. Only the `pvdm` command does this.
 
 XLA on the CPU allocates its buffers in every step. By default glibc requests large ones from the kernel and returns
-them at once, so that every step touches new pages: page faults then cost a third of a training step. With these
-settings freed memory stays in the process.
+them at once, so every step touches new pages, and page faults take a third of a training step. With these settings
+freed memory stays in the process.
 
-The compiler works in the same heap, and what it frees lies between what it keeps: once the demo's first training step
-is compiled there are 66,000 free blocks. Each buffer of a step is then searched for among them, by one thread at a
-time, which makes the step half as long again; so after compiling they are taken out of use.
+The compiler uses the same heap, and the blocks that it frees lie between blocks that it keeps: 66,000 of them once the
+demo's first training step is compiled. Every allocation in a step then searches them, one thread at a time, which makes
+the step half as long again. So they are taken out of use after compiling.
 
-A library must not change its caller's heap, so neither `pvdm_jax.load` nor the training loop does. There is no library
-that does it instead: another allocator, jemalloc or mimalloc, must be loaded before the process starts (LD_PRELOAD). If
-one is, nothing is done here.
+A library must not change its caller's heap, so neither `pvdm_jax.load` nor the training loop does this. The
+alternatives jemalloc and mimalloc must be loaded before the process starts (LD_PRELOAD). If one is, nothing is done
+here.
 """
 
 import ctypes
@@ -20,16 +20,16 @@ import sys
 
 # Parameters of mallopt(3) with their values.
 OPTIONS = {
-    -8: 1,  # M_ARENA_MAX: one heap, since those of further threads are small and fall back to mmap
-    -4: 0,  # M_MMAP_MAX: nothing straight from the kernel
-    -1: -1,  # M_TRIM_THRESHOLD: what is free at the heap's end stays, however much it is
+    -8: 1,  # M_ARENA_MAX: one heap, since the heaps of other threads are small and fall back to mmap
+    -4: 0,  # M_MMAP_MAX: no allocation directly from the kernel
+    -1: -1,  # M_TRIM_THRESHOLD: never return free memory at the heap's end
     -2: 2**26,  # M_TOP_PAD: grow by 64 MiB at a time
 }
-# Sizes of the free blocks that are taken out of use: glibc finds smaller ones at once; of larger ones there are few.
+# Sizes of the free blocks that are taken out of use: glibc finds smaller ones at once, and there are few larger ones.
 HOLES = 2**10, 2**20
 LARGEST = 2**30
 
-# An event of jax.monitoring, with the seconds it took; what compiles faster leaves little behind.
+# An event of jax.monitoring, and the least seconds that it must take: faster compilations leave few free blocks.
 COMPILED, LONG = "/jax/core/compile/backend_compile_duration", 0.5
 
 _kept = False
@@ -52,7 +52,7 @@ def keep_memory() -> bool:
 def fill_holes() -> int:
     """Takes the heap's many small free blocks out of use, for good, and returns how many.
 
-    Their pages go back to the kernel first. Does nothing unless `keep_memory` has done something.
+    Their pages go back to the kernel first. Does nothing unless `keep_memory` took effect.
     """
     if not _kept:
         return 0
@@ -62,7 +62,7 @@ def fill_holes() -> int:
     large, filled = [], 0
     while size >= HOLES[0]:
         block = library.malloc(size)
-        if block is None or block >= end:  # no free block is as large: this is new memory
+        if block is None or block >= end:  # no free block is large enough: this is new memory
             library.free(block)
             size = int(size / 1.02)
         elif size > HOLES[1]:
@@ -76,7 +76,7 @@ def fill_holes() -> int:
 
 @functools.cache
 def fill_holes_after_compiling() -> None:
-    """From now on `fill_holes` runs after each compilation that took long, before the program first runs."""
+    """From now on, runs `fill_holes` after each long compilation, before the program first runs."""
     from jax import monitoring
 
     def ended(event: str, seconds: float, **_) -> None:

@@ -1,4 +1,4 @@
-"""Runs of several processes, on several hosts or one per GPU: their start, and what the first one tells the others."""
+"""Runs of several processes, on several hosts or one per GPU: connecting them, and broadcasting values."""
 
 import glob
 import json
@@ -39,7 +39,7 @@ def start_distributed() -> None:
 
 
 def broadcast_json(value: Any) -> Any:
-    """The first process's value, as JSON can hold it, on every process. All of them must call it."""
+    """The first process's value, which must be JSON, on every process. All of them must call it."""
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     length = int(multihost_utils.broadcast_one_to_all(np.asarray(len(data))))
     padded = np.zeros(length, np.uint8)

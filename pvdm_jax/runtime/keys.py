@@ -1,4 +1,4 @@
-"""Random keys: all of them are made here, with one generator whatever the environment says.
+"""Random keys: all of them are made here, by one generator, whatever the environment says.
 
 Video i of a seed must not depend on the batch that it is generated in. Threefry has this property under `jax.vmap`;
 the other generators that JAX_DEFAULT_PRNG_IMPL can name do not.
@@ -13,14 +13,14 @@ GENERATOR = "threefry2x32"
 
 
 def make_key(seed: int | jax.Array) -> jax.Array:
-    """The key of a seed. Raises ConfigError for an integer beyond 0 .. 2^32 - 1: several seeds would give one key."""
+    """The key of a seed. Raises ConfigError outside 0 to 2^32 - 1, where several seeds would give the same key."""
     if not isinstance(seed, jax.Array):
         check_seed("seed", seed)
     return jax.random.key(seed, impl=GENERATOR)
 
 
 def as_threefry(key: jax.Array) -> jax.Array:
-    """A caller's key of any generator, as a key of `GENERATOR`; one of that generator is returned as it is.
+    """A caller's key of any generator, as a key of `GENERATOR`; a key of that generator is returned unchanged.
 
     Raises ValueError for anything but a single key.
     """

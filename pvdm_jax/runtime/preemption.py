@@ -13,9 +13,9 @@ SIGTERM_EXIT = 128 + signal.SIGTERM  # 143: the run has saved and can be restart
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[int], bool]]:
-    """A context in which SIGTERM does not kill: it yields a function that says after each step whether to stop.
+    """A context in which SIGTERM does not kill. It yields a function that says after each step whether to stop.
 
-    Several processes must stop at the same step, whichever of them receives the signal: JAX agrees on one for them.
+    Several processes must stop at the same step, whichever of them gets the signal; JAX makes them agree on one.
     """
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point

@@ -1,7 +1,7 @@
 """The device mesh, and how parameters and batches are sharded over it. The only file that names mesh axes.
 
 There are two axes. Along `data` the parameters are copied; along `fsdp` they are split (fully sharded data parallelism:
-each device keeps a slice of every large array, and XLA gathers it where a layer needs it). Batches are split over both.
+each device keeps a slice of every large array, which is gathered before use). Batches are split over both axes.
 """
 
 import functools
@@ -100,9 +100,9 @@ def round_up(mesh: Mesh, count: int) -> int:
 def gather(mesh: Mesh, params: Any) -> Any:
     """Parameters for use in a model, inside jit: gathered, if `fsdp` splits them, so that every device has all of them.
 
-    Otherwise XLA often keeps a weight split and moves activations instead, which are many times as large. Their
-    gradient is split as they were: each device gets the sum of its own part alone (a reduce-scatter, half of what
-    summing it whole on every device moves).
+    Left to itself, XLA often keeps a weight split and moves activations instead, which are many times as large. The
+    parameters' gradients are split as the parameters were: each device gets only the sum of its own part (a
+    reduce-scatter, which moves half as much as an all-reduce).
     """
     if mesh.shape["fsdp"] == 1 or jax.sharding.get_abstract_mesh().manual_axes:
         return params
@@ -124,9 +124,9 @@ _gather.defvjp(lambda mesh, params: (_gather(mesh, params), None), _split_gradie
 def map_parts(mesh: Mesh | None, function: Callable[[Any, Any], Any], params: Any, items: Any, at_once: int) -> Any:
     """`function(params, items)`, inside jit, with at most `at_once` items on each device at a time.
 
-    items: a tree of arrays (b, ...); so is the result, which must not depend on how the items are divided. params: are
-    gathered already. Memory beside items and results does not grow with b. Each device goes through its own items;
-    parts have equal sizes, and the last one is filled up with repetitions.
+    items: a tree of arrays (b, ...). The result is such a tree as well, and must not depend on how the items are
+    divided. params: already gathered. Apart from items and results, memory does not grow with b. Each device processes
+    its own items; parts have equal sizes, and the last one is padded with repetitions.
     """
 
     def in_parts(params, items):
@@ -142,7 +142,7 @@ def map_parts(mesh: Mesh | None, function: Callable[[Any, Any], Any], params: An
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
 
     count = jax.tree.leaves(items)[0].shape[0]
-    if not isinstance(count, int):  # that of an exported program, which is open
+    if not isinstance(count, int):  # the symbolic batch size of an exported program
         found = jax.lax.map(lambda item: function(params, jax.tree.map(lambda x: x[None], item)), items)
         return jax.tree.map(lambda x: x[:, 0], found)
     devices = 1 if mesh is None or count % mesh.size else mesh.size

@@ -1,4 +1,4 @@
-"""Processes that work for another one: they end with it, whatever ends it."""
+"""Worker processes end when the process that they work for ends, for whatever reason."""
 
 import multiprocessing
 import os
@@ -8,7 +8,7 @@ import threading
 def end_with_parent() -> None:
     """Ends this process as soon as the one that started it, with multiprocessing, has ended.
 
-    Without it a worker whose parent was killed would go on for as long as its task takes.
+    Without this, a worker whose parent was killed would run until its task is done.
     """
 
     def wait() -> None:

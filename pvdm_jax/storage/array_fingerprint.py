@@ -1,8 +1,8 @@
 """Fingerprints of trees of arrays: equal bits give equal fingerprints, on any mesh and on any device.
 
 Each 32-bit word of an array is mixed with its place, and the mixed words are added up modulo 2^32, in two sums. A
-change of a single word always changes the first sum. Addition has no order, so that devices and processes may share an
-array in any way; on accelerators, large arrays are summed where they lie.
+change of a single word always changes the first sum. The order of additions does not matter, so an array may be split
+over devices and processes in any way. On accelerators, large arrays are summed on the device.
 """
 
 import concurrent.futures
@@ -14,22 +14,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-CHUNK = 2**16  # words that the host mixes at once: they stay in the processor's cache
-ON_HOST = 2**20  # arrays of an accelerator with fewer elements are summed on the host: each shape takes a compilation
+CHUNK = 2**16  # words that the host mixes at once, which stay in the processor's cache
+ON_HOST = 2**20  # an accelerator's arrays with fewer elements are summed on the host: each shape takes a compilation
 PLACE, FIRST, SECOND = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35  # odd multipliers (golden ratio; MurmurHash3's finalizer)
-WORDS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint32"}  # how elements of so many bytes are read
+WORDS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint32"}  # how elements are read, by their size in bytes
 
 
 def fingerprint_arrays(tree: Any) -> str:
-    """A fingerprint of all arrays of a tree, numpy's or JAX's, with their places in the tree, shapes and types.
+    """A fingerprint of all NumPy and JAX arrays of a tree, with their places in the tree, shapes and types.
 
-    If arrays span several processes, all of these must call it; all get the same result.
+    If arrays span several processes, all of them must call this; all get the same result.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     on_host = [leaf for _, leaf in leaves if _is_for_host(leaf)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         sums_on_host = pool.map(_host_sums, on_host)
-        # The devices begin with all of their arrays before the first result is fetched.
+        # The devices start on all of their arrays before the first result is fetched.
         sums_on_devices = iter([_device_sums(leaf) for _, leaf in leaves if not _is_for_host(leaf)])
         digest = hashlib.sha256()
         for path, leaf in leaves:
@@ -54,7 +54,7 @@ def _host_sums(array: Any) -> np.ndarray:
     sums = np.zeros(2, np.uint32)
     for start in range(0, len(words), CHUNK):
         chunk = words[start : start + CHUNK].astype(np.uint32)
-        # Places are counted modulo 2^32, as they are on devices.
+        # Places are counted modulo 2^32, as on devices.
         place = np.arange(start + 1, start + 1 + len(chunk), dtype=np.uint64).astype(np.uint32)
         mixed = _mix(chunk, place, np.uint32)
         weighted = mixed * (place + place + np.uint32(1))
@@ -64,7 +64,7 @@ def _host_sums(array: Any) -> np.ndarray:
 
 @jax.jit
 def _device_sums(array: jax.Array) -> jax.Array:
-    """What `_host_sums` gives, of an array on devices. Its axes are kept, so that no shard moves."""
+    """As `_host_sums`, for an array on devices. The array's axes are kept, so that no shard moves."""
     if array.dtype == jnp.bool_:
         words = array.astype(jnp.uint32)
     else:
@@ -87,7 +87,7 @@ def _mix(words: Any, place: Any, uint32: Any) -> Any:
 
 
 def _total(words: jax.Array) -> jax.Array:
-    """The sum of all, an axis at a time: XLA's CPU code runs a sum to a scalar in one thread."""
+    """The sum of all words, one axis at a time: XLA's CPU code sums to a scalar in one thread."""
     while words.ndim:
         words = jnp.sum(words, axis=-1, dtype=jnp.uint32)
     return words

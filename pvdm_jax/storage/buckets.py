@@ -29,7 +29,7 @@ SCHEME = "gs://"
 PREFIX = "gs:/"  # of an address as text, and also as a pathlib.Path, which drops a slash
 _MEANT_AS_ADDRESS = re.compile(r"gs:.*/|[a-z][a-z0-9+.-]*://", re.IGNORECASE | re.DOTALL)
 _ADDRESS = re.compile(r"gs://([a-z0-9][a-z0-9._-]+[a-z0-9](/|$)|/*$)")
-HASHED_SIZE = 2**24  # bytes; the content of larger files is not compared, only their size: they never change
+HASHED_SIZE = 2**24  # bytes; larger files never change, so only their size is compared, not their content
 
 
 def copies_folder() -> pathlib.Path:
@@ -43,7 +43,7 @@ def in_bucket(path: str | os.PathLike) -> bool:
 
 
 def check_spelling(text: str) -> None:
-    """Raises ConfigError for a text that is meant as an address, as gs:/x/y and s3://x/y are, but isn't gs://BUCKET/PATH.
+    """Raises ConfigError for a text that is meant as an address, such as gs:/x or s3://x/y, but isn't gs://BUCKET/PATH.
 
     Bucket names follow https://cloud.google.com/storage/docs/buckets#naming.
     """
@@ -53,7 +53,7 @@ def check_spelling(text: str) -> None:
 
 
 def shown(path: str | os.PathLike) -> str:
-    """A path as a user writes it: of an address, pathlib drops a slash."""
+    """A path as a user writes it: pathlib drops a slash of an address."""
     return SCHEME + str(path).removeprefix(PREFIX).lstrip("/") if in_bucket(path) else str(path)
 
 
@@ -93,7 +93,7 @@ def fetch(folder: pathlib.Path, *patterns: str) -> None:
         return
     remote, prefix = file_system(), address.removeprefix(SCHEME)
     remote.invalidate_cache()
-    with reaching(address), _lock():  # one process of this machine downloads, the others then find the files
+    with reaching(address), _lock():  # one process of this machine downloads; the others then find the files
         for name, info in sorted(remote.find(prefix, detail=True).items()):
             relative = pathlib.PurePosixPath(name).relative_to(prefix)
             wanted = not patterns or any(relative.match(pattern) for pattern in patterns)
@@ -137,7 +137,7 @@ def file_system() -> Any:
 
 @contextlib.contextmanager
 def reaching(address: str) -> Iterator[None]:
-    """A context in which the error of a network that fails names the address."""
+    """A context in which errors of the network name the address."""
     try:
         yield
     except OSError as error:

@@ -1,11 +1,11 @@
-"""The user's cache: what this package keeps between runs and can compute or fetch again.
+"""The user's cache: data that this package keeps between runs and can recompute or download again.
 
 ~/.cache/pvdm_jax/
   buckets/      local copies of folders in buckets (`storage.buckets`)
   compiled/     compiled programs
   datasets/     facts about TFDS datasets
   evaluation/   measured clips (`evaluation.clip_measurements`)
-  weights/      networks that evaluations use; the user puts them there
+  weights/      networks for evaluations, which the user puts there
 """
 
 import os

@@ -3,14 +3,14 @@
 A checkpoint holds the stage's state and a JSON record. The state is stored as nested dicts named after its fields, so
 files do not depend on class names, and one part of it (the EMA) can be read alone. A checkpoint whose files are damaged
 is skipped with a warning and the previous one is used: Orbax by itself only offers the newest. best.json, in the
-stage's folder, names the best checkpoint, which is the one that everything outside training reads.
+stage's folder, names the best checkpoint, which everything outside training reads.
 
-A checkpoint's record has a fingerprint of each part of the state and one of the record itself. What is read is compared
-with them, so that a flipped bit counts as damage too.
+A checkpoint's record has a fingerprint of each part of the state and one of the record itself. Everything that is read
+is compared with them, so a flipped bit is detected as well.
 
-A save that fails (a full disk, a lost bucket) raises CheckpointError, at the latest at the next `check`. What it left
-is not a checkpoint, and older checkpoints are removed only once a newer one is complete. The first checkpoint of a
-stage is read back before `save` returns: a place that takes files but doesn't give them back is noticed then.
+A save that fails (a full disk, a lost bucket) raises CheckpointError, at the latest at the next `check`. The files of a
+failed save do not count as a checkpoint, and older checkpoints are removed only once a newer one is complete. The first
+checkpoint of a stage is read back before `save` returns, in case the storage accepts files but can't return them.
 """
 
 import contextlib
@@ -48,8 +48,8 @@ from pvdm_jax.storage.run_folder import BEST, CHECKPOINTS, StageFolder, check_fo
 class Checkpoints:
     """The checkpoints of one stage, in `directory/checkpoints`.
 
-    The newest `keep` are kept, those that they need (the best, and what a run may go back to), and for good those of
-    every `keep_every` steps (0: none). A context manager: leaving it waits for the save that is under way. Raises
+    Keeps the newest `keep` checkpoints, those that these need (the best, and what a run may go back to), and for good
+    those of every `keep_every` steps (0: none). A context manager: leaving it waits for a save in progress. Raises
     ConfigError for a directory in which Orbax can't keep checkpoints.
     """
 
@@ -64,16 +64,16 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(_place(directory), options=options)
         self._folder = self._manager.directory
-        self._read_back = not self._manager.all_steps()  # whether the next checkpoint must be
+        self._read_back = not self._manager.all_steps()  # whether the next checkpoint must be read back
 
     def save(self, step: int, state: Any, info: dict[str, Any], needed: Sequence[int] = ()) -> None:
-        """Saves in the background. `info` must be JSON. State and info may be donated or changed afterwards.
+        """Saves in the background. `info` must be JSON. Afterwards, the state may be donated and the info changed.
 
-        needed: steps of other checkpoints that are kept as long as this one is among the newest.
+        needed: steps of other checkpoints, which are kept as long as this one is among the newest.
         """
         self._needed[step] = list(needed)
         parts = to_dicts(state)
-        # Orbax copies the arrays before it returns, but writes the record later, as it is then.
+        # Orbax copies the arrays before it returns, but writes the record later, with any changes made by then.
         record = make_record(copy.deepcopy(info) | {NEEDED: list(needed)}, parts)
         args = ocp.args.Composite(state=ocp.args.StandardSave(parts), info=ocp.args.JsonSave(record))
         with self._failures():
@@ -85,10 +85,10 @@ class Checkpoints:
             self._read_back = False
 
     def _check_readable(self, step: int, parts: dict[str, Any]) -> None:
-        """Raises CheckpointError unless all of a checkpoint can be read: its parts one by one, into host memory."""
+        """Raises CheckpointError unless all parts of a checkpoint can be read, one by one, into host memory."""
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parts)
         try:
-            # Orbax reads parts of a checkpoint only with a manager that has written none.
+            # Orbax can read single parts of a checkpoint only with a manager that has written none.
             with ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(create=False)) as manager:
                 for name, part in shapes.items():
                     restore_part(manager, step, {name: part}, np.ndarray)
@@ -105,9 +105,9 @@ class Checkpoints:
     ) -> tuple[Any, int, dict[str, Any]] | None:
         """The newest readable checkpoint as (state, step, info), or None if there are no checkpoints.
 
-        `abstract` has the state's structure, of ShapeDtypeStructs with shardings. `check` is called with a checkpoint's
-        info before its arrays are read; what it raises ends the search. Damaged checkpoints that are newer than the one
-        returned are renamed, so that their steps can be saved again. Raises OSError if none can be read.
+        `abstract` is the state as ShapeDtypeStructs with shardings. `check` is called with a checkpoint's info before
+        its arrays are read; an exception ends the search. Damaged checkpoints that are newer than the one returned are
+        renamed, so that their steps can be saved again. Raises OSError if none can be read.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for index, step in enumerate(steps):
@@ -151,7 +151,7 @@ class Checkpoints:
         self._manager.reload()
 
     def check(self) -> None:
-        """Raises CheckpointError if a save has failed. Does not wait for those under way."""
+        """Raises CheckpointError if a save has failed. Does not wait for saves in progress."""
         with self._failures():
             self._manager.check_for_errors()
 
@@ -161,7 +161,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and frees Orbax's threads."""
+        """Waits for saves in progress, and ends Orbax's threads."""
         with self._failures():
             self._manager.close()
 
@@ -191,13 +191,13 @@ class Checkpoints:
         except CheckpointError as error:
             if kind is None:
                 raise
-            if not issubclass(kind, CheckpointError):  # such an error is on its way already
+            if not issubclass(kind, CheckpointError):  # a CheckpointError is already being raised
                 logging.warning("%s", error)
 
 
 @dataclasses.dataclass
 class _NeededByLatest(policy.PreservationPolicy):
-    """Keeps the checkpoints that the newest `n` need. steps: the steps that the checkpoint of each step needs."""
+    """Keeps the checkpoints that the newest `n` need. steps: for each checkpoint's step, the steps that it needs."""
 
     n: int
     steps: dict[int, Sequence[int]] = dataclasses.field(default_factory=dict)
@@ -222,10 +222,9 @@ def best_step(directory: str | pathlib.Path) -> int | None:
 def read_part(directory: str | pathlib.Path, part: str, abstract: Any) -> Any:
     """One part of the state, such as "ema", of the stage's best checkpoint; the other parts are not read.
 
-    If best.json names none, or that checkpoint is damaged, the newest readable one is used. `directory` is the stage's.
-    `abstract` has the part's structure, of ShapeDtypeStructs; leaves without a sharding go to this process's first
-    device. Raises FileNotFoundError if there is no checkpoint, OSError if none can be read. Nothing in the directory is
-    changed.
+    If best.json names none, or that checkpoint is damaged, the newest readable one is used. directory: the stage's.
+    abstract: the part as ShapeDtypeStructs; leaves without a sharding go to this process's first device. Raises
+    FileNotFoundError if there is no checkpoint, OSError if none can be read. Nothing in the directory is changed.
     """
     buckets.fetch(pathlib.Path(directory), BEST)
     folder = _place(directory)

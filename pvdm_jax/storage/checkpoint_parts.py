@@ -14,7 +14,7 @@ from flax import traverse_util
 from pvdm_jax.storage.array_fingerprint import fingerprint_arrays
 from pvdm_jax.storage.json_files import check_json
 
-# Reading a damaged checkpoint may raise anything else: Orbax trusts the types in its files.
+# Errors that do not mean damage. Reading a damaged checkpoint may raise any other: Orbax trusts the types in its files.
 NOT_DAMAGE = (MemoryError, jax.errors.JaxRuntimeError)
 # Fields that are added to a record: the steps that it needs, a fingerprint of each of the state's parts,
 # the types of arrays other than float32, and a fingerprint of the rest of the record.
@@ -24,7 +24,7 @@ USUAL_TYPE = "float32"
 
 
 def make_record(info: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
-    """The record of a checkpoint with these parts of the state: `info`, and what a reader compares them with."""
+    """The record of a checkpoint with these parts of the state: `info`, and the fingerprints that readers check."""
     record = info | {FINGERPRINTS: {name: fingerprint_arrays(part) for name, part in parts.items()}}
     record[TYPES] = {path: str(leaf.dtype) for path, leaf in _paths(parts) if leaf.dtype != USUAL_TYPE}
     return record | {RECORD_FINGERPRINT: _record_fingerprint(record)}
@@ -43,7 +43,7 @@ def attempt(manager: ocp.CheckpointManager, step: int, read: Callable[..., Any],
 
 
 def restore_info(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    """The record as it was given to `save`, and NEEDED."""
+    """The record as it was given to `save`, with NEEDED."""
     info = _restore_record(manager, step)
     return {name: value for name, value in info.items() if name not in (FINGERPRINTS, TYPES, RECORD_FINGERPRINT)}
 
@@ -57,9 +57,9 @@ def _restore_record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]
 
 
 def _record_fingerprint(record: dict[str, Any]) -> str:
-    """A hash of a record, except for that hash."""
+    """A hash of a record, without the hash itself."""
     rest = {name: value for name, value in record.items() if name != RECORD_FINGERPRINT}
-    plain = json.loads(json.dumps(rest))  # as it will be read
+    plain = json.loads(json.dumps(rest))  # as it will be when it is read
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -83,7 +83,7 @@ def restore_part(manager: ocp.CheckpointManager, step: int, abstract: Any, kind:
         args = ocp.args.PyTreeRestore(parts, restore_args=restore_args, partial_restore=True)
         found = manager.restore(step, args=ocp.args.Composite(state=args))["state"]
         for path, leaf in _paths(found):
-            # For what the checkpoint does not hold, Orbax returns the request.
+            # Where the checkpoint holds nothing, Orbax returns the request itself.
             if not isinstance(leaf, kind):
                 raise KeyError(f"it holds no {path}")
         return found
@@ -94,7 +94,7 @@ def restore_part(manager: ocp.CheckpointManager, step: int, abstract: Any, kind:
 def _restore_checked(
     manager: ocp.CheckpointManager, step: int, abstract: Any, read: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> Any:
-    """What `read` returns for the parts of `abstract`, after a comparison with their fingerprints.
+    """What `read` returns for the parts of `abstract`, compared with their fingerprints.
 
     Raises ValueError if a part of the state is not what was saved.
     """

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 MAX_NAME = 255  # bytes of a file's name, on all common file systems
-STALE_AFTER = 3600.0  # seconds without a write, after which another machine's unfinished file is taken for abandoned
-_STARTED = time.time()  # of this process, nearly
+STALE_AFTER = 3600.0  # seconds without a write after which another machine's unfinished file counts as abandoned
+_STARTED = time.time()  # about when this process started
 _UNFINISHED = re.compile(r"\..+\.unfinished-(?P<host>[^.]*)-(?P<process>\d+)", re.DOTALL)
 
 
@@ -24,19 +24,19 @@ class CheckpointError(OSError):
 
 
 class NotRegularFileError(OSError):
-    """Something other than a regular file, such as a device or a pipe, stands where a file is to be read."""
+    """A path that should be read as a file is something else, such as a device or a pipe."""
 
 
 @contextlib.contextmanager
 def failures_named(path: str | pathlib.Path) -> Iterator[None]:
     """A context in which an OSError that names no file names this one.
 
-    A full disk shows while something is written, and Python's error then has no name.
+    Python's error for a disk that fills up during a write names no file.
     """
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:  # without a number its text would not be shown
+        if error.errno is not None and error.filename is None:  # Python shows the name only with an errno
             error.filename = str(path)
         raise
 
@@ -65,7 +65,7 @@ def write_json(path: str | pathlib.Path, content: Any) -> None:
 
 
 def open_regular(path: str | pathlib.Path) -> IO[bytes]:
-    """Opens a file to read its bytes. Raises OSError at once for what is no regular file, such as a FIFO."""
+    """Opens a file to read its bytes. Raises OSError at once for anything but a regular file, such as a FIFO."""
     path = pathlib.Path(path)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
@@ -74,13 +74,13 @@ def open_regular(path: str | pathlib.Path) -> IO[bytes]:
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{path} is a folder; a file is needed here")
-    raise NotRegularFileError(f"{path} is no regular file (a device, a pipe or a socket), so it is not read")
+    raise NotRegularFileError(f"{path} is not a regular file (a device, a pipe or a socket), so it is not read")
 
 
 def temporary_path(path: pathlib.Path) -> pathlib.Path:
     """A hidden name next to `path`, to write to before renaming; different for each process and machine.
 
-    What a killed process leaves under such a name, `remove_leftovers` removes.
+    `remove_leftovers` removes what killed processes leave under such names.
     """
     suffix = f".unfinished-{_host()}-{os.getpid()}"
     name = os.fsencode(path.name)
@@ -107,7 +107,7 @@ def remove_leftovers(folder: pathlib.Path) -> None:
         if found["host"] != _host():
             stale = time.time() - written > STALE_AFTER
         elif int(found["process"]) == os.getpid():
-            stale = written < _STARTED - 1  # an earlier process had the same number
+            stale = written < _STARTED - 1  # written by an earlier process with the same number
         else:
             stale = not process_runs(int(found["process"]))
         if stale:
@@ -124,7 +124,7 @@ def check_new_folder(path: str | pathlib.Path) -> None:
 
 
 def remove(path: pathlib.Path) -> None:
-    """Removes a file, or a folder with all that is in it, if it exists."""
+    """Removes a file, or a folder with its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

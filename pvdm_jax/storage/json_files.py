@@ -1,4 +1,4 @@
-"""JSON files that are read back: each is checked before anything uses it, and a refusal names the file and the fault.
+"""Reading JSON files: each is checked before anything uses it, and a refusal names the file and the fault.
 
 Files may have been cut short, edited, replaced, or written by another program. `read_json` therefore takes the shape
 that the content must have, so that no reader meets a missing key or a value of another type:
@@ -18,8 +18,8 @@ from typing import Any
 from pvdm_jax.config import ConfigError
 from pvdm_jax.storage.files import open_regular
 
-MAX_BYTES = 2**28  # of a file
-MAX_DEPTH = 64  # of lists and objects within each other
+MAX_BYTES = 2**28  # size of a file
+MAX_DEPTH = 64  # nesting of lists and objects
 MAX_INTEGER = 2**63 - 1
 
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number", bool: "true or false"}
@@ -45,7 +45,7 @@ def read_json(path: str | pathlib.Path, shape: Any = object) -> Any:
             [shape] for a list, {str: shape} for an object with any keys, {"name": shape} for an object with at least
             these fields. A float may be written as an integer. Fields of shape `Maybe` may be absent or null.
 
-    Raises FileNotFoundError if there is no file, another OSError if it can't be read or is no regular file, and
+    Raises FileNotFoundError if there is no file, another OSError if it can't be read or is not a regular file, and
     JsonError if it is not JSON, holds NaN or an infinite number, is nested more than MAX_DEPTH deep, names a field
     twice or does not have the shape.
     """
@@ -57,7 +57,7 @@ def read_json(path: str | pathlib.Path, shape: Any = object) -> Any:
 
 
 def parse_json(data: bytes | str, name: str, shape: Any = object) -> Any:
-    """The content of JSON text, as `read_json` checks it. name: of the text in messages."""
+    """The content of JSON text, checked as in `read_json`. name: how messages call the text."""
     content = _parse(data, name)
     _check_depth_and_integers(content, name)
     check_json(content, shape, name)
@@ -65,7 +65,7 @@ def parse_json(data: bytes | str, name: str, shape: Any = object) -> Any:
 
 
 def try_read_json(path: str | pathlib.Path, shape: Any, warn: Callable[[str], Any], consequence: str) -> Any:
-    """The content of a JSON file that can be made again; None if it does not exist or can't be used.
+    """The content of a JSON file that can be regenerated; None if it does not exist or can't be used.
 
     warn: called with a line that names the file, the fault and `consequence` if the file exists and can't be used.
     """
@@ -83,7 +83,7 @@ def _parse(data: bytes | str, name: str) -> Any:
         raise JsonError(f"{name} is empty")
 
     def constant(text: str) -> float:
-        raise ValueError(f"it holds {text}, which is no finite number")
+        raise ValueError(f"it holds {text}, which is not a finite number")
 
     def number(text: str) -> float:
         value = float(text)
@@ -100,7 +100,7 @@ def _parse(data: bytes | str, name: str) -> Any:
         text = data if isinstance(data, str) else data.decode("utf-8")
         return json.loads(text, parse_constant=constant, parse_float=number, object_pairs_hook=unique)
     except UnicodeDecodeError as error:
-        raise JsonError(f"{name} is not JSON: it is no UTF-8 text (byte {error.start})") from error
+        raise JsonError(f"{name} is not JSON: it is not UTF-8 text (byte {error.start})") from error
     except RecursionError as error:
         raise JsonError(f"{name} is not usable: its lists and objects are nested too deeply") from error
     except ValueError as error:
@@ -124,7 +124,7 @@ def _check_depth_and_integers(content: Any, name: str) -> None:
 
 
 def check_json(value: Any, shape: Any, name: str, field: str = "") -> None:
-    """Raises JsonError unless `value`, which `field` of the file `name` holds ("": all of it), has the shape."""
+    """Raises JsonError unless `value` has the shape. It is the `field` ("": everything) of the file `name`."""
     if isinstance(shape, Maybe):
         if value is not None:
             check_json(value, shape.shape, name, field)

@@ -1,7 +1,7 @@
 """The layout of a run's folder: every path and file name in one place.
 
     RUN/
-      run.lock                while a command writes to the folder: which one (`storage.run_lock`)
+      run.lock                names the command that is writing to the folder (`storage.run_lock`)
       autoencoder/            stage 1, or a model folder where the run uses an autoencoder trained elsewhere
       latents/                the training videos, encoded
       diffusion/              stage 2
@@ -33,12 +33,12 @@ ENCODED_BY = "encoded_by"  # in stage 2's config.json: the fingerprint of the au
 # Files and folders of a stage.
 CONFIG, PARAMETERS, METRICS, BEST = "config.json", "parameters.txt", "metrics.jsonl", "best.json"
 CHECKPOINTS, EVALUATION = "checkpoints", "evaluation"
-# Orbax looks for its own files by patterns, in which these characters of the folder's name have another meaning.
+# Orbax searches its own files by patterns, in which these characters have a special meaning.
 PATTERNS = "*?[\\"
 
 
 def check_folder_name(directory: str | pathlib.Path) -> None:
-    """Raises ConfigError for a folder in which checkpoints could not be read again."""
+    """Raises ConfigError for a folder from which Orbax could not read its checkpoints."""
     path = str(pathlib.Path(directory).absolute())
     allowed = f"Orbax can't keep checkpoints below a folder whose path has one of {' '.join(PATTERNS)}"
     require(not set(PATTERNS) & set(path), "--workdir", path, allowed)
@@ -106,8 +106,8 @@ def read_settings(path: str | pathlib.Path) -> StageSettings:
 def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
     """The reports of a metrics file, {"step": n, name: value, ...} each; none where there is no file.
 
-    A last line that a running or killed program left incomplete is skipped. So is any other line that is not an object
-    of a step and of numbers, with a warning that names the file and the line: the other lines are still good.
+    An incomplete last line, of a running or killed program, is skipped. Any other line that is not an object of a step
+    and numbers is skipped with a warning that names the file and the line; the other lines are still used.
     """
     try:
         with open_regular(path) as file:

@@ -1,10 +1,12 @@
-"""One writer for a run's folder: a lock that names the process, and that outlives no process for long.
+"""One writer for a run's folder: a lock that names the process, and that soon expires when the process is gone.
 
 `RUN/run.lock`, in the folder or in its bucket, holds the writer's host, process and start. A thread of the writer
-renews the time in it every HEARTBEAT seconds. A second writer is refused. A lock is taken over if its process is gone,
-which can be seen on the same host, or if it has not been renewed for STALE seconds: a preempted job restarts by itself.
+renews the time in it every HEARTBEAT seconds. A second writer is refused. So that a preempted job can restart by
+itself, a lock is taken over if its process is gone, which can be seen on the same host, or if it has not been renewed
+for STALE seconds.
 
-Clocks of hosts may differ: a lock of another host that looks old is watched for two heartbeats before it is taken.
+Clocks of hosts may differ, so a lock of another host that looks old is watched for two heartbeats before it is taken
+over.
 """
 
 import contextlib
@@ -34,10 +36,10 @@ from pvdm_jax.storage.run_folder import LOCK, check_folder_name
 
 HEARTBEAT = 15.0  # seconds between two renewals
 STALE = 120.0  # seconds without one, after which a lock of another host is taken over
-FORGOTTEN = 48 * 3600.0  # age at which clocks don't matter: they may be set for another time zone
-POLL = 2.0  # seconds between two looks at another host's lock
+FORGOTTEN = 48 * 3600.0  # seconds: older locks are stale even if the clocks differ by time zones
+POLL = 2.0  # seconds between two reads of another host's lock
 
-# What a lock holds; another version's may lack some of it.
+# The fields of a lock; another version's lock may lack some.
 _TEXTS = ("host", "boot", "namespace", "process_start", "started", "id")
 CONTENT = {name: Maybe(str) for name in _TEXTS} | {"process": Maybe(int), "renewed": Maybe(float)}
 HELD, WAITING, REFUSED = 0, 1, 2
@@ -57,10 +59,10 @@ def single_writer(function: Function) -> Function:
 
 @contextlib.contextmanager
 def run_lock(workdir: str | pathlib.Path) -> Iterator[None]:
-    """Within it, this thread (with its run's other processes) is the one writer of the run in `workdir`.
+    """A context in which this thread (with the run's other processes) is the only writer of the run in `workdir`.
 
-    May be nested. Raises ConfigError, which names the writer, if there is another one. Waits while it is not known
-    whether a writer on another host is still there, for about STALE seconds at most.
+    May be nested. Raises ConfigError, naming the other writer, if there is one. Waits, for about STALE seconds at most,
+    while it is not clear whether a writer on another host is still running.
     """
     check_folder_name(workdir)
     place = _Place(buckets.url(workdir))
@@ -83,7 +85,7 @@ def run_lock(workdir: str | pathlib.Path) -> Iterator[None]:
 def check_still_writer(directory: str | pathlib.Path) -> None:
     """Raises ConfigError if a lock that this process holds above `directory` was taken over by another process.
 
-    That happens to a process that was suspended for minutes. Call it before something is written.
+    This happens to a process that was suspended for minutes. Call this before writing anything.
     """
     address = buckets.url(directory)
     for place, writer in list(_held.items()):
@@ -93,7 +95,7 @@ def check_still_writer(directory: str | pathlib.Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """The lock's file, here or in a bucket. address: the run's folder."""
+    """The lock's file, local or in a bucket. address: the run's folder."""
 
     address: str
 
@@ -103,7 +105,7 @@ class _Place:
 
     @property
     def remote(self) -> Any:
-        """The bucket's file system; None for a folder that is in none."""
+        """The bucket's file system; None for a local folder."""
         return buckets.file_system() if buckets.in_bucket(self.address) else None
 
     def make_folder(self) -> None:
@@ -111,7 +113,7 @@ class _Place:
             pathlib.Path(self.address).mkdir(parents=True, exist_ok=True)
 
     def read(self) -> dict[str, Any] | None:
-        """What the lock holds; None if there is none, {} if it can't be understood."""
+        """The lock's content; None if there is no lock, {} if its content can't be parsed."""
         try:
             if remote := self.remote:
                 data = remote.cat_file(self.path)
@@ -126,7 +128,7 @@ class _Place:
             return {}
 
     def create(self, content: dict[str, Any]) -> bool:
-        """Writes a lock that does not exist yet; False if another process is faster."""
+        """Creates the lock; False if another process was faster."""
         try:
             if remote := self.remote:
                 remote.pipe_file(self.path, json.dumps(content).encode(), mode="create")
@@ -152,7 +154,7 @@ class _Place:
 
 
 class _Writer:
-    """A process that holds a lock or asks for it; only process 0 of a run touches the file."""
+    """A process that holds a lock or wants it; only process 0 of a run accesses the file."""
 
     def __init__(self, place: _Place):
         self.place, self.thread = place, threading.get_ident()
@@ -169,12 +171,12 @@ class _Writer:
                 return WAITING, ""
             return self._begin()
         if found == {}:
-            time.sleep(0.5)  # it is perhaps being written
+            time.sleep(0.5)  # it may just be being written
             found = self.place.read() or {}
         state = self._judge(found)
         if state == HELD:
             self.place.replace(self._content())
-            time.sleep(0.2)  # another process may take it over at the same moment: the last one to write has it
+            time.sleep(0.2)  # another process may take it over at the same moment: the last one to write holds it
             return self._begin() if self._is_mine() else (WAITING, "")
         return state, _describe(found)
 
@@ -229,7 +231,7 @@ class _Writer:
                 if not self._is_mine():
                     return
                 self.place.replace(self._content())
-            except Exception as error:  # a full disk, a lost bucket: what is saved next will say so
+            except Exception as error:  # a full disk or a lost bucket, which the next save will report
                 print(f"the lock {self.place.path} can't be renewed ({type(error).__name__})", file=sys.stderr)
 
 
@@ -252,17 +254,17 @@ def _wait_for(writer: _Writer) -> None:
                 f"or use another --workdir (its lock is {writer.place.path})"
             )
         if other and not told:
-            print(f"waiting: {writer.place.path} is held by {other}; it is taken over if it isn't renewed", flush=True)
+            print(f"waiting: {writer.place.path} is held by {other}, and taken over unless it is renewed", flush=True)
             told = True
         time.sleep(POLL if other else 0.1)
 
 
 def _this_process() -> dict[str, Any]:
-    """What tells this process from all others."""
+    """The facts that distinguish this process from all others."""
     return {
         "host": socket.gethostname(),
         "boot": _read("/proc/sys/kernel/random/boot_id").strip(),
-        "namespace": _link("/proc/self/ns/pid"),  # containers may share a host's name, and number processes anew
+        "namespace": _link("/proc/self/ns/pid"),  # containers may share a host's name but number processes separately
         "process": os.getpid(),
         "process_start": _start_of(os.getpid()),
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -276,7 +278,7 @@ def _describe(found: dict[str, Any]) -> str:
 
 
 def _is_running(process: int | None, start: str | None) -> bool:
-    """Whether a process of this host exists; another one of the same number, started at another time, isn't it."""
+    """Whether a process of this host is running, and is not a later one with the same number (by its start time)."""
     if process is None or process <= 0:
         return False
     if os.path.isdir("/proc/self"):
@@ -286,7 +288,7 @@ def _is_running(process: int | None, start: str | None) -> bool:
 
 
 def _start_of(process: int) -> str:
-    """When a process started, in the kernel's ticks; "" if there is none, or it has ended and waits to be collected."""
+    """When a process started, in the kernel's ticks; "" if there is no such process, or it is a zombie."""
     fields = _read(f"/proc/{process}/stat").rpartition(")")[2].split()
     return "" if len(fields) < 20 or fields[0] in "ZX" else fields[19]
 

@@ -10,15 +10,15 @@ from flax import traverse_util
 from pvdm_jax.config import ConfigError, default_settings
 from pvdm_jax.storage.run_folder import DATASET, ENCODED_BY
 
-DATA_PATH = "data.path"  # the field of settings that DATASET takes the place of in comparisons
+DATA_PATH = "data.path"  # the field that comparisons of settings replace by DATASET
 
 
 def check_settings(saved: dict[str, Any], current: dict[str, Any], free: Sequence[str]) -> None:
     """Raises ConfigError, naming the fields, if settings differ from those that a checkpoint was made with.
 
-    Both are nested dicts. Fields that match one of the patterns of `free` ("sample.*") may differ. A field that an
-    older version did not store counts as its default. Where both have a DATASET, the content of the videos, its path
-    may differ too; without it (older versions stored none) only the path is compared.
+    Both are nested dicts. Fields that match one of the patterns in `free` ("sample.*") may differ. A field that an
+    older version did not store counts as its default. If both have a DATASET (a fingerprint of the videos' content),
+    the dataset's path may differ too; otherwise (older versions stored none) only the path is compared.
     """
     unknown = [fact for fact in (DATASET, ENCODED_BY) if not (saved.get(fact) and current.get(fact))]
     free = (*free, *unknown, *([] if DATASET in unknown else [DATA_PATH]))

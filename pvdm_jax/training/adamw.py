@@ -1,8 +1,8 @@
 """AdamW that keeps its state where a gradient is not finite, in two passes over the parameters.
 
-`optax.adamw` gives the same numbers. On a CPU, XLA compiles one loop for each array that an update writes. The loop of
-the parameters computes the new moments again from the old ones, which must then be copied first, because the new
-moments are written over them. Here the loop of the parameters reads the new moments.
+`optax.adamw` gives the same numbers. But on a CPU, XLA compiles one loop for each array that an update writes, and the
+loop of the parameters recomputes the new moments from the old ones. These must then be copied first, because the new
+moments overwrite them. Here the loop of the parameters reads the new moments.
 """
 
 from typing import Any
@@ -41,6 +41,6 @@ def adamw(schedule: optax.Schedule, b1: float, b2: float, weight_decay: float) -
 
 
 def _written_out(tree: Any) -> Any:
-    """The same arrays; on a CPU what follows must read them, not recompute them. Other devices write several arrays in
-    one loop."""
+    """The same arrays; on a CPU, later operations must read them instead of recomputing them. Other devices write
+    several arrays in one loop."""
     return jax.lax.platform_dependent(tree, cpu=jax.lax.optimization_barrier, default=lambda x: x)

@@ -16,7 +16,7 @@ from pvdm_jax.training.optimizer import NetworkState, TrainState, make_optimizer
 class AdversarialState(TrainState):
     """Stage 1's state if it has an adversarial phase; its network and ema are the autoencoder's.
 
-    discriminators: of the tree {"image", "video"}; their initial values until the phase begins.
+    discriminators: the networks "image" and "video"; they keep their initial values until the phase begins.
     warmup_start: int32 scalar, the updates done when the phase began or was last rolled back; -1 before.
     scale: float32 scalar, factor of the phase's weights and learning rates; the guard lowers it.
     """
@@ -46,7 +46,7 @@ def begin(state: AdversarialState) -> AdversarialState:
 
 
 def roll_back(best: AdversarialState, state: AdversarialState, scale: float) -> AdversarialState:
-    """The networks of `best` at the step of `state`: warmed up again, with weights and learning rates times `scale`."""
+    """The networks of `best` at the step of `state`: a new warm-up, and weights and learning rates times `scale`."""
     return dataclasses.replace(
         begin(state),
         network=best.network.with_counts_of(state.network),
@@ -57,7 +57,7 @@ def roll_back(best: AdversarialState, state: AdversarialState, scale: float) -> 
 
 
 def make_discriminator_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """One optimizer for the tree {"image", "video"}, which clips the gradient of each by its own norm. Never Muon."""
+    """One optimizer for the tree {"image", "video"}; it clips each gradient by its own norm, and is never Muon."""
     optimizer = make_optimizer(dataclasses.replace(config, clip_norm=0.0, muon_learning_rate=0.0), steps)
     if config.clip_norm == 0:
         return optimizer

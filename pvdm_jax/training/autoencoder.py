@@ -1,8 +1,8 @@
 """Stage 1: the autoencoder learns to reconstruct clips (paper section 3.1).
 
 A first phase minimises pixel losses and LPIPS. A second, adversarial phase adds patch discriminators of frames and of
-clips, which learn beside the autoencoder; `training.phases` decides when it begins and whether it diverges. The losses
-are in `pvdm_jax.losses`.
+clips, which train alongside the autoencoder; `training.phases` decides when it begins and whether it diverges. The
+losses are in `pvdm_jax.losses`.
 """
 
 import pathlib
@@ -43,7 +43,7 @@ from pvdm_jax.training.phases import BOTH, DISCRIMINATOR, GENERATOR, RECONSTRUCT
 from pvdm_jax.training.step import Batch, Constants, Metrics
 from pvdm_jax.weights.run_autoencoder import check_not_imported
 
-# Parts of the configuration that this stage's numbers don't depend on.
+# Parts of the configuration that do not affect this stage's numbers.
 UNRELATED = ("denoiser.*", "latents.*", "process.*", "train_diffusion.*", "encode.*")
 PICTURED = 4  # clips in the evaluation's picture
 
@@ -52,7 +52,7 @@ class AutoencoderStage:
     """State, steps and evaluation of stage 1, for the training loop.
 
     held_out: {"video": uint8 (n, frames, height, width, 3)}, held-out clips.
-    lpips: needed if config.perceptual_weight is positive.
+    lpips: required if config.perceptual_weight is positive.
 
     A step's batch has "video" (b, frames, height, width, 3), uint8 or float in [-1, 1], and optionally "frame" (b,),
     the index of the frame that LPIPS and the image discriminator see; without it one is drawn. constants: {"lpips":
@@ -142,7 +142,7 @@ class AutoencoderStage:
     def adversarial_step(
         self, state: AdversarialState, batch: Batch, key: jax.Array, constants: Constants
     ) -> tuple[AdversarialState, Metrics]:
-        """One update of the autoencoder and one of the discriminators, by the same reconstruction."""
+        """One update of the autoencoder and one of the discriminators, from the same reconstruction."""
         strength = state.scale * self._strength(state)
 
         def loss(params, batch, key):
@@ -177,7 +177,7 @@ class AutoencoderStage:
     def _strength(self, state: AdversarialState) -> jax.Array | float:
         """The factor of the phase's weights in the next update, 0 to 1: warm-up times decay.
 
-        Both count from the phase's start or its last roll-back.
+        Both count from the start of the phase or from its last roll-back.
         """
         config, strength = self.adversarial, 1.0
         done = state.step - state.warmup_start
@@ -216,12 +216,12 @@ class AutoencoderStage:
         return sharding.map_parts(self.mesh, measure, shared, batch, clips_at_once(self.losses.model))
 
     def evaluate(self, state: TrainState, folder: pathlib.Path) -> dict[str, float]:
-        """How well the EMA reconstructs the held-out clips. Writes some of them as reconstruction.gif.
+        """Measures how well the EMA reconstructs the held-out clips. Writes some of them as reconstruction.gif.
 
-        psnr (dB), and still_psnr, that of each clip's mean frame as a still; gradient_energy, the part that is kept;
-        ssim, if frames are large enough; error, the pixel and LPIPS terms of the loss, by which the best checkpoint is
-        chosen. If the run has an adversarial phase, error_now is the error of the current parameters, and within the
-        phase discriminator_loss is the hinge loss on held-out clips.
+        Returns psnr (dB); still_psnr, that of each clip's mean frame as a still; gradient_energy, the fraction that is
+        kept; ssim, if frames are large enough; error, the pixel and LPIPS terms of the loss, by which the best
+        checkpoint is chosen. If the run has an adversarial phase, also error_now, the error of the current parameters,
+        and within the phase discriminator_loss, the hinge loss on held-out clips.
         """
         from pvdm_jax.evaluation.reconstruction import SSIM_SIDE, gradient_energy_ratio, psnr, ssim, still_psnr
         from pvdm_jax.video.grid import video_grid
@@ -255,10 +255,10 @@ class AutoencoderStage:
 
 
 def load_perceptual(model: AutoencoderConfig, config: AutoencoderTrainingConfig) -> LPIPS | None:
-    """LPIPS for a run; None if its weight in the loss is 0, and a stand-in, with a warning, if no files are given.
+    """LPIPS for a run; None if its weight in the loss is 0; a stand-in, with a warning, if no files are given.
 
-    Raises ConfigError if clips are too small for it or if the files do not hold it, FileNotFoundError if a file does
-    not exist.
+    Raises ConfigError if clips are too small or if the files do not hold LPIPS, FileNotFoundError if a file does not
+    exist.
     """
     from pvdm_jax.weights.official.lpips import load_lpips
 

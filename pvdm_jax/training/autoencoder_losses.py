@@ -24,7 +24,7 @@ class AutoencoderLosses:
 
     Batches have "video" (b, frames, height, width, 3) in [-1, 1] and "frame" (b,), the index of the frame that LPIPS
     and the image discriminator see. constants: {"lpips": its weights}, or {}; the losses take them as an argument, so
-    that a compiled step does not contain them. lpips: needed if config.perceptual_weight is positive.
+    that a compiled step does not contain them. lpips: required if config.perceptual_weight is positive.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class AutoencoderLosses:
         return {"video": to_float(video) if video.dtype == jnp.uint8 else video, "frame": frame}
 
     def reconstruct(self, params: functional.Params, video: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """The reconstruction of clips in [-1, 1]; with a key, under the noise of config.latent_noise."""
+        """The reconstruction of clips in [-1, 1]; with a key, noise of config.latent_noise is added to the latents."""
         params = on_mesh.gather(self.mesh, params, Autoencoder, self.model.remat)
         model = functional.merge(self.autoencoder, params)
         with on_mesh.running_on(self.mesh):

@@ -1,8 +1,8 @@
-"""Evaluations in the training loop, and carrying out what the policy decides by them.
+"""Runs evaluations in the training loop, and carries out the policy's decisions.
 
-Every evaluation has a checkpoint, made before it, so that a failed evaluation costs no training. Resuming from that
-checkpoint makes up for an evaluation that is missing, and carries out its decision again: best.json holds the newest
-decision, and the record with a checkpoint all those before it.
+A checkpoint is saved before every evaluation, so that a failed evaluation loses no training. A run that resumes from
+that checkpoint repeats the evaluation if it is missing, and carries out its decision again: best.json holds the newest
+decision, and the record with a checkpoint all decisions before it.
 """
 
 import logging
@@ -36,7 +36,7 @@ def evaluate(run: Run, state: Any, step: int, report: bool = True) -> Any:
     seconds = time.perf_counter() - began
     if run.policy.record.judged < step:
         run.policy.judge(step, values)
-        run.checkpoints.wait()  # best.json may only name a checkpoint that is complete
+        run.checkpoints.wait()  # best.json must name a complete checkpoint
         _write_record(run)
     if report:
         named = {f"eval/{name}": value for name, value in values.items()}
@@ -57,7 +57,7 @@ def resume(run: Run, state: Any, step: int) -> Any:
     kept = _read_record(run)
     if kept.judged == step:
         run.policy.resume(kept)
-    # Any other record is of a later step, which will be trained again.
+    # Any other record is from a later step, which will be trained again.
     _write_record(run)
     judged, reported = run.policy.record.judged, _reported(run, step)
     if (judged < step and evaluation_due(run, step)) or (judged == step and not reported):
@@ -78,7 +78,7 @@ def _act(run: Run, state: Any, step: int) -> Any:
 
 
 def _reported(run: Run, step: int) -> bool:
-    """Whether the metrics of the evaluation after `step` were written before this start; alike on all processes."""
+    """Whether the metrics of the evaluation after `step` were written before this start, for all processes."""
     return broadcast_json(run.writer.resumed_with(step, "time/evaluation"))  # only process 0 has the file
 
 

@@ -1,11 +1,11 @@
 """Stage 2: the denoiser learns to predict noise (or x_0, v, the flow) in latents, jointly with and without the clips
 beside them (paper section 3.2, equation 8).
 
-It trains from the latents of `training.latents`: windows of consecutive clips, of which the last may have a next one.
+It trains on the latents of `training.latents`: windows of two consecutive clips, or of three with denoiser.next_clip.
 With probability `context_prob` a sample is a clip given the previous one, else an unconditional clip: any clip of the
 window, or with encode.unconditional_anywhere one that begins anywhere in it, as in the official code. The `default`
-recipe decides that for each clip, `official` for the whole batch. A clip without a previous one says so in the data: it
-is never told by black pixels.
+recipe decides this for each clip, `official` for the whole batch. The data mark a clip without a previous one; black
+pixels have no special meaning.
 
 A denoiser with an expert (`denoiser.expert_from`) is two networks, which take turns: every `expert_every`-th update
 trains the expert on clips that have a neighbour, at its own times; the others train the rest as above.
@@ -53,7 +53,7 @@ from pvdm_jax.training.optimizer import (
 from pvdm_jax.training.policy import BestByMetric
 from pvdm_jax.weights.run_autoencoder import import_autoencoder, load_autoencoder
 
-# Parts of the configuration that this stage's numbers don't depend on: the latents' identity is checked by the cache.
+# Parts of the configuration that do not affect this stage's numbers; the cache checks the identity of the latents.
 UNRELATED = ("train_autoencoder.*",)
 DENOISER = "denoiser"  # the name of the stage's step; the expert's is EXPERT
 PICTURED = 4  # clips sampled at each evaluation, rounded up to the number of devices
@@ -62,9 +62,9 @@ PICTURED = 4  # clips sampled at each evaluation, rounded up to the number of de
 class DiffusionStage:
     """State, step and evaluation of stage 2, for the training loop.
 
-    decoder: the autoencoder's weights, which decode the samples of the evaluation. held_out: a batch that training
-    never sees. real: uint8 (n, frames, height, width, 3), held-out clips that as many sampled ones are compared with;
-    None: none.
+    decoder: the autoencoder's weights, which decode the samples of the evaluation. held_out: a batch that is never
+    trained on. real: uint8 (n, frames, height, width, 3), held-out clips to compare n sampled clips with; None: no
+    comparison.
     """
 
     name = "diffusion"
@@ -91,7 +91,7 @@ class DiffusionStage:
         if self.has_expert:
             self.expert_optimizer = make_optimizer(self.config.optimizer, max(1, experts), excluded)
             self.steps[EXPERT] = self.expert_step
-        # What the evaluation takes. It samples as users of the trained model will.
+        # For the evaluation, which samples in the same way as users of the trained model.
         self.decoder, self.held_out, self.real = decoder, held_out, real
         program = SamplingProgram(config, self.model)
         self.sampling, self.numbers = split_settings(self.model, config.sample)
@@ -108,11 +108,11 @@ class DiffusionStage:
         return join_networks({name: init_state(params[name], optimizer) for name, optimizer in optimizers.items()})
 
     def step_name(self, step: int) -> str:
-        """Which of `steps` makes update number `step`, counted from 1."""
+        """The name in `steps` of the function that makes update number `step`, counted from 1."""
         return EXPERT if self.has_expert and step % self.config.expert_every == 0 else DENOISER
 
     def step(self, state: TrainState, batch: LatentBatch, key: jax.Array, constants: Any):
-        """One update of the denoiser; with an expert, of its other network."""
+        """One update of the denoiser, or, if it has an expert, of its other network."""
         coin = None
         if self.config.recipe == "official":
             coin = jax.random.bernoulli(jax.random.fold_in(key, 1), np.float32(self.config.context_prob))
@@ -138,8 +138,8 @@ class DiffusionStage:
         return update(state, grads, optimizer, self.config.ema_decay, self.config.ema_every), metrics
 
     def _held_out_errors(self, params: functional.Params, batch: LatentBatch) -> dict[str, jax.Array]:
-        """Squared errors (b,) at uniform times, by what the denoiser is shown; `expert`: given the previous clip, at
-        times that the expert answers for."""
+        """Squared errors (b,) at uniform times, by name of what the denoiser is shown. `expert`: given the previous
+        clip, at times that the expert answers for."""
         batch = batch.map_latents(self.scale.normalize)
         key = make_key(0)  # the same noise at every evaluation
         losses, everything = self.losses, self.losses.condition(batch)
@@ -152,7 +152,7 @@ class DiffusionStage:
         if self.has_expert:
             conditions["expert"] = conditions["given_previous"]
             noisy["expert"] = draw_noisy_batch(losses.process, batch.clip, key, losses.expert_times)
-        # All in one call: each further one would take seconds to compile.
+        # All in one call: each further call would take seconds to compile.
         asked, condition = (jax.tree.map(lambda *x: jnp.concatenate(x), *each.values()) for each in (noisy, conditions))
         errors = squared_error(self.model.denoise_in_parts(params, asked.x, asked.time, condition), asked.target)
         return dict(zip(conditions, jnp.split(errors, len(conditions)), strict=True))
@@ -167,10 +167,11 @@ class DiffusionStage:
         return self.sample(weights, make_key(0), np.int32(0), index, self.numbers)
 
     def evaluate(self, state: TrainState, folder: pathlib.Path) -> dict[str, float]:
-        """The EMA's loss on held-out clips, without and (for those that have them) with the clips beside them.
+        """The EMA's loss on held-out clips, without and (for clips that have them) with the neighbouring clips.
 
-        Writes clips that the EMA samples with the run's own settings, always from the same noise: samples.gif. With
-        `eval_samples`, also the Frechet distance of as many of them from held-out clips, in the scattering space.
+        Writes samples.gif: clips that the EMA samples with the run's own settings, always from the same noise. With
+        `eval_samples`, also returns the Frechet distance between that many samples and held-out clips, in the
+        scattering space.
         """
         from pvdm_jax.evaluation.frechet import frechet_distance
         from pvdm_jax.evaluation.scattering import video_features
@@ -205,9 +206,9 @@ class DiffusionStage:
 def train(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathlib.Path | None = None) -> TrainState:
     """Trains stage 2 of the run in `workdir`, resuming from its newest checkpoint.
 
-    It takes the cached latents, or with `encode.cache` False makes them from pixels in every step. autoencoder: a model
-    folder or another run's folder, whose autoencoder the run imports. Returns the last state. Raises ConfigError
-    where `pvdm encode` has not been run or its latents don't fit.
+    It takes the cached latents, or with `encode.cache` False encodes pixels in every step. autoencoder: a model folder
+    or another run's folder, whose autoencoder the run imports. Returns the last state. Raises ConfigError if
+    `pvdm encode` has not been run or its latents don't fit.
     """
     from pvdm_jax.training.loop import train as run
 

@@ -22,7 +22,7 @@ from pvdm_jax.training.seam_weights import seam_weights, weights_of
 
 
 class DiffusionLosses:
-    """The losses of stage 2. network: the one that an update trains. Batches have normalised latents."""
+    """The losses of stage 2. network: the network that an update trains. Batches have normalised latents."""
 
     def __init__(self, config: Config, network: LatentModel):
         self.denoiser, self.config, self.network = config.denoiser, config.train_diffusion, network
@@ -32,9 +32,9 @@ class DiffusionLosses:
             self.seam_weights = seam_weights(network.spec, config.autoencoder.frames, self.config.seam_weight)
 
     def loss(self, params: functional.Params, batch: LatentBatch, key: jax.Array, coin: jax.Array | None = None):
-        """Mean squared error over the batch: a share of it given the clips beside it, the rest without.
+        """Mean squared error over the batch: some samples are given their neighbouring clips, the others are not.
 
-        coin: a bool for the whole batch that decides which; None draws one for each clip.
+        coin: a bool that decides this for the whole batch; None draws one for each clip.
         """
         context_key, which_key, label_key, noise_key = jax.random.split(key, 4)
         condition = self.drawn_condition(batch, context_key, label_key, coin)
@@ -45,7 +45,7 @@ class DiffusionLosses:
         return loss, {"loss": loss}
 
     def expert_loss(self, params: functional.Params, batch: LatentBatch, key: jax.Array):
-        """The expert's mean squared error over the clips of the batch that have a neighbour, which it is shown."""
+        """The expert's mean squared error over the clips of the batch that have a neighbour, given this neighbour."""
         context_key, label_key, noise_key = jax.random.split(key, 3)
         condition = self.drawn_condition(batch, context_key, label_key, coin=jnp.bool_(True))
         errors, weights = self.errors(params, batch.clip, condition, noise_key, self.expert_times)
@@ -54,7 +54,7 @@ class DiffusionLosses:
         return loss, {"expert_loss": loss}
 
     def expert_times(self, key: jax.Array, count: int, num_steps: int) -> jax.Array:
-        """The times (count,) that the expert answers for, drawn evenly."""
+        """Times (count,) drawn uniformly from those that the expert answers for."""
         return jax.random.randint(key, (count,), self.denoiser.expert_from, num_steps, jnp.int32)
 
     def errors(
@@ -72,7 +72,7 @@ class DiffusionLosses:
         return self.network.errors(params, noisy, condition, weights), noisy.weight
 
     def condition(self, batch: LatentBatch) -> Condition:
-        """All that a batch has of what the denoiser takes."""
+        """The condition with everything that the denoiser takes and the batch has."""
         parts: dict[str, Any] = {"label": batch.label} if self.denoiser.num_classes else {}
         for name in self.denoiser.neighbours:
             parts[name] = Neighbour(getattr(batch, name), getattr(batch, f"has_{name}"))
@@ -81,7 +81,7 @@ class DiffusionLosses:
     def drawn_condition(
         self, batch: LatentBatch, context_key: jax.Array, label_key: jax.Array, coin: jax.Array | None
     ) -> Condition:
-        """What each sample is shown: some of its neighbours (`shown_neighbours`), and most often its class."""
+        """What each sample is shown: some of its neighbours (`shown_neighbours`), and usually its class."""
         return self.condition(batch).keep(
             **self.shown_neighbours(batch, context_key, coin),
             label=jax.random.bernoulli(label_key, np.float32(self.config.label_prob), batch.label.shape),
@@ -92,8 +92,8 @@ class DiffusionLosses:
     ) -> dict[str, jax.Array]:
         """Which samples are shown their neighbours: "previous" and, with next_clip, "next", each bool (b,).
 
-        With next_clip, half of those that are shown any are shown both, a quarter only the previous and a quarter only
-        the next. A neighbour that the data lack is never shown.
+        With next_clip, of the samples that are shown any neighbour, half see both, a quarter only the previous clip and
+        a quarter only the next. A neighbour that the data lack is never shown.
         """
         coin_key, which_key = jax.random.split(key)
         count = batch.label.shape
@@ -111,9 +111,9 @@ class DiffusionLosses:
         return jnp.broadcast_to(condition.sees_neighbour, batch.label.shape)
 
     def unconditional_clip(self, batch: LatentBatch, condition: Condition, key: jax.Array) -> Tokens:
-        """The clips to learn (b, positions, channels): the window's own where a neighbour is shown.
+        """The clips to learn (b, positions, channels): `batch.clip` where a neighbour is shown.
 
-        Where none is, the one at a random place in the window, or without such a one any of the window's clips.
+        Elsewhere, the clip at a random place in the window, or if the batch has none, any of the window's clips.
         """
         clip, unconditional = batch.clip, ~self.shows_neighbour(batch, condition)
         if batch.unconditional is not None:

@@ -1,7 +1,7 @@
 """`pvdm encode`: writes the cache of latents that stage 2 trains on, with all devices and processes.
 
-A shard gets its name once it is complete, so an encoding that was killed resumes with the missing shards; the index is
-written last. Until then encoding.json records which autoencoder and settings the shards are made with.
+A shard gets its name once it is complete, so an encoding that was killed resumes with the missing shards. The index is
+written last. Until then, encoding.json records the autoencoder and the settings that the shards are made with.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ from pvdm_jax.training.latent_files import (
 from pvdm_jax.training.latents import cached_settings, check_made_by, encoded_windows, open_latents, split_windows
 from pvdm_jax.weights.run_autoencoder import import_autoencoder
 
-SHARD_WINDOWS = 1024  # windows in a file: what a kill can cost
+SHARD_WINDOWS = 1024  # windows in a file, the most that a kill can lose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathl
     folder = RunFolder(workdir).latents
     mesh = sharding.make_mesh(config.mesh)
     if not config.encode.cache:
-        raise ConfigError("encode.cache is False; stage 2 encodes by itself, so there is nothing to do")
+        raise ConfigError("encode.cache is False; stage 2 encodes pixels itself, so there is nothing to do")
     if autoencoder is not None:
         import_autoencoder(autoencoder, config, workdir)
     encoder = Encoder(config.autoencoder, workdir, mesh)
@@ -117,14 +117,14 @@ def encode(config: Config, workdir: str | pathlib.Path, autoencoder: str | pathl
             index |= merge_statistics(outcomes)
     index["made_by"] = made_by
     if jax.process_index() == 0:
-        write_json(folder / INDEX, index)  # from here on the cache is complete
+        write_json(folder / INDEX, index)  # completes the cache
         (folder / INCOMPLETE_INDEX).unlink()
         buckets.push(folder)
     return _summary(folder, index)
 
 
 def _share_shards(folder: pathlib.Path) -> None:
-    """If the run is in a bucket, tells every machine which shards exist: in the bucket, or on the first machine."""
+    """If the run is in a bucket, tells every machine which shards exist, in the bucket or on the first machine."""
     if not buckets.in_bucket(buckets.url(folder)):
         return
     if jax.process_index() == 0:
@@ -147,7 +147,7 @@ def _encode_split(
     from tqdm import tqdm
 
     paths = [shard_path(folder, split, number, len(shards)) for number in range(len(shards))]
-    # Every process must use the same list, whatever the first one has written by the time they look.
+    # Every process must use the same list, whatever the first process has written in the meantime.
     done = multihost_utils.broadcast_one_to_all(np.array([is_complete(path) for path in paths]))
     outcomes = {number: read_statistics(path) for number, path in enumerate(paths) if done[number]}
     missing = [number for number in range(len(shards)) if not done[number]]

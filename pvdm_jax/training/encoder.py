@@ -25,7 +25,7 @@ class Encoder:
         self._encode = jax.jit(LatentModel(model, mesh=mesh).encode, out_shardings=sharding.batch_sharding(mesh))
 
     def encode(self, video: np.ndarray) -> jax.Array:
-        """uint8 (b, n * frames, h, w, 3) of this process to float32 (b * n of all processes, positions, channels)."""
+        """This process's uint8 (b, n * frames, h, w, 3) to float32 (b * n of all processes, positions, channels)."""
         # The n clips of a window are n items of the autoencoder's batch.
         clips = video.reshape(-1, self.frames, *video.shape[2:])
         return self._encode(self._params, sharding.global_batch(self.mesh, clips))

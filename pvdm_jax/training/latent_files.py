@@ -29,7 +29,7 @@ from pvdm_jax.storage.run_folder import DATASET
 
 INDEX = "index.json"
 INCOMPLETE_INDEX = "encoding.json"
-# What the two hold, and the statistics of a shard.
+# The contents of these two files, and of a shard's statistics.
 MADE_BY = {"made_by": {"autoencoder": str, "settings": dict, DATASET: Maybe(str)}}
 CONTENT = MADE_BY | {
     "clips": [str],
@@ -128,7 +128,7 @@ class LatentCache:
 class ShardWriter:
     """Writes a file of windows and adds up the statistics of their clips.
 
-    segments: the positions of each part of the latents that has its own statistics. writing: only then is anything
+    segments: the positions of each part of the latents that has its own statistics. writing: whether anything is
     written to the disk.
     """
 
@@ -178,7 +178,7 @@ class ShardWriter:
 
 
 def zero_missing(clips: Sequence[str], latents: np.ndarray, facts: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Latents (b, clips, positions, channels) with zeros for clips that don't exist, which were encoded as black."""
+    """Latents (b, clips, positions, channels) with missing clips, which were encoded as black, set to zero."""
     latents = latents.copy()
     for slot, name in enumerate(clips):
         if f"has_{name}" in facts:
@@ -187,7 +187,7 @@ def zero_missing(clips: Sequence[str], latents: np.ndarray, facts: Mapping[str, 
 
 
 def make_fields(clips: Sequence[str], latents: np.ndarray, facts: Any) -> dict[str, np.ndarray]:
-    """The fields of a `LatentBatch`, of latents (..., clips, positions, channels) and fields of HEADER (...)."""
+    """The fields of a `LatentBatch`, from latents (..., clips, positions, channels) and fields of HEADER (...)."""
     fields = {name: latents[..., slot, :, :] for slot, name in enumerate(clips)}
     fields |= {f"has_{name}": np.bool_(facts[f"has_{name}"]) for name in ("previous", "next") if name in clips}
     return fields | {"label": np.int32(facts["label"])}
@@ -217,7 +217,7 @@ def shard_path(folder: pathlib.Path, split: str, number: int, count: int) -> pat
 
 
 def statistics_path(shard: pathlib.Path) -> pathlib.Path:
-    """The file of a shard's statistics, which is written once the shard is complete."""
+    """The file of a shard's statistics, written once the shard is complete."""
     return shard.with_suffix(".json")
 
 
@@ -227,9 +227,9 @@ def read_statistics(shard: pathlib.Path) -> dict[str, Any]:
 
 
 def is_complete(shard: pathlib.Path) -> bool:
-    """Whether a shard and its statistics can be used. If not, it is encoded again.
+    """Whether a shard and its statistics can be used. If not, the shard is encoded again.
 
-    A shard in a bucket need not be on this machine; it was uploaded before its statistics.
+    A shard in a bucket need not be on this machine: it was uploaded before its statistics.
     """
     again = "its shard is encoded again"
     exists = shard.is_file() or buckets.in_bucket(buckets.url(shard))
@@ -237,6 +237,6 @@ def is_complete(shard: pathlib.Path) -> bool:
 
 
 def missing_shards(folder: pathlib.Path, index: Mapping[str, Any]) -> list[pathlib.Path]:
-    """The shards that an index counts and that are not in its folder."""
+    """The shards that an index lists but that are not in its folder."""
     paths = [shard_path(folder, split, i, count) for split, count in index["shards"].items() for i in range(count)]
     return [path for path in paths if not path.is_file()]

@@ -1,7 +1,7 @@
-"""The latents that stage 2 trains on: a cache that `pvdm encode` writes once, or encoded from pixels in every step.
+"""The latents that stage 2 trains on: a cache that `pvdm encode` writes once, or pixels encoded in every step.
 
-Encoding a clip costs more than a training step of the denoiser on it, so a cache saves most of stage 2's cost. Its
-files are described in latent_files.py.
+Encoding a clip costs more than a training step of the denoiser on it, so the cache saves most of stage 2's cost.
+latent_files.py describes its files.
 """
 
 import functools
@@ -41,9 +41,9 @@ from pvdm_jax.training.latent_files import (
 )
 from pvdm_jax.weights.run_autoencoder import load_autoencoder
 
-MEASURED_WINDOWS = 512  # whose latents give the statistics where there is no cache
-HELD_OUT_WINDOWS = 4  # of each held-out video, if training always takes new ones
-# The settings that decide the latents, beside the autoencoder's weights: these sections without these fields.
+MEASURED_WINDOWS = 512  # windows whose latents give the statistics if there is no cache
+HELD_OUT_WINDOWS = 4  # windows of each held-out video, if training always takes new ones
+# The settings that decide the latents, besides the autoencoder's weights: these sections without these fields.
 CACHED_SECTIONS = ("seed", "data", "encode", "autoencoder")
 UNCACHED_FIELDS = {
     "data": ("threads", "prefetch", "workers"),
@@ -53,10 +53,10 @@ UNCACHED_FIELDS = {
 
 
 class PixelLatents:
-    """Latents of the training videos, encoded on request; its attributes, `statistics` and `batches` are those of
+    """Latents of the training videos, encoded on request, with the attributes, `statistics` and `batches` of
     `LatentCache`.
 
-    For the same windows the numbers are the cache's, up to float32 rounding.
+    For the same windows the numbers equal the cache's, up to float32 rounding.
     """
 
     def __init__(self, config: Config, workdir: str | pathlib.Path, mesh: Mesh):
@@ -99,20 +99,20 @@ def open_latents(
     """The run's cached latents. Raises ConfigError if there are none, or if they were made by another autoencoder, from
     another dataset or with other settings.
 
-    autoencoder: gives the fingerprint of the run's, once the latents are found (None: it is read). The dataset need not
-    be there any more; where it is, it is compared.
+    autoencoder: called, once the latents are found, for the fingerprint of the run's autoencoder (None: it is read).
+    The dataset may be gone; if it exists, it is compared.
     """
     folder = RunFolder(workdir).latents
     buckets.fetch(folder)
     if not (folder / INDEX).exists():
-        begun = " (they were begun, but aren't finished)" if (folder / INCOMPLETE_INDEX).exists() else ""
+        begun = " (encoding was begun, but isn't finished)" if (folder / INCOMPLETE_INDEX).exists() else ""
         raise ConfigError(
             f"there are no latents in {folder}{begun}; `pvdm encode` makes them from a trained autoencoder"
         )
     index = read_json(folder / INDEX, CONTENT)
     lost = missing_shards(folder, index)
     if lost:
-        raise ConfigError(f"{lost[0]} is missing; `pvdm encode` makes it again")
+        raise ConfigError(f"{lost[0]} is missing; `pvdm encode` regenerates it")
     if autoencoder is None:
         identity = functional.fingerprint(load_autoencoder(config.autoencoder, workdir))
     else:
@@ -159,7 +159,7 @@ def _pair_spec(config: Config, windows: int, augment: bool = True) -> PairSpec:
 
 
 def split_windows(config: Config, split: str) -> tuple[VideoSource, ClipPairs, list[int]]:
-    """The source of a split, its windows, and the numbers of those that are encoded."""
+    """The source of a split, its windows, and the numbers of the windows to encode."""
     from pvdm_jax.data.loader import clip_pairs
 
     training = split == "train"
@@ -179,8 +179,8 @@ def encoded_windows(
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """The latents float32 (b, clips, positions, channels) and facts (b,) of the windows in `parts`, in batches.
 
-    No batch crosses the end of a part. Every process decodes its share of each batch and gets the latents of all; the
-    last batch of a part is filled up with repetitions, which are dropped again. Latents of a missing clip are zero.
+    No batch crosses the end of a part. Every process decodes its share of each batch and gets the latents of all. The
+    last batch of a part is padded with repetitions, which are dropped afterwards. Latents of a missing clip are zero.
     """
     from pvdm_jax.data.streams import BatchSpec, ProcessShare, listed_batches
 

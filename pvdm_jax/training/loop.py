@@ -5,7 +5,7 @@ logs, evaluates, saves and resumes. A policy (`training.policy`) says which step
 Everything that decides a run's numbers (batches, keys, the state) is a function of the seed and the step, so a run that
 is killed and resumed ends with the same bits.
 
-Order within a step for which everything is due: log, save, evaluate. Every evaluation has a checkpoint, made before it.
+The order within a step is: log, save, evaluate. Every evaluation has a checkpoint, saved before it.
 """
 
 import concurrent.futures
@@ -75,7 +75,8 @@ def train(
     seed: int,
     unrelated: Sequence[str] = (),
 ) -> Any:
-    """Trains `stage` up to `config.steps` updates, resuming from what is in `directory`. Returns the last state.
+    """Trains `stage` for `config.steps` updates, resuming from the newest checkpoint in `directory`. Returns the last
+    state.
 
     policy: chooses the step of each update and the best checkpoint, and may end the run before `config.steps`.
     batches: `batches(start)` yields this process's share of batch `start` and the following ones, nested dicts of numpy
@@ -84,11 +85,12 @@ def train(
     parameters.txt, and stored with checkpoints. Resuming with other settings is refused, except for FREE_SETTINGS and
     fields that match a pattern of `unrelated`, which this stage's numbers do not depend on.
 
-    An update whose gradient is not finite is skipped, with a warning; after more than `config.max_skipped` of them in a
-    row the run goes back to a checkpoint (see `training.non_finite`). Raises FloatingPointError when it has done that
-    `config.max_rollbacks` times, or at a metric of another update that is not finite (nothing is saved then),
-    ConfigError for a batch that does not split over the mesh or for other settings, OSError if no checkpoint can be
-    read, CheckpointError if none can be written, and SystemExit(143) after SIGTERM, once the state is saved.
+    An update whose gradient is not finite is skipped, with a warning. After more than `config.max_skipped` of them in a
+    row, the run goes back to a checkpoint (see `training.non_finite`). Raises FloatingPointError if this happens more
+    than `config.max_rollbacks` times, or if a metric of an update with a finite gradient is not finite (nothing is
+    saved then), ConfigError for a batch that does not split over the mesh or for other settings, OSError if no
+    checkpoint can be read, CheckpointError if none can be written, and SystemExit(143) after SIGTERM, once the state is
+    saved.
     """
     sharding.check_batch(mesh, config.batch_size, f"{config.section}.batch_size", config.accumulate)
     directory = pathlib.Path(directory).absolute()
@@ -146,7 +148,7 @@ def train(
 
 @dataclasses.dataclass
 class _Training(Run):
-    """A run, and what of it the loop alone needs."""
+    """A run, with the parts of it that only the loop needs."""
 
     settings: dict[str, Any]
     mesh: Mesh
@@ -176,7 +178,7 @@ class _Training(Run):
                 if step < self.last_step:
                     batch = self.next_batch(iterator)
                 if len(self.pending) > 1:
-                    # One step runs while the next is prepared; more in flight would only fill memory with batches.
+                    # One step runs while the next is prepared; with more in flight, batches would only fill memory.
                     jax.block_until_ready(self.pending[-2])
                 self.progress.advance(step)
                 state = self.finish_step(state, step, stop_requested(step))
@@ -210,7 +212,7 @@ class _Training(Run):
         return state
 
     def next_batch(self, iterator: Iterator[Batch]) -> Batch:
-        """The next batch, over all devices; the clock takes note of the wait."""
+        """The next batch, over all devices; the clock records the wait."""
         began = time.perf_counter()
         local = next(iterator)
         self.clock.wait(time.perf_counter() - began)
@@ -227,9 +229,10 @@ class _Training(Run):
         return self.programs[name]
 
     def compile(self, step: int, state: Any, batch: Batch) -> None:
-        """Compiles the steps of update `step` and of the AHEAD ones after it that aren't compiled yet, side by side.
+        """Compiles the missing steps of update `step` and of the AHEAD updates after it, in parallel.
 
-        Several processes compile them one after the other: XLA's may wait for each other, so all need the same order.
+        In a run of several processes they are compiled one after the other: processes may wait for each other while XLA
+        compiles, so all need the same order.
         """
         until = min(step + AHEAD, self.last_step) + 1
         names = dict.fromkeys(self.policy.step_name(number) for number in range(step, until))
@@ -257,13 +260,13 @@ class _Training(Run):
             "non_finite": dataclasses.asdict(self.guard.record),
             "phases": self.policy.record.to_json(),
         }
-        # A run that resumes from this checkpoint may have to go back to one of these.
+        # A run that resumes from this checkpoint may have to go back to one of these steps.
         needed = (self.guard.record.good_step, self.policy.record.best_step)
         self.share()  # the metrics up to here belong to the checkpoint
         self.checkpoints.save(step, state, info, needed)
 
     def fetch(self, step: int) -> int:
-        """Fetches the metrics of the steps up to `step` from the device and checks them. Returns how many steps."""
+        """Fetches the metrics of the steps up to `step` from the device and checks them. Returns their number."""
         self.checkpoints.check()
         fetched = jax.device_get(self.pending)
         self.pending = []
@@ -272,7 +275,7 @@ class _Training(Run):
         return len(fetched)
 
     def recover(self, state: Any, step: int) -> Any:
-        """The state itself or, after too many skipped updates, that of an earlier checkpoint at this step."""
+        """The state, or after too many skipped updates that of an earlier checkpoint, to continue at this step."""
         target = self.guard.step_to_restore(step)
         if target < 0:
             return state

@@ -32,13 +32,13 @@ class MetricWriter:
         from tensorboardX import SummaryWriter
 
         self._lines = [line for line in read_metrics(self._path) if line["step"] <= step]
-        # Replaced atomically: a process killed here leaves the old file or the new one.
+        # Replaced atomically: a process killed here leaves either the old or the new file.
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in self._lines))
         self._file = self._path.open("a")
         self._events = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds one report. Values that are not finite are skipped with a warning, since JSON cannot hold them."""
+        """Adds one report. Values that are not finite are skipped with a warning, because JSON cannot hold them."""
         if self._file is None:
             return
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}

@@ -1,8 +1,8 @@
 """Muon for the hidden matrices of a network, AdamW for the rest.
 
 Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) replaces the momentum of a weight matrix by the
-nearest orthogonal matrix. Biases, norms and embeddings stay with AdamW, and so do the layers that a model excludes:
-those that read or write pixels or latents. A model's class names them in `NOT_MATRICES`, as paths from the model's top
+nearest orthogonal matrix. AdamW updates biases, norms and embeddings, and the layers that a model excludes: those that
+read or write pixels or latents. A model's class names them in `NOT_MATRICES`, as paths from the model's top
 ("project_yx/out"), so that a new network has to say which of its layers are not hidden.
 """
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-UPDATE_RMS = 0.2  # of a matrix's update at learning rate 1, near AdamW's (Liu et al., 2025, arXiv 2502.16982)
+UPDATE_RMS = 0.2  # RMS of a matrix's update at learning rate 1, near AdamW's (Liu et al., 2025, arXiv 2502.16982)
 
 
 def dimension_numbers(params: Any, not_matrices: Collection[str]) -> Any:
@@ -45,10 +45,10 @@ def _layer(path: Any) -> tuple[str, str]:
 
 
 class _Stacks:
-    """Stacks the hidden kernels of equal shape, and takes the stacks apart again.
+    """Stacks the hidden kernels of equal shape, and unstacks them.
 
-    A network has tens of kernels of one shape. Stacked, they take a few large products in place of hundreds of small
-    ones, which compile and run faster.
+    A network has tens of kernels of one shape. Stacked, they take a few large products instead of hundreds of small
+    ones, so the update compiles and runs faster.
     """
 
     def __init__(self, params: Any, not_matrices: Collection[str]):

@@ -1,10 +1,10 @@
 """What a run does about gradients and metrics that are not finite, without slowing its steps.
 
-The step itself skips an update whose gradient is not finite. The loop looks at the metrics when it fetches them, at the
-latest after `log_every` steps, and warns with the step and the names of the videos in its batch. After more than
-`max_skipped` such updates in a row the next log goes back to the last scheduled checkpoint before them, and training
-resumes from it with the batches that follow. After `max_rollbacks` of these the run ends. All of this is a function of
-the steps alone, so a run that is killed and resumed does the same.
+The step itself skips an update whose gradient is not finite. The loop checks the metrics when it fetches them, after at
+most `log_every` steps, and warns with the step and the names of the videos in its batch. After more than `max_skipped`
+such updates in a row, the run goes back at the next log: it restores the last scheduled checkpoint before them, and
+continues with the batches that follow. If this happens more than `max_rollbacks` times, the run ends. All of this is a
+function of the steps alone, so a run that is killed and resumed does the same.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ NAMED = 64  # videos of a batch that a message names
 
 @dataclasses.dataclass
 class NonFiniteRecord:
-    """What a checkpoint keeps. Steps are counted in updates; -1 stands for none."""
+    """The guard's state, which checkpoints keep. Steps are counted in updates; -1 stands for none."""
 
     good_step: int = -1  # the newest scheduled checkpoint that was made while gradients were finite
     rollbacks: int = 0
@@ -33,8 +33,8 @@ class NonFiniteRecord:
 class NonFiniteGuard:
     """Finds metrics that are not finite, and says when a run must go back.
 
-    name: the stage's. folder: the stage's, for messages. videos(k) names the videos in batch k, over all processes;
-    None if they have no names.
+    name, folder: the stage's, for messages. videos(k) names the videos in batch k, over all processes; None if they
+    have no names.
     """
 
     def __init__(
@@ -115,8 +115,8 @@ class NonFiniteGuard:
 def go_back(old: TrainState, now: TrainState) -> TrainState:
     """The state of a checkpoint, `old`, from which training resumes at the step of `now`.
 
-    Parameters, moments and averages are the old ones. Counts, those of the optimizers and the scalars of the state, are
-    those of `now`, so that learning rates follow the steps done. No update counts as skipped.
+    Parameters, moments and averages are the old ones. The optimizers' counts and the state's scalars are those of
+    `now`, so that learning rates follow the number of steps done. No update counts as skipped.
     """
 
     def resume(old, now):

@@ -27,7 +27,7 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int, rate: float | No
     """The learning rate after a number of updates: warmup times decay, from `rate` (None: AdamW's).
 
     The warmup is linear from 0 over `warmup_steps`; the decay is none, or half a cosine that reaches 0 at `steps`.
-    As they are multiplied, a run that is shorter than its warmup works too.
+    Because the two are multiplied, a run that is shorter than its warmup works as well.
     """
     rate = config.learning_rate if rate is None else rate
     decay = optax.cosine_decay_schedule(rate, steps) if config.decay == "cosine" else optax.constant_schedule(rate)
@@ -134,7 +134,7 @@ def update(
 
 
 def join_networks(states: dict[str, TrainState]) -> TrainState:
-    """The state of several networks that take turns, from the first states of each, by their names."""
+    """The state of several networks that take turns, from each network's first state, by their names."""
     params, opt_state, ema = (
         {name: getattr(state, part) for name, state in states.items()} for part in ("params", "opt_state", "ema")
     )
@@ -143,16 +143,16 @@ def join_networks(states: dict[str, TrainState]) -> TrainState:
 
 
 def network_of(state: TrainState, name: str, updates: jax.Array) -> TrainState:
-    """The state of one of several networks that take turns, to be updated like one that is alone.
+    """The state of one of several networks that take turns, to be updated as if it were the only one.
 
-    updates: how many this one has had, a scalar.
+    updates: how many updates it has had, a scalar.
     """
     network = NetworkState(state.params[name], state.opt_state[name])
     return dataclasses.replace(state, step=updates, network=network, ema=state.ema[name])
 
 
 def with_network(state: TrainState, name: str, changed: TrainState) -> TrainState:
-    """The state of all of these networks, one update later, with the one that has changed."""
+    """The state of all these networks one update later, after one of them has changed."""
     params, opt_state = state.params | {name: changed.params}, state.opt_state | {name: changed.opt_state}
     return TrainState(
         step=state.step + 1,
@@ -163,7 +163,7 @@ def with_network(state: TrainState, name: str, changed: TrainState) -> TrainStat
 
 
 def is_finite(grads: Any) -> jax.Array:
-    """Whether a tree's norm is finite: one too large for float32 would spoil the moments for good."""
+    """Whether a tree's norm is finite: a norm too large for float32 would make the moments infinite for good."""
     return jnp.isfinite(global_norm(grads))
 
 
@@ -227,8 +227,8 @@ def accumulate_gradients(
         return gradient(params, batch, key)
 
     def split(x):
-        # Micro-batch m takes rows m, m + accumulate, ... Each device holds a block of consecutive rows, so it has its
-        # share of every micro-batch and no row has to move.
+        # Micro-batch m takes rows m, m + accumulate, ... Each device holds a block of consecutive rows, so it already
+        # has its share of every micro-batch, and no row has to move.
         return jnp.swapaxes(x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 0, 1)
 
     def add(total, micro):

@@ -1,9 +1,9 @@
 """Stage 1's schedule: when its adversarial phase begins, when the guard rolls it back or ends the run, and which
 checkpoint is the best.
 
-The best checkpoint is the one of the lowest error in the held-out reconstruction (the pixel and LPIPS terms of the
-loss, of the EMA). The adversarial phase trades some of that error for detail, so its checkpoints compete among
-themselves: once its warm-up is over, the first that the guard accepts replaces the best of the reconstruction phase.
+The best checkpoint is the one whose EMA has the lowest held-out reconstruction error (the pixel and LPIPS terms of the
+loss). The adversarial phase accepts a higher error in exchange for detail, so its checkpoints only compete among
+themselves: after its warm-up, the first one that the guard accepts replaces the best of the reconstruction phase.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class AdversarialSchedule:
         self.config, self.record = config, PhaseRecord()
 
     def resume(self, record: PhaseRecord) -> None:
-        """Continues from a record that was kept."""
+        """Continues from a saved record."""
         self.record = record
 
     def step_name(self, step: int) -> str:
@@ -40,7 +40,7 @@ class AdversarialSchedule:
         return GENERATOR if (step - start) % 2 == 1 else DISCRIMINATOR
 
     def last_step(self, steps: int) -> int:
-        """The update after which the run ends, as far as is known; `steps`, the configured number, at most."""
+        """The update after which the run ends, as far as is known; at most `steps`, the configured number."""
         if self.record.ended >= 0:
             return min(steps, self.record.ended)
         if self.config.steps and self.record.adversarial_start >= 0:
@@ -48,7 +48,7 @@ class AdversarialSchedule:
         return steps
 
     def evaluation_due(self, step: int) -> bool:
-        """Whether the phase begins after `step`, which takes an evaluation."""
+        """Whether the phase begins after `step`, which needs an evaluation."""
         return self.config.enabled and self.record.adversarial_start < 0 and step == self.config.start_step
 
     def judge(self, step: int, values: Mapping[str, float]) -> PhaseRecord:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from pvdm_jax.config import require
 from pvdm_jax.storage.json_files import Maybe
 
-BEGIN, ROLL_BACK, END = "begin", "roll back", "end"  # actions of a record, beside "": nothing to do
+BEGIN, ROLL_BACK, END = "begin", "roll back", "end"  # actions of a record; "" means that there is nothing to do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +22,11 @@ class PhaseRecord:
     """All decisions so far, as JSON can hold them. Steps are counted in updates; -1 stands for none yet."""
 
     judged: int = 0  # step of the last evaluation
-    action: str = ""  # that it led to
-    reason: str = ""  # of the action, for people
+    action: str = ""  # the action that the last evaluation led to
+    reason: str = ""  # for the action, as text
     best_step: int = -1
     best_error: float = math.inf  # of that checkpoint
-    lowest_error: float = math.inf  # of all evaluations that were not a divergence
+    lowest_error: float = math.inf  # over all evaluations that were not a divergence
     lowest_error_now: float = math.inf
     plateau_error: float = math.inf  # of the last gain
     without_gain: int = 0  # evaluations since then
@@ -34,7 +34,7 @@ class PhaseRecord:
     warmup_start: int = -1  # adversarial_start, or the last roll-back
     rollbacks: int = 0
     ended: int = -1  # the step at which the guard ended the run
-    metric: str = "error"  # that best_error is a value of; "": evaluations are not compared
+    metric: str = "error"  # the metric of best_error; "": evaluations are not compared
 
     def to_json(self) -> dict:
         """Plain values; infinity, which JSON cannot hold, becomes null."""
@@ -61,13 +61,13 @@ class Policy(Protocol):
     record: PhaseRecord
 
     def resume(self, record: PhaseRecord) -> None:
-        """Continues from a record that was kept."""
+        """Continues from a saved record."""
 
     def step_name(self, step: int) -> str:
         """The stage's step that makes update number `step`, counted from 1."""
 
     def last_step(self, steps: int) -> int:
-        """The update after which the run ends, as far as is known; `steps`, the configured number, at most."""
+        """The update after which the run ends, as far as is known; at most `steps`, the configured number."""
 
     def evaluation_due(self, step: int) -> bool:
         """Whether a decision needs an evaluation after `step`, beside those of every `eval_every` steps."""
@@ -83,7 +83,7 @@ class Policy(Protocol):
 
 
 class BestByMetric:
-    """The policy of a stage whose steps don't depend on its evaluations: the best checkpoint is that of the lowest
+    """The policy of a stage whose steps don't depend on its evaluations. The best checkpoint is the one with the lowest
     value of `metric`.
 
     step_name: gives the step of each update, counted from 1. metric: a number of the evaluation; "" compares none, and
@@ -94,7 +94,7 @@ class BestByMetric:
         self.step_name, self.metric, self.record = step_name, metric, PhaseRecord(metric=metric)
 
     def resume(self, record: PhaseRecord) -> None:
-        """Continues from a record that was kept; what it says of another metric is dropped."""
+        """Continues from a saved record; values of another metric are dropped."""
         self.record = record if record.metric == self.metric else PhaseRecord(judged=record.judged, metric=self.metric)
 
     def last_step(self, steps: int) -> int:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-SLOW_DATA = 0.1  # the part of the time that waiting for batches takes is shown from here on
+SLOW_DATA = 0.1  # fraction of the time from which on waiting for batches is shown
 
 
 def parameter_table(params: Any) -> str:
@@ -17,7 +17,7 @@ def parameter_table(params: Any) -> str:
     counts: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = [jax.tree_util.keystr((key,), simple=True) for key in path]
-        # The last name is the array's; those before it name its module.
+        # The last name is the array's; the names before it are its module's.
         module = ".".join(names[:-1][:2]) or names[0]
         counts[module] = counts.get(module, 0) + int(np.prod(leaf.shape))
     total = sum(counts.values())
@@ -69,7 +69,7 @@ class StepClock:
 
     @property
     def data_wait(self) -> float:
-        """The part of the time that was spent waiting for the next batch, 0 to 1."""
+        """The fraction of the time spent waiting for the next batch, 0 to 1."""
         return self._waited / self._seconds
 
 
@@ -89,7 +89,7 @@ class Progress:
         self._bar = None
 
     def begin(self) -> None:
-        """Shows the bar, and starts to measure the time left. Call it before the first step."""
+        """Shows the bar, and starts estimating the time left. Call it before the first step."""
         self._begun = self._last = time.perf_counter()
         if self._main and sys.stderr.isatty():
             layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
@@ -126,7 +126,7 @@ class Progress:
             self._bar.refresh()
 
     def retarget(self, steps: int) -> None:
-        """Changes the number of steps that the run will have."""
+        """Changes the total number of steps of the run."""
         self._steps = steps
         if self._bar is not None:
             self._bar.total = steps

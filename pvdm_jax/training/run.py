@@ -1,4 +1,4 @@
-"""What the training loop and its decisions share of a run."""
+"""The parts of a run that the training loop and its decisions share."""
 
 import dataclasses
 from typing import Any

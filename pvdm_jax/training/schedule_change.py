@@ -1,8 +1,8 @@
-"""A run that resumes with another number of steps: schedules that end at the last step change with it.
+"""Warns about a run that resumes with another number of steps, which changes schedules that end at the last step.
 
-The rate of a cosine schedule is a function of the update's number and of the last one. A run that is made longer thus
-jumps from the rate that it had to that of the longer run, near 0 if it was finished. That is what was asked for, but a
-loss that rises should not come as a surprise, so it is said.
+The rate of a cosine schedule depends on the update's number and on the last one. If a run is made longer, its rate
+jumps up to that of the longer schedule, from near 0 if the run had finished. That is what was asked for, but the loss
+may rise, so the run says so.
 """
 
 import logging
@@ -16,9 +16,9 @@ from pvdm_jax.training.optimizer import learning_rate_schedule
 
 
 def warn_of_schedule(name: str, config: StageConfig, saved: Mapping[str, Any], step: int) -> None:
-    """Warns of learning rates that change because `config.steps` is not that of the settings `saved` after `step`.
+    """Warns about learning rates that change because `config.steps` differs from the settings `saved` after `step`.
 
-    name: the stage's.
+    name: the stage's name.
     """
     before = saved.get(config.section, {}).get("steps", config.steps)
     if before == config.steps or jax.process_index() != 0:
@@ -42,7 +42,7 @@ def warn_of_schedule(name: str, config: StageConfig, saved: Mapping[str, Any], s
 
 
 def _optimizers(config: StageConfig) -> dict[str, OptimizerConfig]:
-    """The optimizers whose schedules depend on the stage's steps, by what they are called."""
+    """The optimizers whose schedules depend on the stage's number of steps, by the names of their rates."""
     found = {"learning rate": config.optimizer}
     if isinstance(config, AutoencoderTrainingConfig):
         phase = config.adversarial

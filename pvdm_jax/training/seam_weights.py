@@ -1,5 +1,5 @@
-"""How much an error counts at each position of a latent: more in the frames that adjoin a neighbouring clip, so that
-less of a seam is seen there."""
+"""Weights of the squared errors at each position of a latent: larger in the frames that adjoin a neighbouring clip, to
+make the seam less visible."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ REACH = 2.0  # frames after which the additional weight has fallen to 1 / e
 
 
 def seam_weights(spec: LatentSpec, frames: int, weight: float) -> dict[str, np.ndarray]:
-    """The weights (positions, 1) float32, 1 on average, of a clip that follows another ("previous"), and of one that
-    another follows ("next").
+    """The weights (positions, 1), float32 with mean 1, for a clip with a "previous" neighbour, and for a clip with a
+    "next" one.
 
-    An error counts 1 + `weight` times in the frame that adjoins the neighbour, and less in each further one. Positions
-    that belong to no frame count as the average frame.
+    An error counts 1 + `weight` times in the frame that adjoins the neighbour, and less in each frame further away.
+    Positions that belong to no frame count as much as an average frame.
     """
     frame = spec.places()[:, 0] * frames - 0.5
     found = {}

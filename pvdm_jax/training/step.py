@@ -1,4 +1,4 @@
-"""What the training loop needs of a stage, and how it compiles the stage's steps."""
+"""What the training loop needs from a stage, and how it compiles the stage's steps."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -36,7 +36,7 @@ class Stage(Protocol):
 
 
 def keys(seed: int) -> tuple[jax.Array, jax.Array]:
-    """The key of the initialisation, and the key that each step folds its number into."""
+    """The key of the initialisation, and the key into which each step folds its number."""
     init, step = jax.random.split(make_key(seed))
     return init, step
 
@@ -59,7 +59,7 @@ def trace_step(
     def step(state, batch, constants):
         key = jax.random.fold_in(keys(seed)[1], state.step)
         new_state, metrics = stage.steps[name](state, batch, key, constants)
-        # The norm shows an update that makes the parameters infinite before they are saved.
+        # The norm reveals infinite parameters before they are saved.
         return new_state, metrics | {"param_norm": global_norm(new_state.params), "skipped": new_state.skipped}
 
     shardings = jax.tree.map(lambda x: x.sharding, placed)

@@ -1,5 +1,5 @@
-"""The one place where a video file is opened. FFmpeg opens what a file's content or name tells it to: playlists, other
-files, sockets. Only the containers below are allowed here, read from one regular file or from bytes.
+"""The only place that opens video files. FFmpeg opens whatever a file's content or name refers to: playlists, other
+files, sockets. Here only the containers below are allowed, read from one regular file or from bytes.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ Source = bytes | str | os.PathLike  # the bytes of a file, or its path
 CONTAINERS = ("asf", "avi", "flv", "gif", "matroska", "webm", "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "mpeg")
 CONTAINERS += ("mpegts", "ogg")
 OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
-# With these, decoders check all that a format lets them check, and fail where they would otherwise guess.
+# With these options, decoders check everything that a format lets them check, and fail where they would guess.
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 
-# These decoders notice by themselves from where on a recording can be decoded, also between two key frames.
+# These decoders find by themselves where a recording becomes decodable, even between two key frames.
 FIND_BEGINNING = ("h264", "mpeg1video", "mpeg2video")
 
 
 def media_url(path: str | os.PathLike) -> str:
-    """What FFmpeg is given for a path, so that no part of it is taken for a protocol."""
+    """A path in a form that FFmpeg does not take for a protocol."""
     return "file:" + os.path.abspath(path)
 
 
 def source_name(source: Source, name: str) -> str:
-    """How errors call a source: a file by its path, bytes by the given name."""
+    """The name of a source in errors: a file's path, or the given name for bytes."""
     return name if isinstance(source, bytes) else shown(source)
 
 
@@ -38,10 +38,10 @@ def source_name(source: Source, name: str) -> str:
 def open_video(source: Source, name: str, strict: bool = False) -> Iterator[tuple[Any, Any]]:
     """The opened container and its video stream (of PyAV), which one thread will decode.
 
-    More threads for each video would only get in each other's way: many are decoded at a time, and some decoders give
-    other frames with several threads after damage. What PyAV raises inside the context becomes a VideoError.
+    More threads per video would not help, because many videos are decoded at a time; and with several threads, some
+    decoders give other frames after damage. What PyAV raises inside the context becomes a VideoError.
 
-    strict: damage that the decoder notices is such an error, too; otherwise many decoders guess what is missing, as
+    strict: damage that the decoder notices is a VideoError as well. Otherwise many decoders guess what is missing, as
     they must for frames before the key frame to which a reader has jumped.
 
     Raises VideoError if the source isn't a regular file, has another container or no video, FileNotFoundError if it
@@ -59,7 +59,7 @@ def open_video(source: Source, name: str, strict: bool = False) -> Iterator[tupl
     try:
         container = av.open(file, container_options=OPTIONS, **_metadata_options(av.__version__))
     except av.ArgumentError as error:
-        raise VideoError(f"{name}: it can't be decoded (it is none of {', '.join(CONTAINERS)})") from error
+        raise VideoError(f"{name}: it can't be decoded (it is not one of {', '.join(CONTAINERS)})") from error
     except (av.FFmpegError, UnicodeError, MemoryError) as error:
         raise VideoError(f"{name}: {_reason(error)}") from error
     try:
@@ -78,11 +78,11 @@ def open_video(source: Source, name: str, strict: bool = False) -> Iterator[tupl
 
 
 def from_first_key(packets: Iterable[Any], stream: Any) -> Iterator[Any]:
-    """The packets of a file that can be decoded: those of the video before its first key frame are left out.
+    """The packets of a file that can be decoded, without those of the video before its first key frame.
 
-    A recording may begin between two key frames. Of what comes before the first one, the decoders of MPEG-4 and its
+    A recording may begin between two key frames. From the packets before the first one, the decoders of MPEG-4 and its
     relatives make frames that nobody recorded, and others fail. Without any key frame, all packets are given. packets:
-    of one or all streams, with the empty ones at the end. stream: the video's.
+    those of one or all streams, with the empty ones at the end. stream: the video's.
     """
     begun = stream.codec_context.name in FIND_BEGINNING
     early = []
@@ -99,7 +99,7 @@ def from_first_key(packets: Iterable[Any], stream: Any) -> Iterator[Any]:
 
 
 def _metadata_options(version: str) -> dict[str, str]:
-    """What makes PyAV read texts that are not UTF-8, such as titles; from version 19 on it does so by itself."""
+    """Options for PyAV to read texts that are not UTF-8, such as titles; from version 19 on it does so by default."""
     return {"metadata_errors": "replace"} if int(version.partition(".")[0]) < 19 else {}
 
 
@@ -108,7 +108,7 @@ def _reason(error: Exception) -> str:
 
 
 def _video_stream(container: Any) -> Any:
-    """The stream that FFmpeg takes for the main one; attached pictures, such as covers, are no video."""
+    """The stream that FFmpeg considers the main one; attached pictures, such as covers, don't count as video."""
     from av.stream import Disposition
 
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails

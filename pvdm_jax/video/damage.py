@@ -6,10 +6,10 @@ from typing import Any
 from pvdm_jax.video.container import Source
 from pvdm_jax.video.errors import VideoError
 
-# By how much the packets may end before the duration that the header states: frames, and a fraction of the duration.
+# How much earlier than the header's duration the packets may end: in frames, and as a fraction of the duration.
 MISSING_FRAMES = 2.5
 MISSING_FRACTION = 0.01
-TAIL = 1024  # bytes, in which the end mark of a gif is looked for
+TAIL = 1024  # last bytes, in which a gif's end mark is searched
 
 
 class DamageCheck:
@@ -24,7 +24,7 @@ class DamageCheck:
         self._stream = stream
         self._name = name
         self._decoding = False  # whether there has been a frame: recordings may begin amid a group of pictures
-        self._end = 0.0  # seconds, of all packets
+        self._end = 0.0  # seconds at which the last packet ends
 
     def packet(self, packet: Any) -> Any:
         """Returns the packet, and notes how long the file's contents last."""
@@ -35,7 +35,7 @@ class DamageCheck:
         return packet
 
     def frame(self, frame: Any, number: int) -> None:
-        """Takes the decoder's word for whether a frame is as it was encoded."""
+        """Raises if the decoder reports that a frame is damaged."""
         self._decoding = True
         if frame.is_corrupt:
             raise VideoError(f"{self._name}: it is damaged or cut off: frame {number} can't be decoded completely")

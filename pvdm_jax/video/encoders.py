@@ -1,7 +1,7 @@
 """One encoder per format. Each takes a video frame by frame and keeps no more than a few frames in memory.
 
 An encoder is made for a video of known length, size and frame rate; `write` appends uint8 (height, width, 3), and
-`close` completes the file. What it writes to is a path; those of video files can write to a file object, too.
+`close` completes the file. An encoder writes to a path; encoders of video files can also write to a file object.
 """
 
 import fractions
@@ -28,7 +28,7 @@ class Encoder(Protocol):
 
 
 class Mp4Encoder:
-    """H.264 in yuv420p, which browsers play. An odd side gets its last line twice."""
+    """H.264 in yuv420p, which browsers play. The last line of an odd side is repeated."""
 
     def __init__(self, target: Target, frames: int, height: int, width: int, fps: float):
         import av
@@ -51,10 +51,10 @@ class Mp4Encoder:
 
 
 class GifEncoder:
-    """A gif that loops, in which each frame has the 256 colours that suit it best. Nothing is dithered.
+    """A looping gif in which each frame has its own palette of 256 colours. Nothing is dithered.
 
-    The format counts time in hundredths of a second. Frame i is shown at the nearest one to i / fps, so that rounding
-    doesn't add up; at more than 100 frames per second, frames are shown for one hundredth each.
+    The format counts time in hundredths of a second. Frame i is shown at the hundredth nearest to i / fps, so that
+    rounding errors don't add up; at more than 100 frames per second, each frame is shown for one hundredth.
     """
 
     def __init__(self, target: Target, frames: int, height: int, width: int, fps: float):

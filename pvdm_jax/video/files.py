@@ -1,7 +1,7 @@
-"""Which files are in a folder: the one search that `prepare`, `evaluate`, `reconstruct` and the others share.
+"""Finds the files in a folder, for `prepare`, `evaluate`, `reconstruct` and the other commands.
 
 Links are followed, but every real folder and every real file is taken once, under its own name if it lies in the
-folder. Names that begin with a dot are hidden. Files come in natural order: frame2 before frame10, and the files of a
+folder. Names that begin with a dot are ignored. Files come in natural order: frame2 before frame10, and the files of a
 folder before those of its subfolders.
 """
 
@@ -15,10 +15,10 @@ from collections.abc import Iterator
 
 from pvdm_jax.config.checks import one_line
 
-# Of the files that count as videos in a folder: those of the containers in `container.CONTAINERS`.
+# Suffixes of files that count as videos: those of the containers in `container.CONTAINERS`.
 VIDEO_SUFFIXES = (".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4")
 VIDEO_SUFFIXES += (".mpeg", ".mpg", ".mts", ".ogm", ".ogv", ".ts", ".vob", ".webm", ".wmv")
-# Of videos in other containers. Such files are skipped by name.
+# Suffixes of videos in other containers. Such files are reported and skipped.
 OTHER_VIDEO_SUFFIXES = (".apng", ".divx", ".dv", ".h264", ".h265", ".hevc", ".ivf", ".m2v", ".mjpg", ".mjpeg", ".mxf")
 OTHER_VIDEO_SUFFIXES += (".nut", ".rm", ".rmvb", ".swf", ".y4m")
 SPARSE_BYTES = 2**20  # smaller files are not checked for parts that were never written
@@ -76,7 +76,7 @@ def _is_sparse(path: str | os.PathLike, status: os.stat_result) -> bool:
     """Whether most of a file is a hole, as in an interrupted download."""
     if status.st_size < SPARSE_BYTES or status.st_blocks * 512 > status.st_size // 2:
         return False
-    # Few blocks may also mean compression, or a file system that doesn't count them; these have no holes.
+    # Few blocks may also mean compression, or a file system that doesn't count them; such files have no holes.
     with open(path, "rb") as file:
         try:
             return os.lseek(file.fileno(), 0, os.SEEK_HOLE) < status.st_size
@@ -96,7 +96,7 @@ class FolderScan:
         self._files: dict[pathlib.Path, list[str]] = {}  # of each folder
         self._real_folders: dict[str, pathlib.Path] = {}
         self._real_files: dict[str, pathlib.Path] = {}
-        # What has a place of its own in the folder is found before the links that lead to it.
+        # Real files and folders are found before the links that lead to them.
         links = self._read(self.root)
         while links:
             links = [other for link in sorted(links) for other in self._follow(link)]
@@ -150,7 +150,7 @@ class FolderScan:
         return links
 
     def _follow(self, link: pathlib.Path) -> list[pathlib.Path]:
-        """Takes what a link leads to, unless it is known already. Returns the links below it."""
+        """Adds what a link leads to, unless it is already known. Returns the links below it."""
         real = os.path.realpath(link)
         if not os.path.isdir(link):
             problem = file_problem(link)
@@ -169,7 +169,7 @@ class FolderScan:
         return self._read(link)
 
     def _known(self, real: str) -> pathlib.Path | None:
-        """The place under which a real file is taken already."""
+        """The path under which a real file is already taken."""
         folder, name = os.path.split(real)
         place = self._real_folders.get(folder)
         if place is not None and name in self._files[place]:

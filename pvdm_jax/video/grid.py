@@ -1,4 +1,4 @@
-"""Several videos as one, and small videos made large enough to look at. Only array operations."""
+"""Several videos side by side in one, and small videos enlarged for viewing. Only array operations."""
 
 import math
 

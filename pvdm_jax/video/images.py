@@ -9,12 +9,12 @@ from pvdm_jax.storage.files import write_bytes
 from pvdm_jax.video.errors import VideoError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")  # of the pictures in folders of frames
-# What is decoded, whatever a file is called. Some others of Pillow's formats run programs, as EPS does.
+# The formats that are decoded, whatever a file's suffix. Some of Pillow's other formats run programs, such as EPS.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def decode_image(data: bytes, name: str = "the picture") -> np.ndarray:
-    """Decodes the bytes of a picture file to uint8 (height, width, 3), turned as its EXIF data say.
+    """Decodes the bytes of a picture file to uint8 (height, width, 3), rotated as its EXIF data say.
 
     Grey pictures of 16 bits are scaled to 8. Raises VideoError if the picture can't be decoded.
     """

@@ -1,12 +1,12 @@
-"""Decoded frames as arrays, turned and mirrored as the file says."""
+"""Decoded frames as arrays, rotated and mirrored as the file says."""
 
 import threading
 from typing import Any
 
 import numpy as np
 
-# Each thread has a reformatter of its own: making one per frame halves the speed, and threads that share one mix up
-# their pictures.
+# Each thread has its own reformatter: making one per frame halves the speed, and threads that share one mix up their
+# pictures.
 _local = threading.local()
 
 
@@ -22,7 +22,7 @@ def frame_array(frame: Any) -> np.ndarray:
 
 
 def orient(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Turns and mirrors a frame (height, width, ...) by a display matrix.
+    """Rotates and mirrors a frame (height, width, ...) by a display matrix.
 
     The matrix has nine numbers; a, b, c and d at 0, 1, 3 and 4 take a pixel at (x, y), with y downwards, to
     (a x + c y, b x + d y). A rotation in between is rounded to the nearest multiple of 90 degrees.

@@ -1,5 +1,5 @@
-"""Reading videos with PyAV (FFmpeg), frame-exactly: frame k is the k-th that decoding the whole file gives, however it
-is reached.
+"""Reading videos with PyAV (FFmpeg), frame-exactly: frame k is the k-th frame of a decode of the whole file, even if
+decoding starts at a key frame.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ Transform = Callable[[np.ndarray], np.ndarray]  # of one frame
 
 
 class _NotSeekable(Exception):
-    """The file's time stamps don't tell frame numbers; it has to be decoded from its start."""
+    """The file's time stamps don't determine frame numbers, so it has to be decoded from its start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +75,10 @@ def decode_frames(
 ) -> np.ndarray:
     """The frames with these numbers, in any order and with repetitions, of a file or of its bytes.
 
-    name: what errors call bytes. transform: applied to each frame (h, w, 3) as it is decoded, so that large frames
+    name: the name of bytes in errors. transform: applied to each frame (h, w, 3) as it is decoded, so that large frames
     aren't all held at once. total: the number of frames that `probe_video` counted. With it, decoding can start at the
-    last key frame before the first of them; without it, nothing tells which of a file's frames can be decoded, so
-    decoding begins with the first. The file is decoded once, and not beyond the last of them.
+    last key frame before the first requested frame. Without it, it is not known which frames of the file can be
+    decoded, so decoding starts at the beginning. The file is decoded once, and not beyond the last requested frame.
 
     Returns uint8 (len(numbers), height, width, 3). Raises VideoError if the file isn't a video or has too few frames,
     FileNotFoundError if it doesn't exist.
@@ -118,7 +118,7 @@ def video_frames(source: Source, name: str = "the video") -> Iterator[np.ndarray
 def first_frames(path: pathlib.Path, count: int) -> np.ndarray:
     """The first `count` frames (fewer if the video is shorter) of a video in one of the formats of `write`.
 
-    Only these are read. `path` is a video file, an .npz or a folder of pictures. Returns uint8 (t, h, w, 3).
+    No other frames are read. `path` is a video file, an .npz file or a folder of pictures. Returns uint8 (t, h, w, 3).
     """
     if path.is_dir():
         files = sorted(path.glob("frame_*.png"))[:count]
@@ -139,7 +139,7 @@ def _read_numbers(
     if numbers[0] > 0 and total is not None:
         try:
             frames = _decode(source, name, numbers, transform, total)
-        except (_NotSeekable, VideoError):  # a seek can fail, or lead to where decoding fails
+        except (_NotSeekable, VideoError):  # a seek can fail, or end where decoding fails
             frames = []
         if len(frames) == len(numbers):
             return frames
@@ -176,10 +176,9 @@ def _all_frames(container, stream) -> Iterator[Any]:
 def _seek(container, stream, start: int, total: int) -> Iterator[tuple[int, object]]:
     """(number, frame) from the last key frame at or before frame `start` on.
 
-    Reading all packets without decoding them gives their time stamps, and so the key frame's number in the order of
-    showing, if each packet becomes a frame. Raises _NotSeekable if the packets are not as many as the `total` frames,
-    as in a recording that doesn't begin with a key frame; if time stamps are missing; or if a decoded frame has another
-    time stamp than its number has.
+    Reading all packets without decoding them gives their time stamps, and thus the key frame's number in display order,
+    if each packet becomes a frame. Raises _NotSeekable if there are not `total` packets, as in a recording that doesn't
+    begin with a key frame; if time stamps are missing; or if a decoded frame's time stamp doesn't match its number.
     """
     packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size > 0 and not p.is_discard]
     times = {time for time, _ in packets}

@@ -10,7 +10,7 @@ TOLERANCE = 0.1  # of a frame's duration: how far the frames of a constant rate 
 def frame_timing(
     stamps: Sequence[float | None], header_rate: float, tick: float
 ) -> tuple[float, tuple[float, ...] | None]:
-    """The frame rate of a video, and its frames' times if they don't follow from it.
+    """The frame rate of a video, and the times of its frames if they don't follow from it.
 
     Args:
         stamps: The time stamp of each frame in seconds; None where the file has none.
@@ -19,7 +19,7 @@ def frame_timing(
 
     Returns:
         Frames per second, and None if frame k is shown at k / fps. Otherwise the mean rate, and the seconds from the
-        first frame to each one. Without usable time stamps, these are the header's rate and None.
+        first frame to each frame. Without usable time stamps: the header's rate, and None.
     """
     if len(stamps) < 2 or None in stamps:
         return header_rate, None

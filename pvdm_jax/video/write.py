@@ -21,7 +21,7 @@ from pvdm_jax.video.encoders import ENCODERS
 from pvdm_jax.video.errors import VideoError
 from pvdm_jax.video.images import write_image
 
-STILLS = 4  # frames of a video that stand for it where it can't be written
+STILLS = 4  # frames that are written in place of a video if PyAV is missing
 
 
 def video_path(path: pathlib.Path, format: str) -> pathlib.Path:
@@ -50,10 +50,10 @@ def write_video(path: str | pathlib.Path, frames: np.ndarray, fps: float = DEFAU
 
 
 def write_video_or_frames(path: str | pathlib.Path, frames: np.ndarray, fps: float = DEFAULT_FPS) -> pathlib.Path:
-    """Writes a video that people look at as `write_video` does or, where PyAV is not installed, some of its frames.
+    """Writes a video for viewing as `write_video` does or, if PyAV is not installed, some of its frames.
 
-    The frames are one below the other in a .png of the same name, so that training on a machine without PyAV still
-    shows what it makes. Returns the path of what was written.
+    The frames are stacked vertically in a .png file of the same name, so that training on a machine without PyAV still
+    produces pictures. Returns the path of the file.
     """
     path = pathlib.Path(path)
     if importlib.util.find_spec("av") is not None:
@@ -81,15 +81,15 @@ def encode_mp4(frames: np.ndarray, fps: float = DEFAULT_FPS) -> bytes:
 
 
 class VideoWriter:
-    """A video on its way to a file. A context manager: leaving it completes the file, or removes it after an error.
+    """A video file being written. A context manager: leaving it completes the file, or removes it after an error.
 
     Args:
         path: The file (for png the folder) that appears when the video is complete. Missing parents are made.
         format: One of FORMATS.
         frames: The number of frames that will be written.
-        height: Of the frames, in pixels.
-        width: Of the frames, in pixels.
-        fps: Frames per second, for the formats that know a frame rate.
+        height: Height of the frames, in pixels.
+        width: Width of the frames, in pixels.
+        fps: Frames per second, for formats with a frame rate.
 
     Raises VideoError for an unknown format or a frame rate beyond MIN_FPS .. MAX_FPS; on leaving, if fewer frames were
     written than announced.

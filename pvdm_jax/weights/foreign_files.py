@@ -1,8 +1,8 @@
 """Weights from files that other programs wrote: npz, safetensors, PyTorch's .pt and .pth, TorchScript, and pickles.
 
 Nothing in a file is executed, and PyTorch is not needed: see `torch_files`, `numpy_pickles` and `pickle_reader`. A file
-may be damaged or hostile. So only regular files are opened, every size that a file states is compared with the file's
-own size before anything of that size is allocated (`size_limits`), and whatever is wrong ends in one kind of error.
+may be damaged or malicious. So only regular files are opened, every size that a file states is compared with the size
+of the file before memory is allocated for it (`size_limits`), and any problem ends in one kind of error.
 """
 
 import dataclasses
@@ -34,14 +34,14 @@ class WeightFile:
     path: pathlib.Path
     sha256: str
     weights: dict[str, np.ndarray]  # by their names in the file, dotted for nested modules
-    code: str = ""  # of a TorchScript file: the source of all its modules
+    code: str = ""  # for a TorchScript file: the source of all its modules
 
 
 def read_weights(path: str | pathlib.Path, plain: bool = False) -> WeightFile:
     """Reads a file of weights, whose format is recognised by its first bytes.
 
     plain: refuse a pickle that would call anything but the functions that build tensors and dicts; otherwise such
-    calls are ignored. Raises FileNotFoundError if there is no file, another OSError if it can't be read or is no
+    calls are ignored. Raises FileNotFoundError if there is no file, another OSError if it can't be read or is not a
     regular file, and WeightFileError if it has another format, is damaged, states sizes beyond its own, or holds no
     array.
     """
@@ -53,7 +53,7 @@ def read_weights(path: str | pathlib.Path, plain: bool = False) -> WeightFile:
                 raise ValueError("there is no array in it")
         except OSError:
             raise
-        except Exception as error:  # damage of any kind: the libraries below raise many types
+        except Exception as error:  # for damaged files, the libraries raise many types
             text = error.args[0] if isinstance(error, KeyError) and error.args else error
             reason = " ".join(str(text).split())[:MAX_REASON] or type(error).__name__
             raise WeightFileError(f"{path} can't be read as weights: {reason}") from error
@@ -76,7 +76,7 @@ def _read(file: IO[bytes], path: pathlib.Path, plain: bool) -> tuple[dict[str, n
         return torch_files.read_legacy(file, budget, plain), ""
     if start[:1] == b"\x80":
         return read_numpy_pickle(file, budget), ""
-    raise ValueError("it is no npz, safetensors, PyTorch or TorchScript file, and no pickle of NumPy arrays")
+    raise ValueError("it is not an npz, safetensors, PyTorch or TorchScript file, nor a pickle of NumPy arrays")
 
 
 def _read_npz(archive: Archive) -> dict[str, np.ndarray]:
@@ -87,7 +87,7 @@ def _read_npz(archive: Archive) -> dict[str, np.ndarray]:
 def _read_safetensors(file: IO[bytes], path: pathlib.Path, budget: Budget) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
-    # The library checks offsets and shapes. Of a name that occurs twice it would take the last.
+    # The library checks offsets and shapes. If a name occurred twice, it would take the last one.
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     if length > min(MAX_HEADER, budget.size - 8):

@@ -1,4 +1,4 @@
-"""The card of a model folder: where its weights come from, sizes, training, numbers; as data and as a page.
+"""The card of a model folder: its weights' origin, sizes, training and numbers, as data and as a page.
 
 `card.json` has the facts, `README.md` says the same in words. `docs/model_folder.md` has every field.
 """
@@ -17,7 +17,7 @@ from pvdm_jax.storage.json_files import Maybe, read_json
 
 CARD_FILE = "card.json"
 PAGE_FILE = "README.md"
-# The networks of a model folder, by which its files and the facts of its card are named.
+# The networks of a model folder, which name its files and the facts on its card.
 AUTOENCODER = "autoencoder"
 DENOISER = "denoiser"
 SECTIONS = {"source": "Where the weights come from", "training": "Training", "numbers": "Numbers"}  # facts by network
@@ -26,9 +26,9 @@ SECTIONS = {"source": "Where the weights come from", "training": "Training", "nu
 TEXTS = ("summary", "license", "command")
 HELD_OUT = "held_out"  # how well the autoencoder reconstructs held-out clips, see `commands.familiarity`
 EVALUATION = "evaluation"  # the protocol and the results of a card of `pvdm evaluate`
-# Facts that a new folder takes over from the folder that it is made of.
+# Facts that a new folder copies from the folder that it is made from.
 KEPT = (*SECTIONS, "notes", *TEXTS, HELD_OUT, EVALUATION)
-# What must have a certain shape to be read back.
+# Facts that are read back, and the structure that they must have.
 _READ = {
     "notes": Maybe([str]),
     HELD_OUT: Maybe({"clips": int, "psnr_mean": float, "psnr_median": float, "psnr_lowest_percent": float}),
@@ -36,8 +36,8 @@ _READ = {
 } | {name: Maybe(str) for name in TEXTS}
 EXCHANGED_PLANES = (
     "This denoiser has no position embedding. Like the official one it can't tell its two motion planes apart, so "
-    "about half of the clips that it samples without a previous clip have them exchanged, and decode to noise as they "
-    "are. `pvdm sample` asks the autoencoder which order fits and corrects it (sample.plane_order=auto, or confirm; "
+    "about half of the clips that it samples without a previous clip have them exchanged, and would decode to garbage. "
+    "`pvdm sample` checks the order with the autoencoder and corrects it (sample.plane_order=auto or confirm; "
     "keep leaves the planes as they are). Other code that samples from these weights must do the same."
 )
 
@@ -47,8 +47,8 @@ def write_card(
 ) -> None:
     """Writes card.json and README.md into a model folder.
 
-    facts: what is known about the weights ("source", "training", "numbers", "notes"). name: of the model. parameters:
-    how many each network has.
+    facts: what is known about the weights ("source", "training", "numbers", "notes"). name: the model's name.
+    parameters: how many each network has.
     """
     card = _make_card(facts, config, parameters)
     write_json(directory / CARD_FILE, card)
@@ -114,7 +114,7 @@ def _to_markdown(name: str, card: Mapping[str, Any]) -> str:
             "## Which videos it knows",
             f"The autoencoder reconstructs {found['clips']} held-out clips at {found['psnr_mean']:.1f} dB (PSNR), "
             f"99 of 100 at {found['psnr_lowest_percent']:.1f} dB or better. `pvdm extend`, `reconstruct` and "
-            "`evaluate` warn about videos below that: they are far from its training data.",
+            "`evaluate` warn about videos below that, which are far from the training data.",
         ]
     if card.get(EVALUATION):
         protocol = card[EVALUATION]["protocol"].get("name", "its own")

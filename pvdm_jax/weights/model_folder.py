@@ -5,7 +5,7 @@
     denoiser.safetensors     likewise. One of the two files may be missing
     card.json, README.md     where the weights come from, sizes, training data, numbers (see `model_card`)
 
-The export of a run and converted official weights have the same layout. `docs/model_folder.md` has every field.
+Exported runs and converted official weights have the same layout. `docs/model_folder.md` has every field.
 """
 
 import dataclasses
@@ -63,8 +63,8 @@ _SETTINGS = {
 class Model:
     """The content of a model folder. Weights are nested dicts of float32 NumPy arrays, None for a missing network.
 
-    `config` has default values for everything that the folder does not specify: training, perhaps the data, and a
-    missing network (which is made to fit the other one).
+    `config` has default values for everything that the folder does not specify: training, possibly the data, and a
+    missing network (with settings that fit the other one).
     """
 
     config: Config
@@ -78,7 +78,7 @@ class Model:
 def is_model_folder(directory: str | pathlib.Path) -> bool:
     """Whether a folder's config.json says that it is a model folder; its other files may be damaged.
 
-    Raises JsonError if config.json is damaged, unless the folder has checkpoints: then it is that of a run's stage,
+    Raises JsonError if config.json is damaged, unless the folder has checkpoints: then it belongs to a run's stage,
     which writes a new config.json when it resumes.
     """
     folder = StageFolder(directory)
@@ -105,13 +105,13 @@ def write_model(
 ) -> pathlib.Path:
     """Writes a model folder and returns its path.
 
-    Of `config`, the fields autoencoder, denoiser, latents, process and sample are stored. data: which clips the
-    networks were trained on, if that is known; videos are then read likewise. card: facts by name (see `model_card`
-    and docs/model_folder.md), to which sizes are added. dtype: of the files;
-    weights are converted back to float32 when they are read. other_files: further files of the folder, by name. Raises
-    FileExistsError if the folder exists and is not empty, and ConfigError if there are no weights, if one of them is
-    not finite in `dtype`, or if dtype is not one of DTYPES. An interrupted call leaves no folder of that name; what a
-    killed one left beside it is removed.
+    Stores the fields autoencoder, denoiser, latents, process and sample of `config`. data: which clips the networks
+    were trained on, if known; videos are then read in the same way. card: facts by name (see `model_card` and
+    docs/model_folder.md), to which sizes are added. dtype: the dtype of the weight files; weights are converted back to
+    float32 when they are read. other_files: additional files of the folder, by name. Raises FileExistsError if the
+    folder exists and is not empty, and ConfigError if there are no weights, if one of them is not finite in `dtype`, or
+    if dtype is not one of DTYPES. An interrupted call leaves no folder of that name; leftovers of killed calls are
+    removed.
     """
     directory = pathlib.Path(directory)
     check_new_folder(directory)

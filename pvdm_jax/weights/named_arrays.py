@@ -1,4 +1,4 @@
-"""The arrays of what a foreign pickle built: a tree of dicts and modules becomes one dict of dotted names."""
+"""The arrays in the result of a foreign pickle: a tree of dicts and modules becomes one dict of dotted names."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,13 +9,14 @@ from pvdm_jax.weights.pickle_reader import Unknown
 from pvdm_jax.weights.size_limits import Budget
 
 MAX_DEPTH = 64  # of nested dicts and modules
-MAX_NODES = 100_000  # dicts, modules and values that are visited, each as often as it is reached
+MAX_NODES = 100_000  # visits of dicts, modules and values; shared ones are visited more than once
 
 
 def named_arrays(tree: Any, budget: Budget, read: Callable[[Any, Budget], np.ndarray | None]) -> dict[str, np.ndarray]:
     """All arrays of a tree by their dotted names; dicts that contain themselves are entered once.
 
-    read: the array that a value stands for, None for other values. Raises ValueError for trees of too many values.
+    read: gives the array that a value stands for, None for other values. Raises ValueError for trees of too many
+    values.
     """
     visits = 0
 

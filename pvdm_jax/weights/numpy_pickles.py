@@ -62,12 +62,12 @@ def _make(function: Any, arguments: Any) -> Any:
         if arguments[0] in DTYPES:
             return _DType(arguments[0])
         raise ValueError(f"it has numbers of an unknown kind, {arguments[0][:80]!r}")
-    called = str(function) if isinstance(function, Global) else "something that is no function"
+    called = str(function) if isinstance(function, Global) else "something that is not a function"
     raise ValueError(f"its pickle would call {called}, which NumPy's arrays don't need; nothing of it was run")
 
 
 def _read(node: Any, budget: Budget) -> np.ndarray | None:
-    """The array of an `_Array`; None for dicts and for whatever else a file may hold beside arrays."""
+    """The array of an `_Array`; None for dicts and anything else that a file may hold besides arrays."""
     if not isinstance(node, _Array):
         return None
     state = node.state
@@ -96,6 +96,6 @@ def _byte_order(dtype: _DType) -> str:
 
 
 def _same(value: Any, expected: tuple) -> bool:
-    """Whether a tuple has these few integers; what a pickle built is never compared as a whole."""
+    """Whether a tuple consists of these integers; objects that a pickle built are never compared as a whole."""
     fits = isinstance(value, tuple) and len(value) == len(expected)
     return fits and all(type(a) is int and a == b for a, b in zip(value, expected, strict=True))

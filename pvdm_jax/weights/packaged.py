@@ -13,7 +13,7 @@ from pvdm_jax.weights.model_card import read_card
 from pvdm_jax.weights.model_folder import CONFIG_FILE, is_model_folder
 
 FOLDER = pathlib.Path(__file__).parents[1] / "pretrained"
-# What of a model folder's settings the list shows.
+# The settings of a model folder that the list shows.
 _SHOWN = {
     "autoencoder": {"frames": int, "height": int, "width": int},
     "class_names": [str],
@@ -33,7 +33,7 @@ class PackagedModel:
     class_names: tuple[str, ...]
     parameters: int
     bytes: int  # of the whole folder
-    license: str  # of the weights and of what they were trained on; "": the card does not say
+    license: str  # of the weights and their training data; "": the card does not say
 
 
 def packaged_names() -> list[str]:
@@ -54,7 +54,7 @@ def find_model(model: str | pathlib.Path) -> pathlib.Path:
     Raises FileNotFoundError, with the names of the packaged models, if there is neither.
     """
     path = pathlib.Path(model)
-    if buckets.in_bucket(buckets.url(model)) or path.exists():  # what lies in a bucket may have no copy here yet
+    if buckets.in_bucket(buckets.url(model)) or path.exists():  # a folder in a bucket may have no local copy yet
         return path
     names = packaged_names()
     if str(model) in names:

@@ -1,11 +1,11 @@
 """Reads pickles without executing anything in them.
 
 A pickle is a program for a small stack machine that can call any function. Here its instructions are read one by one
-(pickletools), and only those that build plain data are followed. What a call returns is up to the caller's function.
+(pickletools), and only those that build plain data are followed. A function of the caller decides what calls return.
 
-A pickle can also build structures that are cheap to write and expensive to use: tuples within tuples, a million deep,
-or dicts that share their values, with more paths than atoms. So what is built is never compared, hashed or shown: keys
-of dicts are plain values only, and texts of errors name instructions, not contents.
+A pickle can also build structures that are cheap to write and expensive to use: tuples nested a million deep, or dicts
+that share their values, with an astronomical number of paths. So the result is never compared, hashed or printed: keys
+of dicts are plain values only, and error messages name instructions, not contents.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class Global:
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Unknown:
-    """The result of a call that is not followed; the attributes that the pickle would have set on it."""
+    """The result of a call that is not followed, with the attributes that the pickle would have set on it."""
 
     state: Any = None
 
@@ -43,7 +43,7 @@ _KEYS = (str, int, float, bytes, type(None))
 
 
 class BoundedFile:
-    """The reading end of a file of `size` bytes, which refuses lengths beyond its end before memory is taken."""
+    """A file of `size` bytes to read from, which refuses lengths beyond its end before memory is allocated."""
 
     def __init__(self, file: IO[bytes], size: int):
         self._file = file
@@ -64,7 +64,7 @@ class BoundedFile:
 
 
 def make_dict(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    """A dict of those pairs whose keys are texts, numbers, bytes or None; hashing others could take for ever."""
+    """A dict of the pairs whose keys are texts, numbers, bytes or None; hashing other keys could take forever."""
     return {key: value for key, value in pairs if isinstance(key, _KEYS)}
 
 
@@ -146,7 +146,7 @@ def read_pickle(file: BoundedFile, resolve_reference: Callable[[Any], Any], make
         elif name == "STACK_GLOBAL":
             module, attribute = pop(2)
             if not (isinstance(module, str) and isinstance(attribute, str)):
-                raise ValueError("its pickle names a function by something that is no text")
+                raise ValueError("its pickle names a function by something that is not a text")
             stack.append(Global(module, attribute))
         elif name in ("REDUCE", "NEWOBJ"):
             function, arguments = pop(2)

@@ -1,8 +1,8 @@
 """The autoencoder that stage 2 of a run trains on: trained by the run itself, or imported.
 
 A run imports the autoencoder of a model folder or of another run by copying it: its `autoencoder` folder then is a
-model folder, with a hash of the weights and a card that says where they come from. The run thus no longer depends on
-the other folder, and `encode`, `train-diffusion`, `load` and `export` find the same weights in it.
+model folder, with a hash of the weights and a card that says where they come from. The run therefore doesn't depend on
+the source folder, and `encode`, `train-diffusion`, `load` and `export` find the same weights in the run.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from pvdm_jax.weights import model_folder, packaged
 from pvdm_jax.weights.model_card import AUTOENCODER, network_facts, read_card
 from pvdm_jax.weights.run_card import run_card
 
-# Settings of the autoencoder that a run may change: how the weights are computed with, not which weights they are.
+# Settings of the autoencoder that a run may change: they affect how it computes, not which weights it has.
 MAY_DIFFER = ("dtype", "remat")
 NOTE = "Imported from"  # how the note on the card begins
 
@@ -33,7 +33,7 @@ NOTE = "Imported from"  # how the note on the card begins
 def load_autoencoder(
     model: AutoencoderConfig, workdir: str | pathlib.Path, mesh: Mesh | None = None
 ) -> functional.Params:
-    """The weights of a run's autoencoder: the EMA of those that it trained, or the imported ones.
+    """The weights of a run's autoencoder: the EMA of the trained weights, or the imported ones.
 
     They are distributed over the mesh; without one, they lie on this process's first device. Raises FileNotFoundError
     if the run has no autoencoder, and ConfigError if `model` does not describe the imported one.
@@ -64,7 +64,7 @@ def import_autoencoder(source: str | pathlib.Path, config: Config, workdir: str 
     model, params, card = _read(source)
     _check_settings(config.autoencoder, model, source)
     identity = functional.fingerprint(params)
-    # The first process decides: the others could look while it is writing.
+    # The first process decides, because the others could look while it is writing.
     if jax.process_index() == 0:
         buckets.fetch(folder)
     has_one = folder.exists() and any(folder.iterdir())

@@ -1,4 +1,4 @@
-"""What a run's folder says about its weights, for the card of a model folder that is made of it."""
+"""What a run's folder says about its weights, for the card of a model folder that is made from it."""
 
 from typing import Any
 

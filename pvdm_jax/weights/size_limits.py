@@ -1,7 +1,7 @@
-"""Limits on what a foreign file may make us allocate, and the readers of its archives and arrays that keep them.
+"""Limits on the memory that reading a foreign file may take, and readers of archives and arrays that respect them.
 
 A few bytes can state any size: a shape, a count, the length of a compressed entry. Here such a size is compared with
-the size of the file before memory is taken for it.
+the size of the file before memory is allocated for it.
 """
 
 import collections
@@ -12,9 +12,9 @@ from typing import IO
 
 import numpy as np
 
-SLACK = 2**28  # bytes that any file may need
-MAX_RATIO = 16  # of the bytes that are unpacked and the bytes of the file; weights hardly compress
-MAX_ENTRIES = 100_000  # of an archive
+SLACK = 2**28  # bytes that any file may take
+MAX_RATIO = 16  # of unpacked bytes to bytes of the file; weights hardly compress
+MAX_ENTRIES = 100_000  # entries of an archive
 METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 KINDS = "biuf"  # of NumPy's dtypes: booleans, integers, floats
 MAX_NPY_HEADER = 10_000  # bytes
@@ -95,7 +95,7 @@ def array_of_npy(data: bytes, name: str) -> np.ndarray:
 
 
 def element_count(shape: tuple[int, ...]) -> int:
-    """The number of elements of an array. Raises ValueError for what is no shape of NumPy's."""
+    """The number of elements of an array. Raises ValueError if `shape` is not a possible NumPy shape."""
     if not all(type(size) is int and size >= 0 for size in shape) or len(shape) > 32:
         raise ValueError("a shape needs at most 32 sizes, none of them negative")
     if max(shape, default=0) >= 2**62:

@@ -24,7 +24,7 @@ from pvdm_jax.weights.size_limits import Archive, Budget, element_count
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _MAGIC_BYTES = LEGACY_MAGIC.to_bytes(10, "little")
-# By the names of PyTorch's storage classes, FloatStorage and so on, without the suffix.
+# Dtypes by the names of PyTorch's storage classes (FloatStorage, ...), without the suffix.
 DTYPES = {
     "Double": "<f8",
     "Float": "<f4",
@@ -54,7 +54,7 @@ class _Tensor:
     def __post_init__(self):
         numbers = (self.offset, *self.strides)
         if not all(type(number) is int for number in numbers) or len(self.shape) != len(self.strides):
-            raise ValueError("a tensor has a shape, strides or an offset that are no such numbers")
+            raise ValueError("a tensor has a shape, strides or an offset that are not integers")
         if min(numbers) < 0:
             raise ValueError("a tensor has a negative stride or offset")
         element_count(self.shape)
@@ -67,7 +67,7 @@ class _Tensor:
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
         if last >= len(self.storage):
             raise ValueError(f"a tensor reaches to number {last} of a storage of {len(self.storage)}")
-        # The stride of a side of length 1 is never used, and may be any number.
+        # The stride of an axis of length 1 is never used, and may be any number.
         steps = [step * self.storage.itemsize * (n > 1) for n, step in zip(self.shape, self.strides, strict=True)]
         return np.lib.stride_tricks.as_strided(self.storage[self.offset :], self.shape, steps).copy()
 
@@ -175,12 +175,12 @@ def _maker(plain: bool) -> Callable[[Any, Any], Any]:
         if name == "torch._utils._rebuild_tensor_v2":
             storage, offset, shape, strides = arguments[:4]
             if not (isinstance(storage, np.ndarray) and isinstance(shape, tuple) and isinstance(strides, tuple)):
-                raise ValueError("it has a tensor that is no view of a storage")
+                raise ValueError("it has a tensor that is not a view of a storage")
             return _Tensor(storage, offset, shape, strides)
         if name == "torch._utils._rebuild_parameter":
             return arguments[0]
         if plain:
-            called = name or "something that is no function"
+            called = name or "something that is not a function"
             raise ValueError(f"its pickle would call {called}, which weights don't need; nothing of it was run")
         return Unknown()
 
@@ -188,5 +188,5 @@ def _maker(plain: bool) -> Callable[[Any, Any], Any]:
 
 
 def _read_tensor(node: Any, budget: Budget) -> np.ndarray | None:
-    """The array of a tensor; None for what is no tensor."""
+    """The array of a tensor; None for anything else."""
     return node.read(budget) if isinstance(node, _Tensor) else None

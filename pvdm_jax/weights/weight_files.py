@@ -23,7 +23,7 @@ def write_weights(path: pathlib.Path, params: functional.Params, dtype: str) -> 
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    with np.errstate(over="ignore"):  # what overflows is refused below
+    with np.errstate(over="ignore"):  # weights that overflow are refused below
         arrays = {
             name: np.ascontiguousarray(np.asarray(array).astype(jnp.dtype(dtype), copy=False))
             for name, array in functional.flatten(params).items()
@@ -77,7 +77,7 @@ def _check_fit(file: Any, shapes: Mapping[str, tuple[int, ...]], path: pathlib.P
 
 
 def require_finite(array: np.ndarray, name: str, form: str = "") -> None:
-    """Raises ConfigError if a weight is NaN or infinite. form: the form of the weights, for the message."""
+    """Raises ConfigError if a weight is NaN or infinite. form: how the message describes the weights' form."""
     count = array.size - int(np.count_nonzero(np.isfinite(array)))
     if count:
         raise ConfigError(f"{name}: {form}{count} of {array.size} numbers are NaN or infinite")

@@ -20,7 +20,7 @@ from pvdm_jax.video.errors import VideoError
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """What `main` sets for its process ends with the test."""
+    """Restores, after the test, the environment that `main` changes."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
 
 
@@ -193,7 +193,7 @@ def test_compiled_programs_are_kept_unless_the_user_says_where(replace, monkeypa
 
 
 def test_the_environment_does_not_change_numbers():
-    """JAX reads its variables when it is first imported, in a process of its own therefore."""
+    """In a separate process, because JAX reads its variables when it is first imported."""
     program = (
         "from pvdm_jax.cli import main; main(['models']); import jax; c = jax.config; "
         "print(c.jax_enable_x64, c.jax_threefry_partitionable, c.jax_numpy_dtype_promotion, c.jax_numpy_rank_promotion)"

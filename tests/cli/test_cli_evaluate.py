@@ -36,7 +36,7 @@ def evaluate(folder, output, *more) -> int:
 def test_a_stranger_evaluates_two_folders_and_compares(folders, capsys):
     assert evaluate(folders, "one") == 0 and evaluate(folders, "two") == 0
     out = capsys.readouterr().out
-    assert "Frechet distance in scattering features, 8 frames (no FVD)" in out and "card.json" in out
+    assert "Frechet distance in scattering features, 8 frames (not FVD)" in out and "card.json" in out
     assert {path.name for path in (folders / "one").iterdir()} == {"card.json", "card.md", "card.html"}
     card = json.loads((folders / "one" / "card.json").read_text())
     assert card["protocol"]["name"] == "quick+" and card["software"]["pvdm_jax"]
@@ -75,7 +75,7 @@ def test_missing_weights_name_the_file(folders, capsys):
         (["--real=b", "--output=c"], "--real and --fake go together"),
         (["--model=a"], "--output is not given"),
         (["--real=a", "--fake=b", "--output=c", "--config=demo"], "--config is 'demo'"),
-        (["--model=a", "--output=c", "--config.data.path=x"], "name --config, too"),
+        (["--model=a", "--output=c", "--config.data.path=x"], "it needs --config"),
         (["--model=a", "--output=c", "--protocol=best"], "--protocol is 'best'; choose quick"),
         (["--model=nowhere", "--output=c"], "nowhere is not a run's folder"),
         (["--real=nowhere", "--fake=nowhere", "--output=c"], "there is no folder nowhere"),

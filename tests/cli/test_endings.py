@@ -21,12 +21,12 @@ from pvdm_jax.video.errors import VideoError
 
 
 class XlaRuntimeError(RuntimeError):
-    """Has the name of XLA's own."""
+    """Has the name of XLA's own error."""
 
 
 @pytest.fixture(autouse=True)
 def ctrl_c_is_not_ignored():
-    """As in a terminal: a job that a script starts in the background begins with Ctrl-C ignored, which it keeps."""
+    """As in a terminal; a job that a script starts in the background would inherit that Ctrl-C is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -39,11 +39,11 @@ def ctrl_c_is_not_ignored():
         (PermissionError(errno.EROFS, "Read-only file system", b"a\xff"), 2, "Read-only file system"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a", None, "b"), 2, "error: a -> b: No such file"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device"),
-        (MemoryError(), 1, "error: there is too little memory; ask for less"),
+        (MemoryError(), 1, "error: there is not enough memory; use smaller batches"),
         (XlaRuntimeError("RESOURCE_EXHAUSTED: Out of\nmemory"), 1, "(RESOURCE_EXHAUSTED: Out of memory)"),
         (CheckpointError("full"), 1, "error: full"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "a"), 2, "error: a: File name too long"),
-        (NotRegularFileError("a is no regular file"), 2, "error: a is no regular file"),
+        (NotRegularFileError("a is not a regular file"), 2, "error: a is not a regular file"),
         (ConnectionResetError(errno.ECONNRESET, "Connection reset"), 1, "error: Connection reset"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a\nb"), 2, "error: a\\nb: No such file"),
         (VideoError("a\x1b[31m\u2028b.mp4\r: it is empty"), 2, r"error: a\x1b[31m\u2028b.mp4\r: it is empty"),
@@ -99,7 +99,7 @@ def test_an_interrupt_that_becomes_another_error(capsys):
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, SystemExit)])
 def test_a_signal_within_the_garbage_collector_is_not_lost(number, expected):
-    """As in JAX's callback: what is raised there is swallowed."""
+    """Python swallows what is raised in a callback of the garbage collector, such as JAX's."""
 
     def command():
         def callback(phase, info):
@@ -149,8 +149,8 @@ SAMPLE = ["sample", "--model=m", "--output=o"]
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([*SAMPLE, "--seed=4294967296"], "--seed: '4294967296' is no integer from 0 to 4294967295"),
-        ([*SAMPLE, "--seed=-4294967296"], "--seed: '-4294967296' is no integer"),
+        ([*SAMPLE, "--seed=4294967296"], "--seed: '4294967296' is not an integer from 0 to 4294967295"),
+        ([*SAMPLE, "--seed=-4294967296"], "--seed: '-4294967296' is not an integer"),
         ([*SAMPLE, f"--seed={2**63}"], "--seed"),
         ([*SAMPLE, "--seed=" + "9" * 5000], "--seed: '99999"),
         ([*SAMPLE, "--first-video=4294967296"], "--first-video"),
@@ -160,16 +160,16 @@ SAMPLE = ["sample", "--model=m", "--output=o"]
         ([*SAMPLE, "--videos=1-3,2"], "video 2 is named twice"),
         ([*SAMPLE, "--videos=0-4000000000"], "more than 1,000,000"),
         ([*SAMPLE, "--videos=5-3"], "--videos: '5-3' names no video"),
-        ([*SAMPLE, "--videos=a"], "--videos: 'a' is no integer"),
-        ([*SAMPLE, "--videos="], "--videos: '' is no integer"),
-        ([*SAMPLE, "--fps=inf"], "--fps: 'inf' is no finite number"),
+        ([*SAMPLE, "--videos=a"], "--videos: 'a' is not an integer"),
+        ([*SAMPLE, "--videos="], "--videos: '' is not an integer"),
+        ([*SAMPLE, "--fps=inf"], "--fps: 'inf' is not a finite number"),
         ([*SAMPLE, "--fps=nan"], "--fps"),
         ([*SAMPLE, "--fps=2000"], "--fps: 2000 is not between 0.01 and 1000"),
         ([*SAMPLE, "--fps=1e-9"], "--fps: 1e-9 is not between 0.01 and 1000"),
-        ([*SAMPLE, "--guidance=inf"], "--guidance: 'inf' is no finite number"),
-        ([*SAMPLE, "--eta=x"], "--eta: 'x' is no finite number"),
+        ([*SAMPLE, "--guidance=inf"], "--guidance: 'inf' is not a finite number"),
+        ([*SAMPLE, "--eta=x"], "--eta: 'x' is not a finite number"),
         ([*SAMPLE, "--formats", "npz", "npz"], "--formats: npz is named twice"),
-        ([*SAMPLE, "--formats", "avi"], "--formats: 'avi' is none of mp4, gif, png, npz"),
+        ([*SAMPLE, "--formats", "avi"], "--formats: 'avi' is not one of mp4, gif, png, npz"),
         ([*SAMPLE, "--steps=4/"], "--steps"),
         (["sample", "--model=m", "--output=gs://bucket/y"], "--output is 'gs://bucket/y'"),
         (["demo", "--config.seed=-1"], "seed is -1"),

@@ -81,7 +81,7 @@ def test_a_first_report_shows_the_packaged_model(tmp_path, monkeypatch):
     assert videos.long.shape == (4, 32, 16, 16, 3) and videos.long[0, -1, 0, 0, 0] == 7
     page = report.read_text()
     assert page.count("<video") == 8 + 4 and "is training a model of its own" in page
-    # What is there already, the report of an earlier run, stays until the new one takes its place.
+    # The report of an earlier run is kept until the new one replaces it.
     report.write_text("earlier")
     demo._first_report(report)
     assert report.read_text() == "earlier"
@@ -132,6 +132,6 @@ def test_a_whole_demo(tmp_path, monkeypatch):
     assert again["results"].keys() == card["results"].keys() >= {"frechet_scattering_16", "seam_score", "psnr", "ssim"}
     for name, entry in card["results"].items():
         assert again["results"][name]["value"] == pytest.approx(entry["value"], rel=1e-3)
-    # A second call trains nothing anew: the finished stages say so, and the report is written again.
+    # A second call trains nothing: the finished stages say so, and the report is written again.
     report.unlink()
     assert demo.run(config, tmp_path / "run").exists()

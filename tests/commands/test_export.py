@@ -44,7 +44,7 @@ def test_the_exported_folder_is_a_model_folder_with_a_sampler(folder):
 
 
 def test_it_runs_without_the_package_and_makes_the_same_videos(folder, tmp_path):
-    """In a process that can't import pvdm_jax, for a batch size that nobody named before."""
+    """In a process that can't import pvdm_jax, with a batch size that was not known at export."""
     program = f"""
 import json, sys
 sys.modules["pvdm_jax"] = None

@@ -23,8 +23,8 @@ FRAMES, SIDE = 4, 16
 
 
 class Model:
-    """Answers as `PVDM` does: noise of a video's own for samples, a frozen frame for extensions, the mean of both sides
-    between two clips, off-by-one reconstructions."""
+    """Stands in for `PVDM`: samples are each video's own noise, extensions a frozen frame, clips between two others the
+    mean of both sides, and reconstructions off by one."""
 
     def __init__(self, num_classes=0, stride=1, next_clip=False):
         clip = AutoencoderConfig(frames=FRAMES, height=SIDE, width=SIDE)
@@ -80,7 +80,7 @@ def moving_square(frames: int) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three usable videos of 10, 20 and 9 frames, and files that are none."""
+    """Three usable videos of 10, 20 and 9 frames, and files that are not videos."""
     folder = tmp_path / "videos"
     write_video(folder / "a.mp4", moving_square(10), fps=24)
     write_video(folder / "b.gif", moving_square(20), fps=10)
@@ -322,7 +322,7 @@ def test_no_usable_source(model, folder, tmp_path):
 
 @pytest.mark.parametrize("batch_size, rows", [(4, 8), (8, 8), (9, 16)])
 def test_batches_fill_the_devices(tmp_path, batch_size, rows):
-    """On eight devices a batch of four would be made twice: each device takes at least one video."""
+    """On eight devices a batch of four would be generated twice, because each device takes at least one video."""
     model = Model()
     model.mesh = jax.sharding.AbstractMesh((4, 2), AXES)
     generate.sample(model, tmp_path / "out", num_videos=10, batch_size=batch_size, formats=["npz"])

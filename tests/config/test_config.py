@@ -137,9 +137,9 @@ def test_no_setting_takes_a_number_that_32_bits_do_not_hold(cls, name):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"train_diffusion": {"times_shift": 17.0, "times": "logit_normal"}}, "times_shift is 17.0; it lies between"),
-        ({"train_diffusion": {"ema_decay": 1 - 1e-9}}, "ema_decay is 0.999999999; it lies between 0 and 0.999999"),
-        ({"train_diffusion": {"optimizer": {"b2": 1 - 1e-9}}}, "b2 is 0.999999999; it lies between 0 and 0.999999"),
+        ({"train_diffusion": {"times_shift": 17.0, "times": "logit_normal"}}, "times_shift is 17.0; it must lie"),
+        ({"train_diffusion": {"ema_decay": 1 - 1e-9}}, "ema_decay is 0.999999999; it must lie between 0 and 0.999999"),
+        ({"train_diffusion": {"optimizer": {"b2": 1 - 1e-9}}}, "b2 is 0.999999999; it must lie between 0 and 0.999999"),
         ({"train_diffusion": {"optimizer": {"learning_rate": 1e3}}}, "learning_rate is 1000.0; it can't be larger"),
         ({"train_diffusion": {"optimizer": {"weight_decay": 1e6}}}, "weight_decay is 1000000.0; times the learning"),
         ({"process": {"beta_start": 1e-12}}, "process.beta_start is 1e-12; 1e-08 <= beta_start"),

@@ -1,4 +1,4 @@
-"""Configuration files and overrides: what is taken, and what every refusal says."""
+"""Configuration files and overrides: what is accepted, and what every refusal says."""
 
 import pytest
 
@@ -120,7 +120,7 @@ def test_bare_names_are_the_projects_own():
         ("--config.denoiser.channel_mult=a,b", ["denoiser.channel_mult", "a"]),
         ("--config.seed", ["seed", "integer"]),
         ("--config.denoiser=3", ["denoiser", "'3'", "group", "denoiser.model_channels"]),
-        ("--config.seed.deeper=3", ["seed.deeper", "no such field", "seed is no group"]),
+        ("--config.seed.deeper=3", ["seed.deeper", "no such field", "seed is not a group"]),
         ("--config.autoencoder.height=30", ["autoencoder.height", "30", "autoencoder.patch_size"]),
         ("--config.sample.sampler=leapfrog", ["sample.sampler", "'leapfrog'", "ddim", "ddpm"]),
         ("--config.sample.eta=nan", ["sample.eta", "nan", "finite"]),

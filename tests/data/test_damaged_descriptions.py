@@ -1,4 +1,4 @@
-"""What describes a dataset is JSON beside its records; damaged or edited, it is used, or refused by name."""
+"""JSON files describe a dataset beside its records; if damaged or edited, they are used or refused by name."""
 
 import contextlib
 import json

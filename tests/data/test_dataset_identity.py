@@ -1,4 +1,4 @@
-"""What a dataset is, whatever its path: the same videos have the same fingerprint, others have another."""
+"""A dataset's identity, whatever its path: equal videos have equal fingerprints, other videos another."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ def test_what_prepare_wrote_is_not_read_again(tmp_path, monkeypatch):
 
 
 def test_files_are_read_once_where_no_hashes_are_stored(tmp_path, monkeypatch):
-    """A dataset of an older version, or of TFDS."""
+    """As in a dataset of an older version, or one that TFDS built."""
     path = prepared(tmp_path, "data", [1, 2])
     metadata = json.loads((path / "metadata.json").read_text())
     for facts in metadata["videos"]["train"]:

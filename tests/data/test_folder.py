@@ -106,7 +106,7 @@ def test_missing_source_and_used_output_are_refused(folder, tmp_path):
 
 
 def test_tensorflow_is_not_needed(folder, tmp_path):
-    """In a program that can't find it."""
+    """In a program that can't import it."""
     program = f"""
 import sys
 class WithoutTensorFlow:
@@ -186,7 +186,7 @@ def test_two_cannot_make_the_same_dataset(folder, tmp_path):
 
 
 def test_classes_without_a_usable_video_are_none(folder, tmp_path):
-    """jump has only a broken file; its place among the classes isn't left empty."""
+    """The class jump has only a broken file; it leaves no gap among the classes."""
     assert prepare(folder, tmp_path / "out").classes == {"run": 1, "walk": 2}
     dataset = tfds.builder_from_directory(tmp_path / "out")
     assert dataset.info.features["label"].names == ["run", "walk"]

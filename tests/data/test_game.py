@@ -1,4 +1,4 @@
-"""Videos of a game: what is stored, that seeds are disjoint and that bytes repeat, with an engine of a few lines."""
+"""Videos of a game, from a fake engine: what is stored, disjoint seeds, reproducible bytes."""
 
 import json
 import sys
@@ -169,7 +169,7 @@ def test_the_walker_is_smooth_and_does_not_stay_at_walls():
         (["--source=vizdoom:doom"], "--source is 'vizdoom:doom'; choose from deathmatch, "),
         (["--source=vizdoom:all", "--storage=video"], "--storage is 'video'"),
         (["--source=vizdoom:all", "--fps=5"], "--fps is 5.0; a game has its own frame rate"),
-        (["--source=videos", "--num-videos=5"], "--num-videos is 5; it goes with --source=vizdoom:SCENARIO"),
+        (["--source=videos", "--num-videos=5"], "--num-videos is 5; it needs --source=vizdoom:SCENARIO"),
     ],
 )
 def test_wrong_uses(games, capsys, tmp_path, argv, message):

@@ -1,4 +1,4 @@
-"""Each layout is found in a fake tree of its exact form; one that is off says what is there and what should be."""
+"""Each layout is found in a fake tree of its exact form; for other trees, errors say what was found and expected."""
 
 import numpy as np
 import pytest
@@ -182,7 +182,7 @@ def test_frames_come_in_natural_order():
 
 
 def test_a_layout_is_one_row_of_the_table(tmp_path, monkeypatch):
-    """Found by name and by what it looks like, and listed in messages."""
+    """It is found by name and detected by its contents, and messages list it."""
 
     def find(source, list_number):
         return [VideoEntry(path.name, "", "train", "file", str(path)) for path in sorted(source.glob("*.film"))]

@@ -1,4 +1,4 @@
-"""Batches are a function of (seed, step): after a restart, in shares, whatever fails."""
+"""Batches are a function of (seed, step): after a restart, shared by processes, and when videos fail."""
 
 import collections
 import dataclasses
@@ -38,7 +38,7 @@ def test_windows_are_consecutive_and_reach_both_ends(stride):
 
 
 def test_a_batch_names_its_videos_without_being_made():
-    """Whatever the process: the names are those of the global batch, of any step."""
+    """Every process gets the names of the global batch, for any step."""
     lengths = [30] * 7
     batches = train_batches(source(lengths), CLIP, DATA, BatchSpec(4, seed=1, start_step=2))
     for step in (2, 3, 4):

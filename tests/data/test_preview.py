@@ -1,4 +1,4 @@
-"""`pvdm data`: what it shows and the problems that it tells; how fast clips are read."""
+"""`pvdm data`: what it shows and the problems that it reports; how fast clips are read."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""One interface over both kinds of source; training and held-out frames never meet."""
+"""One interface over both kinds of source; training and held-out parts share no frame."""
 
 import dataclasses
 
@@ -91,7 +91,7 @@ def test_crops_are_cut_out_of_the_whole_frame(tmp_path):
 
 
 def test_reading_beyond_a_part_is_refused(dataset):
-    """Even where the file goes on: those frames are held out."""
+    """Even if the file is longer: its other frames are held out."""
     video = open_source(DataConfig(source="tfds", path=dataset), CLIP, "train", seed=0)[0]
     with pytest.raises(ValueError, match=f"has {video.frames} frames;"):
         video.read(video.frames - 4, 5)
@@ -186,7 +186,7 @@ def test_splits_train_and_evaluate_on_different_videos(tmp_path, read_numbers, n
     ("split", "eval_split"), [("all", "test"), ("train", "train"), ("test", "test"), ("train", "all"), ("all", "all")]
 )
 def test_videos_that_are_trained_on_are_not_evaluated_on(split, eval_split):
-    message = f"data.eval_split is '{eval_split}'; data.split={split} trains on its videos"
+    message = f"data.eval_split is '{eval_split}'; data.split={split} trains on these videos"
     data = DataConfig(source="tfds", path="data", split=split, eval_split=eval_split)
     with pytest.raises(ConfigError, match=message):
         data.check_held_out()

@@ -1,4 +1,4 @@
-"""Windows of consecutive clips, and clips that are always the same."""
+"""Windows of consecutive clips, and fixed clips, which are the same in every call."""
 
 import collections
 

@@ -62,8 +62,8 @@ def test_order_of_samplers_with_noise(experiment, processes, sampler, grid, eta,
 
 
 def test_order_of_the_ancestral_sampler(experiment):
-    """It has as many steps T as its process, of equal length. The last of them are as long as the noise that is left,
-    so that its error is of the order log(T) / T."""
+    """It takes all T steps of its process, of equal length. The last steps are as long as the remaining noise is large,
+    so its error is of the order log(T) / T."""
     steps = (32_000, 128_000)
     errors = {n: experiment.variance_error(experiment.process_of(n), "ddpm", "uniform", n, 1.0) for n in steps}
     assert 0.8 < experiment.order(errors) < 1

@@ -122,7 +122,7 @@ def test_every_prediction_samples_the_same_data(sampler, prediction):
 
 
 def test_clipping_keeps_samples_in_range(process):
-    """A denoiser that wants data at 3: clipped, the samples end at 1."""
+    """A denoiser that predicts data at 3: with clipping, the samples end at 1."""
     keys = jax.random.split(jax.random.key(0), 4)
     predict = functools.partial(gaussian_prediction, process, mean=3.0)
     for sampler in SAMPLERS:

@@ -66,7 +66,7 @@ def test_every_distance_stands_beside_that_of_other_real_clips(folders, tmp_path
     assert expected | {f"real_{name}" for name in expected} <= results.keys()
     page = to_markdown(card)
     assert "kernel distance in scattering features, 8 frames | " in page
-    assert "Frechet distance in scattering features, 8 frames (no FVD), change per clip of long videos | " in page
+    assert "Frechet distance in scattering features, 8 frames (not FVD), change per clip of long videos | " in page
     unknown = dataclasses.replace(protocol, clip_frames=0)
     reason = evaluate_sets(folders / "real", folders / "fake", unknown, paths)["not_measured"]["drift"]
     assert "--set clip_frames=16" in reason
@@ -87,10 +87,10 @@ def test_cards_are_written_and_read(card, tmp_path):
     assert read_card(tmp_path) == read_card(tmp_path / "card.json") == json.loads(json.dumps(card))
     page = (tmp_path / "card.md").read_text()
     assert page == to_markdown(card)
-    for text in ("no FVD", "| protocol.samples | 12 |", "networks.frechet_scattering.network", "it needs a model"):
+    for text in ("not FVD", "| protocol.samples | 12 |", "networks.frechet_scattering.network", "it needs a model"):
         assert text in page
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ConfigError, match="other.json is no card"):
+    with pytest.raises(ConfigError, match="other.json is not a card"):
         read_card(tmp_path / "other.json")
     with pytest.raises(FileNotFoundError):
         read_card(tmp_path / "missing.json")

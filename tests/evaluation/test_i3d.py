@@ -89,7 +89,7 @@ def tensorflow_variables(weights):
             size = "3x3" if branch in ("b1b", "b2b") else "1x1"
             step = "b" if branch[2:] == "b" else "a"
             if block == "Mixed_5b" and branch == "b2b":
-                step = "a"  # its typing error
+                step = "a"  # a typing error in the original
             place = f"{block}/Branch_{branch[1]}/Conv3d_0{step}_{size}"
         prefix = f"RGB/inception_i3d/{place}"
         if layer == "conv3d":

@@ -38,7 +38,7 @@ def test_unbiased_and_as_certain_as_it_says():
     values, errors = np.transpose([kernel_distance(a, b) for a, b in pairs])
     assert abs(values.mean()) < 3 * values.std() / np.sqrt(200) and values.min() < 0
     assert np.mean(np.abs(values) < 1.96 * errors) > 0.93
-    # Apart, the error is that of repeated draws.
+    # For different distributions, the error is that of repeated draws.
     moved = [kernel_distance(a, b + 0.7) for a, b in pairs]
     values, errors = np.transpose(moved)
     assert errors.mean() == pytest.approx(values.std(), rel=0.2)

@@ -1,4 +1,4 @@
-"""Networks that measure: on TPUs their products have all digits, whatever JAX's default is."""
+"""Networks of evaluations: on TPUs their products have full precision, whatever JAX's default is."""
 
 import re
 

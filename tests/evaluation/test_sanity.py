@@ -1,4 +1,4 @@
-"""What a reviewer would ask of the distances: zero for a set with itself, larger for worse videos, blind to order."""
+"""What a reviewer would expect of distances: 0 for a set with itself, larger for worse videos, independent of order."""
 
 import numpy as np
 import pytest

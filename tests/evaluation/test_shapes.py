@@ -1,6 +1,6 @@
-"""The judge of synthetic clips: finds the true shapes, passes real and slightly spoilt clips, and no imitations.
+"""The judge of synthetic clips: it finds the true shapes, passes real and slightly degraded clips, rejects imitations.
 
-Rates measured over 200 to 600 clips of each size stand in the comments; the tests look at fewer.
+Comments give rates measured over 200 to 600 clips of each size; the tests use fewer.
 """
 
 import numpy as np

@@ -70,7 +70,7 @@ class Frozen(Oracle):
 
 
 class NoLoss:
-    """The held-out loss needs networks; it has its own test."""
+    """Stands in for the held-out loss, which needs networks and has its own test."""
 
     def __init__(self, model, seed):
         pass
@@ -152,7 +152,7 @@ def test_other_sources_are_refused_before_the_work(tmp_path):
 
 
 def test_the_held_out_loss():
-    """Of a model of formulas: the squared error of its predictions at fixed times, one in each quarter."""
+    """For a model of formulas, it is the squared error of predictions at fixed times, one in each quarter."""
     model, rng = formula_model(), np.random.default_rng(0)
     previous, clips = (rng.integers(0, 256, (3, 4, 16, 16, 3), np.uint8) for _ in range(2))
     labels, numbers = np.array([0, 1, 2], np.int32), np.array([5, 6, 7])

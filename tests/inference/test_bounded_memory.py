@@ -1,4 +1,4 @@
-"""Encoding and decoding many clips takes the memory of few, and gives each clip what it gives it alone."""
+"""Encoding and decoding many clips takes no more memory than a few, and gives the same results as one by one."""
 
 import functools
 

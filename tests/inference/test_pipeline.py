@@ -321,7 +321,7 @@ def test_prior_guidance_of_first_clips_and_of_continuations(model):
 
 
 def test_the_networks_themselves():
-    """What is asserted above of formulas in their places, where it may depend on them."""
+    """Repeats, with real networks, the assertions above that may depend on them."""
     model = tiny_model()
     options = dict(guidance=1.0, class_guidance=2.0)
 

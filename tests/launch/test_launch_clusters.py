@@ -195,7 +195,7 @@ def test_tpu_pod_passes_arguments_on_and_ends_with_settings_that_cannot_work(sta
 
 @pytest.mark.long
 def test_tpu_pod_goes_on_after_a_preemption_and_stops(stand_in, tmp_path):
-    """The slice is taken away in the middle: another is made, and the run goes on. Then it is stopped by hand."""
+    """The slice is preempted in the middle: another is created, and the run resumes. Then it is stopped by hand."""
     workdir, metrics = tmp_path / "run", tmp_path / "run" / "autoencoder" / "metrics.jsonl"
     argv = tiny_program.arguments("train-autoencoder", workdir, "train_autoencoder.steps=100000")
     process = pod(stand_in, "run", *argv)
@@ -232,7 +232,7 @@ def test_the_jobset_starts_a_run_that_could_work():
     chips = container["resources"]["limits"]["google.com/tpu"]
     assert job["parallelism"] == job["completions"] == rows * columns // chips
     assert job["completionMode"] == "Indexed"
-    # A job fails with its first pod, and the JobSet starts all again; but not after exit code 2.
+    # A job fails with its first pod, and the JobSet restarts all pods, except after exit code 2.
     assert job["backoffLimit"] == 0 and pod_spec["restartPolicy"] == "Never"
     (rule,) = job["podFailurePolicy"]["rules"]
     exit_codes = {"containerName": container["name"], "operator": "In", "values": [2]}

@@ -89,7 +89,7 @@ def test_stand_in_says_so(caplog):
 
 
 def test_stand_in_orders_images(recipe):
-    """Farther is farther: more blur, more noise, another image; and the same weights every time."""
+    """More blur, more noise and another image are farther away; the weights are always the same."""
     model = official.load_lpips()
     video = recipe.video(1, 32, 32, seed=1, batch=3)[:, 0]
     rng = np.random.default_rng(0)

@@ -45,5 +45,5 @@ def test_denoiser(reference, recipe, name):
     found = {key: np.linalg.norm(written[key].astype(np.float64)) for key in expected}
     assert np.sqrt(sum(value**2 for value in found.values())) == pytest.approx(total, rel=1e-5)
     for key, value in expected.items():
-        # Biases of keys have no influence: softmax takes no notice of them.
+        # Biases of keys have no effect: they cancel in the softmax.
         assert found[key] == pytest.approx(value, rel=1e-4, abs=1e-6 * total), key

@@ -26,7 +26,7 @@ from pvdm_jax.performance.timing import Peaks, Timing, time_calls
 
 pytestmark = pytest.mark.long
 
-# Nothing of these is on a machine that has only jax, flax, optax, orbax, einops and numpy.
+# None of these is installed on a machine that has only jax, flax, optax, orbax, einops and numpy.
 MISSING = "tensorflow tensorflow_datasets grain array_record clu ml_collections av PIL tensorboardX tqdm".split()
 
 

@@ -51,9 +51,9 @@ def test_the_command_hands_over_and_writes(tmp_path, monkeypatch, capsys):
     [
         (["--data"], "--config is None; --data measures the data of a configuration"),
         (["--sampling"], "--model is None; --sampling measures a trained model"),
-        (["--config=demo"], "--config is 'demo'; it goes with --data"),
-        (["--step-seconds=0.1"], "--step-seconds is 0.1; it goes with --data"),
-        (["--data", "--config=demo", "--model=run"], "it goes with --sampling"),
+        (["--config=demo"], "--config is 'demo'; it needs --data"),
+        (["--step-seconds=0.1"], "--step-seconds is 0.1; it needs --data"),
+        (["--data", "--config=demo", "--model=run"], "it needs --sampling"),
         (["--data", "--sampling"], "not allowed with"),
     ],
 )

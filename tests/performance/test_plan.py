@@ -1,4 +1,4 @@
-"""What a step will cost: planned for this machine and, where libtpu is installed, for TPUs that are not attached."""
+"""The predicted cost of a step, for this machine and, if libtpu is installed, for TPUs that are not attached."""
 
 import dataclasses
 import importlib.util
@@ -137,7 +137,7 @@ def test_the_compilers_process_ends_with_the_one_that_began_it():
 
 
 def is_running(pid):
-    """Whether there is such a process, and not only its entry that nobody has collected."""
+    """Whether there is such a process that is not a zombie."""
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

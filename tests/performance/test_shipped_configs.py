@@ -1,7 +1,7 @@
-"""The shipped configs against the plans in docs/notes: they fit the devices that their headers name. And against the
+"""The shipped configs against the plans in docs/notes (they fit the devices that their headers name), and against the
 benchmark's sizes, which are copies of them.
 
-A plan takes minutes, so what the compiler said is stored. A config that a row no longer covers must be planned again.
+A plan takes minutes, so the compiler's results are stored. A config that no row covers any more must be planned again.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ def test_a_config_fits_what_its_header_names(spec, stage, kind):
 
 @pytest.mark.parametrize("size, spec", [("demo", "demo"), ("s", "ucf101:s-official"), ("l", "ucf101:l-official")])
 def test_the_benchmark_s_sizes_are_those_of_the_configs(size, spec):
-    """But for what is computed again to save memory, which the benchmark sets itself."""
+    """Except for rematerialisation, which the benchmark sets itself."""
     config = load_settings(spec)
     found = [dataclasses.replace(model, remat="none") for model in (config.autoencoder, config.denoiser)]
     assert SIZES[size] == tuple(found)

@@ -1,4 +1,4 @@
-"""The allocator's settings, each in a process of its own: they hold for the whole process."""
+"""The allocator's settings, each in a separate process, because they affect the whole process."""
 
 import os
 import platform

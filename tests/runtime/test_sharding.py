@@ -24,7 +24,7 @@ SUPPORT = pathlib.Path(__file__).parents[1] / "support"
 
 
 def printed(script, *arguments, timeout):
-    """What a script that has devices of its own printed last, as JSON."""
+    """The last line, parsed as JSON, that a script with its own devices printed."""
     root = pathlib.Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, SUPPORT / script, *arguments],
@@ -177,7 +177,7 @@ def test_micro_batches_share_one_gathering(fsdp):
 
 
 def test_gradients_are_split_as_parameters_are():
-    """The program asks for it; XLA for GPUs and TPUs makes a reduce-scatter of it."""
+    """The program requests it; XLA for GPUs and TPUs turns it into a reduce-scatter."""
     mesh = AbstractMesh((1, 4), ("data", "fsdp"))
     weight = jax.ShapeDtypeStruct((64, 512), jnp.float32)
     traced = jax.make_jaxpr(jax.grad(lambda w: jnp.sum(jnp.square(sharding.gather(mesh, w)))))(weight)

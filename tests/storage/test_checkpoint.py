@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back, damaged ones are passed over, other settings are refused."""
+"""Checkpoints: what is saved can be restored, damaged ones are skipped, other settings are refused."""
 
 import dataclasses
 import logging
@@ -105,7 +105,7 @@ def test_damaged_newest_is_passed_over(saved, caplog, damage):
         state.params["blocks"]["1"]["kernel"], make_state(4.0).params["blocks"]["1"]["kernel"]
     )
     assert str(saved / "checkpoints" / "6") in caplog.text and "can't be read" in caplog.text
-    # Its step can be saved again, and what is left of it is kept.
+    # Its step can be saved again, and its damaged files are kept.
     with Checkpoints(saved, keep=5) as checkpoints:
         checkpoints.save(6, make_state(60.0), {"settings": {}, "window": []})
     assert restore(saved)[1:] == (6, {"settings": {}, "window": []})
@@ -196,7 +196,7 @@ def test_every_so_many_steps_one_is_kept_for_good(tmp_path):
         for step in range(1, 11):
             checkpoints.save(step, make_state(1.0), {}, needed=(3,) if step > 6 else ())
     kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert kept == {"4", "8", "10"}  # 3 was gone before anything needed it
+    assert kept == {"4", "8", "10"}  # 3 was removed before anything needed it
     with Checkpoints(tmp_path, keep=1, keep_every=4) as checkpoints:
         assert checkpoints.restore_step(4, abstract(make_state(0.0))).step == 1
 
@@ -246,7 +246,7 @@ def flip(path: pathlib.Path, bit: int):
 
 
 def test_a_flipped_bit_anywhere_changes_no_number(tmp_path, caplog):
-    """Arrays and record are what was saved, or the checkpoint before is used."""
+    """Arrays and record are what was saved, or the previous checkpoint is used."""
     noise = jnp.asarray(np.random.default_rng(0).standard_normal((40, 40)), jnp.float32)
     states = {step: {"ema": {"w": noise * step}, "network": {"w": noise + step}} for step in (1, 2)}
     with Checkpoints(tmp_path / "whole", keep=2) as checkpoints:

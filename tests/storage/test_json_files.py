@@ -129,6 +129,6 @@ def test_refusals_say_what_is_wrong(tmp_path, content, message):
 
 def test_pipes_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "x.json")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         read_json(tmp_path / "x.json")
     assert try_read_json(tmp_path / "absent.json", dict, pytest.fail, "") is None

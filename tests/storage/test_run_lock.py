@@ -1,4 +1,4 @@
-"""One writer for a run's folder: a second one is refused, and what a dead one left does not stop the next."""
+"""One writer for a run's folder: a second one is refused, and the lock of a dead one does not stop the next."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def other(tmp_path):
 
 @pytest.fixture
 def fast(monkeypatch):
-    """Minutes pass in tenths of seconds."""
+    """Shortens the lock's times from minutes to tenths of seconds."""
     for name, value in {"HEARTBEAT": 0.1, "STALE": 0.8, "POLL": 0.05}.items():
         monkeypatch.setattr(run_lock, name, value)
 

@@ -1,4 +1,4 @@
-"""A disk that takes no more, for tests of what happens then."""
+"""A stand-in for a full disk."""
 
 import contextlib
 import resource
@@ -6,7 +6,7 @@ import resource
 
 @contextlib.contextmanager
 def file_limit(size):
-    """Within it no file of this process grows beyond `size` bytes: writing more raises OSError."""
+    """A context in which no file of this process can grow beyond `size` bytes: writing more raises OSError."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:

@@ -207,7 +207,7 @@ def _raw_part(body, content_type):
 
 @contextlib.contextmanager
 def serve():
-    """A bucket that is served within; its `environment` sends gs:// there."""
+    """A context that serves a bucket; its `environment` redirects gs:// to it."""
     bucket = Bucket()
     handler = type("Handler", (_Handler,), {"bucket": bucket})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -12,12 +12,12 @@ def saved_steps(directory):
 
 
 def at(step, action):
-    """A `before` for the toy batches that does `action` when the batch of `step` is asked for."""
+    """A `before` for the toy batches that runs `action` when the batch of `step` is requested."""
     return lambda number: action() if number == step else None
 
 
 class Crash(Exception):
-    """What stands for a program that dies in the middle."""
+    """Stands for a program that dies in the middle."""
 
 
 def crash():

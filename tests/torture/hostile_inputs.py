@@ -182,7 +182,7 @@ def listing(place: pathlib.Path) -> set[str]:
 
 
 def weight_cases(folder: pathlib.Path) -> Iterator[Case]:
-    """`pvdm convert` of each weight file, and of what is no regular file."""
+    """`pvdm convert` of each weight file, and of what is not a regular file."""
     specials = {
         "pipe": os.mkfifo,
         "zeros": lambda path: os.symlink("/dev/zero", path),

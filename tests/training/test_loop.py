@@ -75,7 +75,7 @@ def test_run_leaves_what_it_promises(undisturbed):
 
 
 def test_damaged_files_of_a_run_do_not_block_it(undisturbed, tmp_path, caplog):
-    """What can be made again is: config.json, and best.json from the checkpoint. Bad metrics are skipped."""
+    """config.json is rewritten, best.json is restored from the checkpoint, and bad metrics are skipped."""
     expected_directory, expected = undisturbed
     with pytest.raises(Crash):
         run(tmp_path, toy_config(), before=at(34, crash))
@@ -193,7 +193,7 @@ def test_some_checkpoints_are_kept_for_good(tmp_path):
 
 
 def test_a_disk_that_takes_no_more_stops_the_run(undisturbed, tmp_path):
-    """The last checkpoint is intact, and once there is room the run goes on to the same numbers."""
+    """The last checkpoint is intact, and once there is space the run resumes and ends with the same numbers."""
     with contextlib.ExitStack() as stack:
         full = at(12, lambda: stack.enter_context(file_limit(100_000)))
         with pytest.raises(CheckpointError, match=r"the newest complete one is of step (5|10)$"):

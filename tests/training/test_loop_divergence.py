@@ -11,7 +11,7 @@ from toy_stage import ToyStage, digest, run, toy_batches, toy_config
 
 
 def test_an_update_that_is_not_finite_is_skipped(tmp_path, caplog):
-    """The run goes on, and ends with finite numbers; the log says how many updates were skipped."""
+    """The run continues, and ends with finite numbers; the log says how many updates were skipped."""
     state = run(tmp_path, toy_config(log_every=10), spoil_at=18)
     assert int(state.step) == 40 and int(state.skipped) == 0
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))

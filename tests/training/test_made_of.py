@@ -1,4 +1,4 @@
-"""A run knows what it was made of by content: its dataset wherever that lies, and its autoencoder."""
+"""A run identifies its dataset (wherever that is) and its autoencoder by their content."""
 
 import dataclasses
 import json
@@ -82,7 +82,7 @@ def test_stage_two_refuses_latents_of_an_autoencoder_that_was_trained_on(stage_o
     for step in (encode, diffusion.train):
         with pytest.raises(ConfigError, match=f"made by another autoencoder .{identity[:12]}, this run's is"):
             step(CONFIG, run)
-    # A denoiser that is there already is named by whoever loads the run.
+    # Loading the run warns about a denoiser that was trained before.
     RunFolder(run).diffusion.path.mkdir()
     settings = json.loads(folder.config.read_text()) | {"encoded_by": identity}
     RunFolder(run).diffusion.config.write_text(json.dumps(settings))
@@ -105,7 +105,7 @@ def test_latents_of_an_older_version_know_no_dataset(stage_one, tmp_path):
 def test_training_is_not_evaluated_on_its_own_videos_but_older_runs_that_were_are_read(tmp_path):
     config = dataclasses.replace(CONFIG, data=DataConfig(source="tfds", path="none", split="all", eval_split="test"))
     for start in (autoencoder.train, encode, diffusion.train):
-        with pytest.raises(ConfigError, match="data.eval_split is 'test'; data.split=all trains on its videos"):
+        with pytest.raises(ConfigError, match="data.eval_split is 'test'; data.split=all trains on these videos"):
             start(config, tmp_path / "run")
     write_json(tmp_path / "config.json", config_to_dict(config))
     assert read_settings(tmp_path / "config.json").config == config

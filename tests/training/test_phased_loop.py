@@ -47,7 +47,7 @@ class PhasedToy(ToyStage):
 
 
 class Crash(Exception):
-    """What stands for a program that dies in the middle."""
+    """Stands for a program that dies in the middle."""
 
 
 def run(directory, before=lambda step: None, adversarial=ADVERSARIAL, errors=ERRORS, keep=2, **changes):
@@ -116,7 +116,7 @@ def test_dying_anywhere_leaves_the_same_numbers(undisturbed, tmp_path, step):
 
 @pytest.mark.parametrize("step", [10, 20])
 def test_dying_between_evaluation_and_decision(undisturbed, tmp_path, step, monkeypatch):
-    """The evaluation is there or not, best.json is of an earlier one: the run decides again."""
+    """Whether or not the evaluation was written, best.json is from an earlier one: the run decides again."""
     original = AdversarialSchedule.judge
 
     def judge(self, number, values):

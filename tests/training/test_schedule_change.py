@@ -1,4 +1,4 @@
-"""A run that is made longer says how its learning rates change."""
+"""A run that resumes with more steps says how its learning rates change."""
 
 import dataclasses
 

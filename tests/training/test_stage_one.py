@@ -29,7 +29,7 @@ LOOP = {"steps": 12, "log_every": 2, "eval_every": 2, "checkpoint_every": 3, "ke
 
 
 class Crash(Exception):
-    """What stands for a program that dies in the middle."""
+    """Stands for a program that dies in the middle."""
 
 
 def batches(start):
@@ -106,7 +106,7 @@ def test_taking_turns_is_resumed_at_the_right_turn(tmp_path):
 
 
 def test_the_exported_autoencoder_is_the_best(both):
-    """Of the evaluations after the warm-up, the one with the lowest error; stage 2 reads its EMA."""
+    """Among the evaluations after the warm-up, the one with the lowest error counts; stage 2 reads its EMA."""
     directory, _ = both
     errors = {
         line["step"]: line["eval/error"] for line in lines(directory) if line["step"] >= 6 and "eval/error" in line

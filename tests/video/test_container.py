@@ -1,4 +1,4 @@
-"""A video file makes the program open nothing but itself."""
+"""Reading a video file opens nothing but that file."""
 
 import os
 import socket

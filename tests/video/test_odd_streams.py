@@ -29,7 +29,7 @@ def test_a_recording_that_begins_between_key_frames(moving, container, tmp_path)
     [("avi", "mpeg4"), ("asf", "wmv2"), ("flv", "flv"), ("webm", "libvpx"), ("webm", "libvpx-vp9"), ("mp4", "libx265")],
 )
 def test_what_no_decoder_can_know_is_no_frame(moving, container, codec):
-    """Of a recording that begins between key frames, MPEG-4's kin would make frames up; the others would fail."""
+    """If a recording begins between key frames, MPEG-4 and its relatives would invent frames; others would fail."""
     data = encode(container, codec, moving(30), b_frames=0, options={"x265-params": "log-level=0"})
     full = read_video(data)
     begun_late = remux(data, container, drop=lambda number: number < 3)
@@ -170,7 +170,7 @@ def test_whole_files_are_taken_and_cut_ones_named(moving, name):
 
 @pytest.mark.parametrize("name", ["avi", "mkv", "ts", "mpg", "mp4"])
 def test_random_bytes_in_the_middle_are_named(moving, name):
-    """Of what is in the packets. One packet of random bytes can pass for a picture; sixteen in a row don't."""
+    """The bytes are those within packets. One packet of random bytes can pass for a picture; sixteen in a row don't."""
     rng = np.random.default_rng(0)
 
     def damage(number, data):

@@ -106,7 +106,7 @@ def test_a_gif_of_few_colours_is_almost_exact(tmp_path):
 
 @pytest.mark.parametrize("still", [False, True])
 def test_a_gif_loops_and_keeps_the_time(tmp_path, still):
-    """A video that doesn't move has all its frames, too."""
+    """A video without motion also keeps all its frames."""
     write_video(tmp_path / "a.gif", square()[[0] * 6] if still else square(), fps=12.0)
     with Image.open(tmp_path / "a.gif") as image:
         assert (image.n_frames, image.size, image.info["loop"]) == (6, (36, 24), 0)

@@ -112,7 +112,7 @@ def test_calls_in_a_pickle_do_nothing(tmp_path):
 
 
 def test_plain_files_alone(torch, tmp_path):
-    """With `plain`, a call beside good weights is not passed over."""
+    """With `plain`, a call next to good weights is not ignored."""
     torch.save({"x": torch.ones(3), "y": Calls(tmp_path / "made")}, tmp_path / "bad.pth")
     assert read_weights(tmp_path / "bad.pth").weights.keys() == {"x"}
     with pytest.raises(WeightFileError, match=r"its pickle would call (posix|nt).mkdir, which weights don't need"):

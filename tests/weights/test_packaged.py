@@ -75,7 +75,7 @@ def test_a_run_imports_its_autoencoder(shelf, tmp_path):
 
 
 def test_export_writes_one_in_bfloat16_with_its_card(shelf, tmp_path, capsys):
-    """And of a packaged model, whose facts it keeps."""
+    """It can also export a packaged model, whose facts it keeps."""
     evaluation = {
         "card": VERSION,
         "results": {"psnr": {"value": 21.5, "low": 21.0, "high": 22.0, "better": "higher"}},
@@ -125,7 +125,7 @@ def test_evaluation_against_another_dataset_is_refused_early(capsys, tmp_path):
     assert cli.main(["evaluate", "--model=toy", f"--data={tmp_path}", "--output=c"]) == 2
     assert "there is no prepared dataset" in capsys.readouterr().err
     assert cli.main(["evaluate", "--real=a", "--fake=b", f"--data={tmp_path}"]) == 2
-    assert "it names the data of a --model" in capsys.readouterr().err
+    assert "it needs --model" in capsys.readouterr().err
 
 
 def test_what_is_packaged_is_small_and_described():

@@ -71,7 +71,7 @@ def test_naming_it_again_changes_nothing_and_another_one_is_refused(run, convert
             ConfigError, match="another autoencoder already, .*Imported from .*moved.*another --workdir"
         ):
             command(CONFIG, run, autoencoder=other)
-    # Nor does one get in by another way.
+    # Nor can another autoencoder get in by other means.
     shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "autoencoder")
     with pytest.raises(ConfigError, match="made by another autoencoder"):
@@ -123,7 +123,7 @@ def test_sizes_are_checked_and_named(converted, tmp_path):
     )
     assert "add --config.autoencoder.height=16 --config.autoencoder.depth=1" in text
     assert not (tmp_path / "autoencoder").exists()
-    # How it computes is the run's own matter.
+    # The run may choose how the autoencoder computes.
     free = dataclasses.replace(CONFIG, autoencoder=dataclasses.replace(CONFIG.autoencoder, remat="blocks"))
     run_autoencoder.import_autoencoder(converted, free, tmp_path)
     with pytest.raises(ConfigError, match="autoencoder.height is 32"):

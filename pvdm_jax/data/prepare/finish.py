@@ -15,7 +15,7 @@ from pvdm_jax.data.prepare.summary import Summary
 from pvdm_jax.data.prepare.workers import Shard
 from pvdm_jax.storage.files import write_json
 
-NAME = "video_folder"  # of the dataset, in its files' names
+NAME = "video_folder"  # the dataset's name within its file names
 VERSION = "1.2.0"
 
 
@@ -30,9 +30,8 @@ def finish_dataset(
 ) -> None:
     """Turns the shards in `folder`, with their outcomes and classes, into the dataset `output`; removes `folder`.
 
-    actions: whether the records hold the actions of a game's player.
-
-    Every step can be repeated, in case the process is killed in between.
+    actions: whether the records hold the actions of a game's player. If the process is killed in between, the call can
+    be repeated.
     """
     dataset = folder / "dataset"
     dataset.mkdir(exist_ok=True)
@@ -64,13 +63,13 @@ def finish_dataset(
     _write_info(dataset, used, index, infos, actions)
     write_json(dataset / SUMMARY, dataclasses.asdict(summary))
     if output.exists():
-        output.rmdir()  # it was empty
+        output.rmdir()  # an empty folder
     os.replace(dataset, output)
     shutil.rmtree(folder)
 
 
 def _index(outcomes: Sequence[dict[str, Any]], old: Sequence[str], new: Sequence[str]) -> list[dict[str, Any]]:
-    """The facts of a split's videos, as in `datasets.Dataset`, with labels among the classes `new`."""
+    """The facts of a split's videos, as in `datasets.Dataset`, with labels that index the classes `new`."""
     index: list[dict[str, Any]] = []
     record = 0
     for video in (video for outcome in outcomes for video in outcome["videos"]):

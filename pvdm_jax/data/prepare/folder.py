@@ -5,7 +5,8 @@ are decoded when they are read. Read a dataset with `tfds.builder_from_directory
 `data.source=tfds` and `data.path=PATH`.
 
 All cores work, each on a shard of the videos. The shards are written to a hidden folder beside the output, which
-becomes the output at the end. After a kill, the next call keeps the finished shards if videos and options are the same.
+becomes the output at the end. After a kill, the next call keeps the finished shards if the videos and options are the
+same.
 """
 
 import contextlib
@@ -65,8 +66,8 @@ def write_dataset(
 ) -> Summary:
     """Writes the listed videos as the dataset `output`.
 
-    plan: what the shards are made from; those that a killed call left are kept if theirs is the same. name: of the
-    source, for messages. Raises VideoError if no video is usable.
+    plan: what the shards are made from; shards of a killed call are kept if their plan is the same. name: the source's
+    name, for messages. Raises VideoError if no video is usable.
     """
     classes = sorted({video.class_name for video in listing.videos} - {""})
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +88,7 @@ def write_dataset(
 
 
 def _plan(source: str | pathlib.Path, listing: Listing, options: PrepareOptions) -> dict[str, Any]:
-    """What shards are made from: they are kept only if this is the same."""
+    """What shards are made from: existing ones are kept only if this is the same."""
     digest = hashlib.sha256()
     for video in listing.videos:
         status = os.stat(video.path)

@@ -1,7 +1,7 @@
 """`pvdm prepare --source=vizdoom:SCENARIO`: a dataset of videos that a game engine renders.
 
 Splits are "train" (to train on), "holdout" (to choose checkpoints by) and "test" (to evaluate on). The classes are the
-scenarios, of which each split has equally many videos, or one fewer.
+scenarios; within a split, their numbers of videos differ by at most one.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ ALL = "all"  # scenarios
 
 
 def is_game(source: str | pathlib.Path) -> bool:
-    """Whether a --source names scenarios of a game and no folder."""
+    """Whether a --source names scenarios of a game, not a folder."""
     return str(source).startswith(PREFIX)
 
 
@@ -36,12 +36,12 @@ def prepare_game(
 ) -> Summary:
     """Renders videos of the scenarios that `source` names and writes them as a dataset, with a summary file.
 
-    source: vizdoom:SCENARIO, several scenarios separated by commas, or vizdoom:all. options: with `game`. num_videos:
-    of the split "train". held_out_videos: of each of the splits "holdout" and "test" (None: an eighth of num_videos,
-    and at least one of each scenario). `workers` processes render; 0: one for each core.
+    source: vizdoom:SCENARIO, several scenarios separated by commas, or vizdoom:all. options: must have `game` set.
+    num_videos: videos of the split "train". held_out_videos: videos of each of the splits "holdout" and "test" (None:
+    an eighth of num_videos, and at least one of each scenario). workers: processes that render; 0: one for each core.
 
-    Resumes after a kill, and raises, as `folder.prepare` does; ConfigError if ViZDoom is not installed or has no such
-    scenario.
+    Resumes after a kill, and raises the same errors, as `folder.prepare` does; also ConfigError if ViZDoom is not
+    installed or has no such scenario.
     """
     check_new_folder(output)
     scenarios = parse_scenarios(source)
@@ -74,7 +74,7 @@ def parse_scenarios(source: str | pathlib.Path) -> list[str]:
 
 
 def list_game_videos(scenarios: list[str], split: str, count: int, game: GameOptions) -> list[VideoEntry]:
-    """The `count` videos of a split, grouped by scenario so that a shard needs few engines."""
+    """The `count` videos of a split, grouped by scenario so that each shard starts few engines."""
     numbers = range(count)
     return [
         VideoEntry(

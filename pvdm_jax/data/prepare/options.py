@@ -6,7 +6,7 @@ from pvdm_jax.config import require
 from pvdm_jax.data.clips import METHODS
 
 STORAGES = ("video", "jpeg", "frames")
-MAX_SIDE = 2**14  # pixels; the largest that decoders of videos know
+MAX_SIDE = 2**14  # pixels; the largest that video decoders support
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class PrepareOptions:
     width: int = 0
     resize: str = "antialias"  # a method of `clips.resize`
     quality: int = 95  # of jpeg
-    fps: float = 0.0  # the frame rate of folders of frames and of arrays, which don't tell it; 0: not known
+    fps: float = 0.0  # the frame rate of folders of frames and of arrays, which don't state it; 0: not known
     game: GameOptions | None = None  # for videos that a game engine renders
 
     def __post_init__(self):

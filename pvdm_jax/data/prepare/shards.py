@@ -1,7 +1,7 @@
 """One shard of a prepared dataset: its videos are read, checked, converted and written to an array_record file.
 
 This runs in worker processes, each of which writes one shard at a time. A shard's record file gets its name once it is
-complete, and its outcome file is written after that: a shard with an outcome is complete and is never written again.
+complete. Its outcome file is written after that, so a shard with an outcome is complete and is never written again.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from pvdm_jax.video.files import file_problem, shown
 from pvdm_jax.video.images import decode_image, encode_jpeg
 from pvdm_jax.video.read import probe_video, video_frames
 
-RECORD_BYTES = 2**31 - 2**16  # of a record's video: protocol buffers hold at most 2 GiB
+RECORD_BYTES = 2**31 - 2**16  # most bytes of a record's video: protocol buffers hold at most 2 GiB
 
 # The file of a shard's outcome, see `write_shard`.
 _FACTS = {"name": str, "label": int, "fps": float, "frames": int, "height": int, "width": int}
@@ -46,7 +46,7 @@ OUTCOME = {
 def features(classes: Sequence[str], actions: bool = False) -> tfds.features.FeaturesDict:
     """What a record holds. If a video has several records (see data/records.py), each repeats its name, label, ...
 
-    actions: whether it also holds what a game's player did after each of its frames, see `walker.ACTIONS`.
+    actions: whether a record also holds what a game's player did after each of its frames, see `walker.ACTIONS`.
     """
     more = {}
     if actions:
@@ -72,7 +72,7 @@ def write_shard(
     options: PrepareOptions,
     done: Callable[[], object] = lambda: None,
 ) -> None:
-    """Writes the usable ones of `videos` to `path`, and the outcome to the json file beside it.
+    """Writes the usable videos to `path`, and the outcome to the JSON file beside it.
 
     The outcome is {"videos": [facts], "skipped": {name: reason}, "records": number, "bytes": their size}; the facts of
     a video are its name, label, fps, frames, height, width, stored (how), records (their number), sha256 (of their
@@ -95,7 +95,7 @@ def write_shard(
                 )
         except (VideoError, OSError) as error:
             skipped[shown(video.name)] = one_line(str(error).removeprefix(f"{video.path}: "))
-        except Exception as error:  # one odd file, whatever its decoder makes of it, must not end the run
+        except Exception as error:  # one odd file must not end the run, whatever its decoder raises
             skipped[shown(video.name)] = one_line(f"it can't be read ({type(error).__name__}: {error})")
         else:
             known = {
@@ -125,15 +125,17 @@ def write_shard(
 
 
 def outcome_path(shard: pathlib.Path) -> pathlib.Path:
-    """The json file of a shard's outcome."""
+    """The JSON file of a shard's outcome."""
     return shard.with_suffix(".json")
 
 
 def relabel(
     path: pathlib.Path, target: pathlib.Path, old: Sequence[str], new: Sequence[str], actions: bool = False
 ) -> None:
-    """Copies a shard, of records with `actions` or without; labels, indices into the classes `old`, become indices into
-    `new`."""
+    """Copies a shard, and changes its labels from indices into the classes `old` to indices into `new`.
+
+    actions: whether its records hold actions.
+    """
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     before = features(old, actions)
@@ -149,7 +151,7 @@ def relabel(
 
 
 class _RecordWriter:
-    """Writes an array_record file, which gets its name once it is complete. Raises OSError, as for a full disk."""
+    """Writes an array_record file, which gets its name once it is complete. Raises OSError, such as for a full disk."""
 
     def __init__(self, path: pathlib.Path):
         from array_record.python.array_record_module import ArrayRecordWriter
@@ -214,12 +216,12 @@ def _load(video: VideoEntry, options: PrepareOptions) -> _Loaded:
         if options.storage == "video":
             records = _pieces((data for _, data in pictures), pack_pictures)
             return _Loaded("pictures", records, *_measure(frames), fps)
-    # The frames are counted first and produced again for the records, so that only one piece of them is in memory.
+    # The frames are counted first and decoded again for the records, so that only one piece of them is in memory.
     return _Loaded(*_converted(frames, options), *_measure(frames), fps)
 
 
 def _load_file(path: str, options: PrepareOptions) -> _Loaded:
-    """`_load` for a video file. For other storages than "video", it is never in memory as a whole."""
+    """`_load` for a video file. Unless the storage is "video", it is never in memory as a whole."""
     if options.storage == "video":
         problem = file_problem(path)
         if problem:
@@ -298,7 +300,7 @@ def _pieces(frames: Iterable, pack: Callable[[list], bytes]) -> Iterator[bytes]:
         yield pack(piece)
 
 
-@functools.lru_cache(maxsize=1)  # the videos of one file come one after the other
+@functools.lru_cache(maxsize=1)  # the videos of one file are consecutive
 def _array_of_file(path: str, key: str) -> np.ndarray:
     return read_array(path, key)
 

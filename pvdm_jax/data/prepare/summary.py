@@ -46,7 +46,7 @@ class Summary:
 def summarize(
     listing: Listing, storage: str, splits: Sequence[str], outcomes: Sequence[dict[str, Any]], classes: Sequence[str]
 ) -> Summary:
-    """The summary of all shards: for each its split and its outcome, see `shards.write_shard`."""
+    """The summary of all shards, from each shard's split and outcome (see `shards.write_shard`)."""
     videos = [video for outcome in outcomes for video in outcome["videos"]]
     labels = collections.Counter(classes[video["label"]] for video in videos if video["label"] >= 0)
     counts: collections.Counter[str] = collections.Counter()

@@ -30,12 +30,12 @@ SCENARIOS = (
     "rocket_basic",
     "take_cover",
 )
-TICS = 2  # of the engine's 35 a second, for each frame
+TICS = 2  # engine tics per frame; the engine has 35 a second
 FPS = 35.0 / TICS
 RESOLUTIONS = ((120, 160), (240, 320), (480, 640), (600, 800), (960, 1280))  # of the engine: height and width
-WARM_UP = (10, 50)  # frames before the first one that is kept: episodes of some scenarios begin at one place
-ATTEMPTS = 8  # episodes that may end too early, before a video is given up
-SEED_BITS = 29  # of the engine's seed; the split is in the two bits above
+WARM_UP = (10, 50)  # frames before the first one kept: all episodes of some scenarios begin at the same place
+ATTEMPTS = 8  # episodes that may end too early before the video is given up
+SEED_BITS = 29  # bits of the engine's seed below the two that hold the split
 
 
 def engine_version() -> str:
@@ -46,7 +46,7 @@ def engine_version() -> str:
 def engine_seed(split: str, scenario: str, seed: int, number: int, attempt: int = 0) -> int:
     """The engine's seed for an episode: below 2**31.
 
-    Its two highest bits are the split, so that no seed of one split is one of another, whatever `seed` and `number`.
+    Its two highest bits are the split, so no two splits share a seed, whatever `seed` and `number`.
     """
     text = f"{scenario} {seed} {number} {attempt}".encode()
     value = int.from_bytes(hashlib.sha256(text).digest()[:8], "little") % 2**SEED_BITS
@@ -73,7 +73,7 @@ def _episode(game: Any, seed: int, options: GameOptions) -> tuple[np.ndarray, np
     game.set_seed(seed)
     game.new_episode()
     walker = Walker(rng)
-    # Look into some direction first: some scenarios begin with the same one.
+    # Turn to a random direction first: some scenarios always begin with the same one.
     game.make_action([float(rng.uniform(-180.0, 180.0)), 0.0], 1)
     warm_up = int(rng.integers(*WARM_UP))
     frames = []
@@ -98,7 +98,7 @@ def _resolution(height: int, width: int) -> tuple[int, int]:
     return RESOLUTIONS[-1]
 
 
-@functools.lru_cache(maxsize=1)  # a shard's videos are mostly of one scenario; a game that is dropped is closed
+@functools.lru_cache(maxsize=1)  # a shard's videos are mostly of one scenario; a game dropped from the cache is closed
 def _game(scenario: str, resolution: tuple[int, int], hud: bool) -> Any:
     return open_game(scenario, resolution, hud)
 
@@ -110,7 +110,7 @@ def open_game(scenario: str, resolution: tuple[int, int], hud: bool) -> Any:
     game.set_doom_game_path(os.path.join(os.path.dirname(vizdoom.__file__), "freedoom2.wad"))
     game.set_doom_scenario_path(os.path.join(vizdoom.scenarios_path, f"{scenario}.wad"))
     game.set_doom_map("map01")
-    game.set_doom_config_path(os.devnull)  # where it would keep its settings
+    game.set_doom_config_path(os.devnull)  # so that it stores no settings
     game.set_screen_resolution(getattr(vizdoom.ScreenResolution, f"RES_{resolution[1]}X{resolution[0]}"))
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
     game.set_depth_buffer_enabled(True)

@@ -8,13 +8,13 @@ import numpy as np
 
 ACTIONS = ("turn", "forward")  # degrees to the right for each tic, and the forward thrust (50 is running)
 FULL_SPEED = (14.0, 26.0)  # thrust; each walk has its own, uniform in this range
-MAX_TURN = 3.0  # degrees for each tic while wandering
-AVOIDING_TURN = 3.5  # degrees for each tic in front of a wall
+MAX_TURN = 3.0  # degrees per tic while wandering
+AVOIDING_TURN = 3.5  # degrees per tic in front of a wall
 WANDER_FRAMES = 12.0  # over which a wandering turn persists
 # The engine's depth grows by 1 / 255 for each 7.3 map units; the player is 32 units wide.
 NEAR = 4 / 255  # depth at which the agent stands still
-FREE = 22 / 255  # depth from which on nothing is in the way
-# Shares of the way to the wanted values that each frame goes: what makes a walk smooth.
+FREE = 22 / 255  # depth beyond which nothing is in the way
+# The fraction of the way to the wanted value that each frame covers, which makes walks smooth.
 TURN_GAIN = 0.3
 SPEED_GAIN = 0.25
 # After STUCK_FRAMES in which it wanted to walk and moved less than STUCK_DISTANCE map units, the agent turns for
@@ -58,7 +58,7 @@ class Walker:
             self._escape -= 1
             blocked = 1.0
         if blocked > 0.0:
-            # The side is chosen once for each wall, or the agent would tremble in a corner.
+            # The side is chosen once for each wall; otherwise the agent would jitter in a corner.
             self._side = self._side or (1.0 if right >= left else -1.0)
             turn = (1.0 - blocked) * turn + blocked * self._side * AVOIDING_TURN
         else:
@@ -76,7 +76,7 @@ class Walker:
 
 
 def _free_space(depth: np.ndarray) -> tuple[float, float, float]:
-    """How far the left, the middle and the right of the view are free: the depth that most of each exceeds."""
+    """How far the left, middle and right parts of the view are free: the depth that most of each part exceeds."""
     height, width = depth.shape
     band = depth[int(0.45 * height) : int(0.6 * height)].min(axis=0)
     parts = band[: width * 3 // 8], band[width * 3 // 8 : width * 5 // 8], band[width * 5 // 8 :]

@@ -18,7 +18,7 @@ from pvdm_jax.storage.json_files import try_read_json
 
 # A shard is full at the first of these.
 SHARD_VIDEOS = 64
-SHARD_BYTES = 2**26  # of source files
+SHARD_BYTES = 2**26  # bytes of source files
 
 
 @dataclasses.dataclass(frozen=True)

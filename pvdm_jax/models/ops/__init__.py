@@ -1,1 +1,1 @@
-"""Fast formulations of what the networks are made of."""
+"""Fast formulations of the networks' building blocks."""

@@ -1,7 +1,7 @@
 """Scaled dot-product attention, and the rule that chooses how a call computes it.
 
-The weights of n queries for m keys are n x m numbers for each head. Kept for the gradient, they are most of what a
-training step of these models needs, and moving them is most of its time. So they are kept only where they are few.
+The weights of n queries for m keys are n x m numbers per head. Kept for the gradient, they would take most of a
+training step's memory, and moving them most of its time. So they are kept only where they are few.
 """
 
 import functools
@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from pvdm_jax.models.ops import fused_attention
 from pvdm_jax.models.ops.weighted_attention import heads_first, kept, recomputed
 
-# Weights of one head that are kept for the gradient off a CPU: as many as the numbers of 64 queries with 64 features.
+# Most weights per head that are kept for the gradient on devices other than CPUs: as many as 64 queries of 64 features.
 KEPT_WEIGHTS = 2**12
 
 IMPLEMENTATIONS = {
@@ -32,8 +32,8 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     the result has the query's dtype. `implementation` chooses among equal ways to compute it.
 
     Fused kernels are used only under a mesh (`jax.set_mesh`, or `jax.sharding.use_abstract_mesh` within jit), which
-    says for which devices the program is; its devices share the batch, and each computes its own part. Without a mesh
-    the program may be compiled for several platforms, or exported.
+    names the devices that the program is for; each of them computes its own part of the batch. Without a mesh, the
+    program may be compiled for several platforms, or exported.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -48,9 +48,9 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def implementation(platform: str, dtype: jax.typing.DTypeLike, shape: tuple[int, ...], keys: int) -> str:
-    """The name in IMPLEMENTATIONS of how a call is computed. The choice is the same with and without a gradient.
+    """How a call is computed, a name in IMPLEMENTATIONS. The choice is the same with and without a gradient.
 
-    platform: of the devices: "cpu", "cuda", "tpu"; "" where it isn't known. shape: of the query, (b, n, heads, d).
+    platform: the devices' platform, "cpu", "cuda" or "tpu"; "" if not known. shape: the query's, (b, n, heads, d).
 
     | platform | dtype and lengths | |
     |---|---|---|
@@ -58,7 +58,7 @@ def implementation(platform: str, dtype: jax.typing.DTypeLike, shape: tuple[int,
     | any other | at most KEPT_WEIGHTS weights of a head | kept: the weights are kept for the gradient |
     | CUDA | bfloat16 or float16, heads of at most 128 | cudnn: the fused kernel of cuDNN; odd lengths are padded |
     | TPU | lengths that are multiples of 128 | splash: the fused kernel of Pallas |
-    | any other | any | recomputed: some queries at a time, whose weights are computed again for the gradient |
+    | any other | any | recomputed: some queries at a time, whose weights are recomputed for the gradient |
 
     Few weights are kept even where a kernel could spare them: on an H100 the plan of the autoencoder's projections (17
     positions, bfloat16) moves 44 GB with weights kept, 41 GB with cuDNN on padded positions, and 73 GB with XLA's own
@@ -76,6 +76,6 @@ def implementation(platform: str, dtype: jax.typing.DTypeLike, shape: tuple[int,
 
 
 def _on_each_device(compute: Callable[..., jax.Array], mesh: jax.sharding.AbstractMesh) -> Callable[..., jax.Array]:
-    """`compute` of the part of the batch that each device holds: compilers can't split loops and kernels over it."""
+    """`compute`, run by each device on its own part of the batch: compilers can't split loops and kernels."""
     rows = PartitionSpec(mesh.axis_names)
     return jax.shard_map(compute, in_specs=(rows, rows, rows), out_specs=rows, check_vma=False)

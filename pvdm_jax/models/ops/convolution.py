@@ -1,8 +1,8 @@
 """Convolutions that are fast on every device: `convolve` is what `nnx.Conv` takes as `conv_general_dilated`.
 
-Accelerators have convolutions of their own. XLA's CPU code for images of a few pixels and many channels, and for the
-gradients of any, falls far below the matrix product, up to 50 times. There the gradients, and small convolutions, are
-written as patches times one matrix.
+Accelerators have good convolutions. On CPUs, XLA's code for images of a few pixels and many channels, and for the
+gradients of all convolutions, is up to 50 times slower than its matrix product. There, gradients and small convolutions
+are written as patches times one matrix.
 """
 
 import functools
@@ -13,16 +13,16 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-# Positions of an example up to which the forward pass takes patches too. XLA is as fast on more, and compiles sooner.
+# Most positions per example for which the forward pass uses patches too. For more, XLA is as fast and compiles sooner.
 FEW_POSITIONS = 128
-# Larger patches of one example (elements) stay with XLA: the matrix would leave the caches and fill memory.
+# Most elements in the patches of one example. Larger ones are left to XLA: the matrix would leave the caches.
 MOST_PATCHES = 2**24
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence, **options) -> jax.Array:
     """`jax.lax.conv_general_dilated` of (b, *sizes, features_in) with (*kernel sizes, features_in, features).
 
-    padding: (low, high) of each axis, or what `conv_general_dilated` takes. Both ways are equal up to rounding.
+    padding: (low, high) of each axis, or what `conv_general_dilated` takes. The two functions agree up to rounding.
     """
     return _convolve((x,), kernel, strides, padding, options)[0]
 
@@ -32,8 +32,8 @@ def convolve_each(
 ) -> tuple[jax.Array, ...]:
     """`convolve` of several batches of images with one kernel; padding: (low, high) of each axis.
 
-    Sizes may differ, and batches too where they are multiples of the smallest. On a CPU small images share a matrix
-    product: a kernel of many features takes as long to read as to multiply.
+    Sizes may differ, and so may batches if they are multiples of the smallest one. On a CPU, small images share a
+    matrix product, because reading a kernel of many features takes as long as multiplying with it.
     """
     few = [_positions(x, kernel, strides, padding) <= FEW_POSITIONS for x in images]
     small = tuple(itertools.compress(images, few))
@@ -86,15 +86,15 @@ def _patches(x: jax.Array, taps: tuple[int, ...], strides, padding) -> jax.Array
 
 
 def _join(images: Sequence[jax.Array]) -> jax.Array:
-    """The positions of all images as rows (n, features), those of an example side by side: a batch that is spread over
-    devices stays where it is."""
+    """The positions of all images as rows (n, features), those of an example side by side, so that a batch split over
+    devices is not moved."""
     batch = min(x.shape[0] for x in images)
     rows = [x.reshape(batch, -1, x.shape[-1]) for x in images]
     return jnp.concatenate(rows, axis=1).reshape(-1, rows[0].shape[-1])
 
 
 def _split(rows: jax.Array, shapes: Sequence[tuple[int, ...]]) -> tuple[jax.Array, ...]:
-    """The inverse of `_join`; `shapes` are those of the images without their features."""
+    """The inverse of `_join`; `shapes`: the images' shapes without their features."""
     batch = min(count for count, *_ in shapes)
     rows, found, start = rows.reshape(batch, -1, rows.shape[-1]), [], 0
     for count, *sizes in shapes:
@@ -127,7 +127,7 @@ def _forward(strides, padding, images, kernel):
 
 
 def _backward(strides, padding, saved, gradients):
-    # The patches are recomputed: kept, they would be as many times larger than x as the kernel has taps.
+    # The patches are recomputed: kept, they would take as many times the memory of x as the kernel has taps.
     images, kernel = saved
     patches, spread = jax.vjp(lambda images: _all_patches(images, kernel.shape[:-2], strides, padding), images)
     gradient = _join(gradients)

@@ -1,5 +1,5 @@
-"""Attention by the fused kernels of libraries, which never write weights to memory: cuDNN's on NVIDIA GPUs, Pallas's on
-TPUs.
+"""Attention by fused kernels of libraries, which never write attention weights to memory: cuDNN's on NVIDIA GPUs,
+Pallas's on TPUs.
 """
 
 import functools
@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 
 HALVES = ("bfloat16", "float16")
-CUDNN_HEAD = 128  # the largest that GPUs from Ampere on take
-CUDNN_BATCH = 2**16  # what a CUDA kernel's grid holds less than, in the dimension of the batch
+CUDNN_HEAD = 128  # the largest head size on GPUs from Ampere on
+CUDNN_BATCH = 2**16  # a CUDA kernel's grid must be smaller than this in the batch dimension
 AMPERE = 8.0  # the first compute capability with cuDNN's flash attention
-LANES = 128  # numbers in a row of a TPU's registers: blocks of positions are multiples
-BLOCK = 512  # positions of queries and keys that a TPU has on the chip at once
+LANES = 128  # numbers in a row of a TPU's registers; blocks of positions are multiples of it
+BLOCK = 512  # positions of queries and keys that a TPU holds on the chip at once
 
 
 def cudnn_takes(dtype: jax.typing.DTypeLike, shape: tuple[int, ...], keys: int) -> bool:
     """Whether cuDNN's kernel computes attention of queries of `shape` (b, n, heads, d) to `keys` keys.
 
-    Batches of open size, those of exported programs, are not for kernels.
+    Batches of symbolic size, as in exported programs, can't use kernels.
     """
     batch, head = shape[0], shape[-1]
     sized = all(isinstance(size, int) for size in (*shape, keys)) and batch < CUDNN_BATCH
@@ -28,7 +28,7 @@ def cudnn_takes(dtype: jax.typing.DTypeLike, shape: tuple[int, ...], keys: int) 
 
 
 def cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Attention by cuDNN. It takes even lengths only: one more position, which nothing attends to, makes them even."""
+    """Attention by cuDNN. It takes only even lengths, so odd ones get one more position, to which nothing attends."""
     queries, keys = query.shape[1], key.shape[1]
     lengths = {}
     if queries % 2 or keys % 2:
@@ -63,7 +63,7 @@ def splash_takes(dtype: jax.typing.DTypeLike, shape: tuple[int, ...], keys: int)
 
 
 def splash(query: jax.Array, key: jax.Array, value: jax.Array, interpret: bool = False) -> jax.Array:
-    """Attention by JAX's splash attention for TPUs. interpret: without a TPU, step by step, for tests."""
+    """Attention by JAX's splash attention for TPUs. interpret: use Pallas's interpreter, for tests without a TPU."""
     kernel = _splash_kernel(query.shape[2], query.shape[1], key.shape[1], interpret)
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))
     return jnp.swapaxes(jax.vmap(kernel)(query, key, value), 1, 2)

@@ -17,8 +17,8 @@ from pvdm_jax.models.ops.convolution import convolve_each
 def fusion_barrier(tree: Any) -> Any:
     """The same arrays. On TPUs the compiler fuses nothing across them, nor across their gradients.
 
-    For reshapes beside padded convolutions: libtpu (0.0.52, for v6e and v5p) may fuse the two, and then fails with
-    "TransformWindow: merge of a padded window dim is not supported".
+    Use it for reshapes next to padded convolutions: libtpu (0.0.52, for v6e and v5p) may fuse the two, and then fails
+    with "TransformWindow: merge of a padded window dim is not supported".
     """
     return jax.lax.platform_dependent(tree, tpu=jax.lax.optimization_barrier, default=lambda tree: tree)
 
@@ -30,7 +30,7 @@ def uniform(fan_in: int):
 
 
 class Linear(nnx.Linear):
-    """A linear layer that sees one matrix: XLA's CPU code for the gradients of higher ranks is 3 times slower."""
+    """A linear layer that flattens its input to a matrix: XLA's CPU gradients of higher ranks are 3 times slower."""
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         return super().__call__(inputs.reshape(-1, inputs.shape[-1])).reshape(*inputs.shape[:-1], -1)
@@ -45,7 +45,7 @@ def linear(features_in: int, features_out: int, *, bias=True, init=None, dtype, 
 class Convolution(nnx.Conv):
     """A 3 x 3 convolution of images (b, rows, columns, features), padded by 1 on every side.
 
-    Takes several batches of images, of sizes of their own, and returns a tuple of as many.
+    Takes several batches of images, whose sizes may differ, and returns a tuple of as many.
     """
 
     def __call__(self, *images: jax.Array) -> tuple[jax.Array, ...]:
@@ -78,7 +78,7 @@ zeros = nnx.initializers.zeros_init()
 def gelu(x: jax.Array) -> jax.Array:
     """The exact GELU, x * Phi(x), computed in float32 and the same with and without a gradient.
 
-    Its gradient reuses Phi(x): recomputed, as JAX would, it costs XLA on CPU 3 times.
+    Its gradient reuses Phi(x). Recomputing it, as JAX would, takes XLA 3 times as long on a CPU.
     """
     return _gelu_forward(x)[0]
 
@@ -88,7 +88,7 @@ def _gelu_forward(x):
     if x.dtype == jnp.float32:
         phi = 0.5 * (1 + jax.lax.erf(wide * math.sqrt(0.5)))  # on CPUs 4 times faster than erfc
     else:
-        # Types of fewer digits have values so small that 1 + erf would lose theirs.
+        # In types of lower precision, 1 + erf would lose the digits of small values.
         phi = 0.5 * jax.lax.erfc(-wide * math.sqrt(0.5))
     return (wide * phi).astype(x.dtype), (x, phi.astype(x.dtype))
 

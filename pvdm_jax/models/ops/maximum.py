@@ -1,8 +1,8 @@
 """The maximum along an axis with a gradient that stays finite.
 
-JAX's own finds the maximum again, as the values that equal it, and divides by how many there are. XLA may compute those
-values twice, in two loops that round differently; then none equals it, and 0 / 0 makes the gradient NaN. Seen in the
-U-Net on a CPU, where XLA's optimizations were turned off. Here the maximum's place is remembered instead.
+JAX's own gradient finds the values that equal the maximum, and divides by their number. XLA may compute the values
+twice, in two loops that round differently. Then none equals the maximum, and 0 / 0 makes the gradient NaN. This was
+seen in the U-Net on a CPU with XLA's optimizations turned off. Here the place of the maximum is kept instead.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 
 def maximum_along(x: jax.Array, axis: int) -> jax.Array:
-    """x.max(axis), `axis` from 0 on. Its gradient goes to the first of several equal values."""
+    """x.max(axis) for a non-negative `axis`. Its gradient goes to the first of several equal values."""
     return _maximum(x, axis, x.shape[axis])
 
 

@@ -1,8 +1,8 @@
-"""Layer and group norm with the official code's epsilon, and a group norm that takes the step's embedding along.
+"""Layer and group norm with the official code's epsilon, and a group norm modulated by the step's embedding.
 
-Statistics are in float32, and variances come from centred values: the mean of squares less the squared mean would lose
-digits. The group norm sums over positions first and over a group's features afterwards, and its gradient needs two such
-sums: what JAX derives has five, each over an array that is written for it alone.
+Statistics are in float32, and variances come from centred values: the mean of squares minus the squared mean would lose
+digits. The group norm sums over positions first and over a group's features afterwards. Its gradient needs two such
+sums; the gradient that JAX derives has five, each over an array that is written only for it.
 """
 
 import functools
@@ -26,7 +26,7 @@ def group_norm(features: int, *, dtype, rngs: nnx.Rngs) -> "GroupNorm":
 
 
 class GroupNorm(nnx.GroupNorm):
-    """Group norm (Wu and He, 2018), and by choice the scale and shift by which an embedding modulates it."""
+    """Group norm (Wu and He, 2018), optionally with the scale and shift by which an embedding modulates it."""
 
     def __call__(self, x: jax.Array, scale: jax.Array | None = None, shift: jax.Array | None = None) -> jax.Array:
         """(b, ..., features) normalised; with `scale` and `shift` (b, features), times 1 + scale, plus shift."""
@@ -41,7 +41,7 @@ class GroupNorm(nnx.GroupNorm):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalize_groups(x: jax.Array, weight: jax.Array, bias: jax.Array, groups: int) -> jax.Array:
-    """x (b, n, c) in groups of c / groups features to mean 0 and variance 1, times weight plus bias (b, c); float32."""
+    """x (b, n, c), normalised in groups of c / groups features, times weight plus bias (b, c); float32."""
     return _forward(x, weight, bias, groups)[0]
 
 
@@ -53,7 +53,7 @@ def _forward(x, weight, bias, groups):
 
 
 def _backward(groups, saved, gradient):
-    # With z the normalised x, the gradient of x is that of z less its parts along 1 and along z in every group.
+    # With z the normalised x: the gradient of x is that of z minus its components along 1 and along z in every group.
     x, weight, mean, inverse = saved
     z = (x - mean[:, None]) * inverse[:, None]
     bias_gradient = gradient.sum(axis=1)

@@ -1,7 +1,7 @@
-"""Rematerialisation: what of a block's forward pass is kept for its gradient, and what is computed a second time.
+"""Rematerialisation: what a block's forward pass keeps for its gradient, and what is recomputed.
 
-    none    everything is kept: fastest, where it fits into memory
-    dots    products with weights (linear layers, convolutions) are kept; norms, activations, attention are made again
+    none    everything is kept: fastest, if it fits into memory
+    dots    products with weights (linear layers, convolutions) are kept; norms, activations, attention are recomputed
     blocks  only the inputs of blocks are kept; a step costs about a third more, and memory hardly grows with depth
 
 All give equal results up to rounding. The settings are `autoencoder.remat` and `denoiser.remat`.
@@ -21,7 +21,7 @@ POLICIES = {"dots": _products, "blocks": jax.checkpoint_policies.nothing_saveabl
 
 
 def remat(function: Callable, policy: str, scanned: bool = False) -> Callable:
-    """`function`, differentiated under `policy`. `scanned`: it is the body of a `jax.lax.scan`."""
+    """`function`, differentiated under `policy`. scanned: whether it is the body of a `jax.lax.scan`."""
     if policy == "none":
         return function
     return jax.checkpoint(function, policy=POLICIES[policy], prevent_cse=not scanned)

@@ -1,7 +1,7 @@
-"""Attention in plain array operations, with a gradient of its own: the weights are kept for it, or computed again.
+"""Attention in plain array operations, with its own gradient, for which the weights are kept or recomputed.
 
-The three ways here are equal up to rounding. All take query (b, n, heads, d), key and value (b, m, heads, d), compute
-the softmax and all sums over positions in float32, and return (b, n, heads, d) in the query's dtype.
+The three functions agree up to rounding. All take query (b, n, heads, d), key and value (b, m, heads, d), compute the
+softmax and all sums over positions in float32, and return (b, n, heads, d) in the query's dtype.
 """
 
 import functools
@@ -9,17 +9,17 @@ import functools
 import jax
 import jax.numpy as jnp
 
-# Attention weights that are made at once on a CPU (elements): more of them leave its caches.
+# Most attention weights computed at once on a CPU: more would leave its caches.
 CPU_WEIGHTS = 2**21
-# Weights of one head that are made at once elsewhere, where they are computed again for the gradient.
+# Most weights per head computed at once on other devices, where they are recomputed for the gradient.
 PART_WEIGHTS = 2**18
 
 
 def heads_first(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """For CPUs: the heads are moved to the front, where XLA multiplies batched matrices fastest.
 
-    Where there are many weights, some heads at a time go through, and their weights are computed again for the
-    gradient: they stay in the caches, and no memory for n x m weights is needed.
+    If there are many weights, some heads at a time are computed, and their weights are recomputed for the gradient.
+    Thus weights stay in the caches, and no memory for n x m weights is needed.
     """
     b, n, heads, d = query.shape
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
@@ -45,7 +45,7 @@ def recomputed(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _weighted(query, key, value, keep):
-    """Attention of (..., n, d) to (..., m, d). keep: the weights, for the gradient; else they are computed again."""
+    """Attention of (..., n, d) to (..., m, d). keep: whether the gradient keeps the weights or recomputes them."""
     return _forward(query, key, value, keep)[0]
 
 
@@ -70,10 +70,10 @@ _weighted.defvjp(_forward, _backward)
 
 
 def _gradients(query, key, value, result, weights, gradient):
-    """The gradients by query, key and value; those by key and value, sums over the queries, are float32."""
+    """The gradients of query, key and value; those of key and value, which are sums over the queries, are float32."""
     of_value = jnp.matmul(jnp.swapaxes(weights, -1, -2), gradient, preferred_element_type=jnp.float32)
     of_weights = jnp.matmul(gradient, jnp.swapaxes(value, -1, -2), preferred_element_type=jnp.float32)
-    # The sum of weights * of_weights over the keys, without going through n x m numbers for it.
+    # Equal to the sum of weights * of_weights over the keys, but without n x m products.
     along = jnp.sum(gradient.astype(jnp.float32) * result.astype(jnp.float32), axis=-1, keepdims=True)
     of_logits = (weights * (of_weights - along)).astype(query.dtype) * query.shape[-1] ** -0.5
     of_key = jnp.matmul(jnp.swapaxes(of_logits, -1, -2), query, preferred_element_type=jnp.float32)
@@ -121,14 +121,14 @@ _in_parts.defvjp(_forward_in_parts, _backward_in_parts)
 
 
 def _queries_at_once(query, key) -> int:
-    """Queries of a part: parts are of one size, and the last is filled up."""
+    """The number of queries in a part: parts have equal sizes, and the last one is padded."""
     n = query.shape[2]
     parts = -(-n // max(1, PART_WEIGHTS // key.shape[2]))
     return -(-n // parts)
 
 
 def _split(x, size):
-    """(b, heads, n, d) to (parts, b, heads, size, d); zeros, whose gradients are zero, fill up the last part."""
+    """(b, heads, n, d) to (parts, b, heads, size, d); the last part is padded with zeros, whose gradients are zero."""
     b, heads, n, d = x.shape
     x = jnp.pad(x, ((0, 0), (0, 0), (0, -n % size), (0, 0)))
     return jnp.moveaxis(x.reshape(b, heads, -1, size, d), 2, 0)

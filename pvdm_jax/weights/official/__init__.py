@@ -1,7 +1,7 @@
 """Converts weights between the official PyTorch code (github.com/sihyun-yu/PVDM) and our modules, in both directions.
 
-A state dict maps official names to arrays or PyTorch tensors; PyTorch itself is not needed. Its files are read by
-`pvdm_jax.weights.foreign_files`. The two codes store weights differently:
+A state dict maps official names to arrays or PyTorch tensors; PyTorch itself is not needed.
+`pvdm_jax.weights.foreign_files` reads the files. The two codes store weights differently:
 
 - Weights of linear layers and 1 x 1 convolutions are transposed here; 3 x 3 convolutions have their features last.
 - Queries, keys and values (and the values and gates of GEGLU) are one official array and separate kernels here. The

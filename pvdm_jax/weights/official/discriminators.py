@@ -3,9 +3,8 @@
 The official trainer saves both, with the perceptual loss, as one state dict (`loss_last.pth`): names begin with
 `discriminator_2d.`, `discriminator_3d.` and `perceptual_loss.`.
 
-No command reads them: `pvdm convert` makes models to sample from, which need no discriminators. These functions are
-for continuing official training from Python (docs/model_folder.md), and for the tests that compare losses and steps of
-stage 1 with the official ones.
+No command reads them: `pvdm convert` makes models to sample from, which need no discriminators. These functions are for
+continuing official training from Python, and for tests that compare stage 1's losses and steps with the official ones.
 """
 
 from collections.abc import Iterator, Mapping

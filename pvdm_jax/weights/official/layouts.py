@@ -132,12 +132,12 @@ def shapes(weights: Mapping[str, Any], prefix: str = "") -> Callable[[str], tupl
 
 
 def count(weights: dict[str, np.ndarray], prefix: str) -> int:
-    """How many numbered entries follow `prefix`."""
+    """The number of numbered entries after `prefix`."""
     return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})
 
 
 def vector(name: str, path: str, ones: int = 0, layer: int | None = None) -> Weight:
-    """An array that is the same in both, except for `ones` leading axes of length 1 in the official one."""
+    """An array that is the same in both codes, except for `ones` leading axes of length 1 in the official one."""
 
     def split(x):
         return (x.reshape(x.shape[ones:]),)

@@ -24,7 +24,7 @@ from pvdm_jax.weights.official.layouts import (
 )
 
 OFFICIAL_GRID = PlaneShape(16, 32, 32)  # the only one that the official U-Net knows
-# Settings of which the official code knows one value.
+# Settings that have only one value in the official code.
 OFFICIAL = {
     "next_clip": False,
     "expert_from": 0,
@@ -39,7 +39,7 @@ OFFICIAL = {
 def unet_from_torch(state_dict: Mapping[str, Any], grid: PlaneShape = OFFICIAL_GRID, **overrides: Any) -> UNet:
     """A `UNet` with the official weights. Sizes are inferred from shapes.
 
-    grid: of the latents that the network will see; the weights don't depend on it.
+    grid: the grid of the latents that the network will see; the weights don't depend on it.
     overrides: fields of UNetConfig that can't be inferred (num_heads or num_head_channels, dtype).
     Raises ValueError naming each missing, surplus or misshapen weight.
     """

@@ -171,3 +171,10 @@ def test_the_installed_version_is_the_packages():
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("pvdm_jax is not installed here, only its source is on the path")
     assert installed == pvdm_jax.__version__
+
+
+def test_the_tests_that_the_docs_name_exist():
+    for page in (ROOT / "docs").glob("*.md"):
+        for path, name in re.findall(r"([\w/]+\.py)::(\w+)", page.read_text(encoding="utf-8")):
+            tests = ROOT / "tests" / path.removeprefix("tests/")
+            assert f"def {name}(" in tests.read_text(encoding="utf-8"), f"{page.name} names {path}::{name}"

@@ -1,28 +1,14 @@
 """The arguments of sampling: options that replace fields of the model's `SampleConfig`."""
 
 import argparse
+import dataclasses
 from typing import Any
 
 from pvdm_jax.cli.arguments import number, positive
-from pvdm_jax.config.diffusion import GRIDS, PLANE_ORDERS, SAMPLERS
+from pvdm_jax.config.diffusion import GRIDS, PLANE_ORDERS, SAMPLERS, SampleConfig
 
-# Options that are fields of SampleConfig under the same name. --steps sets two fields.
-_FIELDS = (
-    "sampler",
-    "grid",
-    "later_sampler",
-    "later_grid",
-    "eta",
-    "guidance",
-    "class_guidance",
-    "prior_guidance",
-    "later_prior_guidance",
-    "guidance_from",
-    "guidance_to",
-    "clip_x0",
-    "reencode",
-    "plane_order",
-)
+# Every field of SampleConfig is an option of the same name. --steps sets two fields.
+_FIELDS = [field.name for field in dataclasses.fields(SampleConfig) if field.name not in ("steps", "later_steps")]
 
 
 def sampling_options(args: argparse.Namespace) -> dict[str, Any]:

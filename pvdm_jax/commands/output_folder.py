@@ -18,11 +18,11 @@ from pvdm_jax.config import ConfigError, require
 from pvdm_jax.config.data import MAX_FPS, MIN_FPS
 from pvdm_jax.storage.files import check_new_folder, remove_leftovers, write_json
 from pvdm_jax.storage.json_files import read_json
-from pvdm_jax.video.defaults import DEFAULT_FORMATS
+from pvdm_jax.video.defaults import DEFAULT_FORMATS, FORMATS
 from pvdm_jax.video.grid import enlarge, video_grid
 from pvdm_jax.video.images import write_image
 from pvdm_jax.video.read import first_frames
-from pvdm_jax.video.write import FORMATS, VideoWriter, video_path, write_video_or_frames
+from pvdm_jax.video.write import VideoWriter, video_path, write_video_or_frames
 
 REQUEST_FILE = "request.json"
 GRID_VIDEOS = 25  # at most, side by side

@@ -143,21 +143,16 @@ _PAPER = ProtocolConfig(
     network_resize="crop",
     ddof=1,
     reconstruction_samples=2048,
-    sampler="ddim",
-    steps=400,
-    later_steps=400,
-    eta=1.0,
-    guidance=0.0,
-    prior_guidance=0.0,
-    later_prior_guidance=0.0,
 )
+_PAPER_SAMPLING = {"sampler": "ddim", "steps": 400, "later_steps": 400, "eta": 1.0}
+_PAPER_SAMPLING |= dict.fromkeys(("guidance", "prior_guidance", "later_prior_guidance"), 0.0)
 
 PROTOCOLS: Mapping[str, ProtocolConfig] = {
     "quick": ProtocolConfig(),
     "paper_ucf101": dataclasses.replace(
-        _PAPER, name="paper_ucf101", measures=("fvd", "is", "reconstruction", "seams"), inception_samples=10_000
+        _PAPER, name="paper_ucf101", measures=("fvd", "is", "reconstruction", "seams"), **_PAPER_SAMPLING
     ),
-    "paper_sky": dataclasses.replace(_PAPER, name="paper_sky"),
+    "paper_sky": dataclasses.replace(_PAPER, name="paper_sky", **_PAPER_SAMPLING),
     # StyleGAN-V's code, fvd2048_16f, fvd2048_128f and isv2048_ucf: the first 2,048 videos by name that are long
     # enough, of all splits, one random window of each; covariances over n; its TorchScript I3D resizes both sides.
     "stylegan_v": dataclasses.replace(
@@ -170,14 +165,6 @@ PROTOCOLS: Mapping[str, ProtocolConfig] = {
         network_resize="stretch",
         ddof=0,
         inception_samples=2048,
-        inception_splits=10,
-        sampler="",
-        steps=-1,
-        later_steps=-1,
-        eta=-1.0,
-        guidance=-1.0,
-        prior_guidance=-1.0,
-        later_prior_guidance=-1.0,
     ),
     # What a single FVD hides: long videos clip by clip, at clip borders and inside clips, compared with real videos.
     "long": ProtocolConfig(name="long", measures=("fvd", "kernel", "seams", "drift", "borders", "cuts")),

@@ -42,6 +42,9 @@ from pvdm_jax.runtime import sharding
 
 # Measures that need generated videos.
 OF_SAMPLES = set(MEASURES) - {"reconstruction"}
+# Measures of the videos that have the protocol's lengths. Each adds its rows in `measure_videos`, and what these depend
+# on to the facts beside it: rows are found in the cache by their facts.
+OF_VIDEOS = {"fvd", "kernel"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +88,7 @@ def evaluate_model(
         check_truth(data, protocol)
     protocol, spaces = open_spaces(protocol, model.mesh, paths)
     has_long = bool(measures & LONG_MEASURES) and config.denoiser.previous_clip
-    compares = bool(measures & {"fvd", "kernel"})
+    compares = bool(measures & OF_VIDEOS)
     lengths = set(protocol.frames) if compares else set()
     if measures & {"drift", "borders"} and has_long:
         lengths.add(protocol.clip_frames)

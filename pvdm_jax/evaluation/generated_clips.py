@@ -6,25 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from pvdm_jax.config import Config, config_to_dict
+from pvdm_jax.config import Config, SampleConfig, config_to_dict
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.data.clips import center_crop_resize
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.runtime.keys import make_key
 
-# Fields of a protocol.
-SAMPLING_FIELDS = (
-    "sampler",
-    "steps",
-    "later_sampler",
-    "later_steps",
-    "eta",
-    "guidance",
-    "prior_guidance",
-    "later_prior_guidance",
-)
-
-
+# The fields of a protocol that are settings of sampling.
+SAMPLING_FIELDS = [
+    field.name for field in dataclasses.fields(SampleConfig) if field.name in ProtocolConfig.__dataclass_fields__
+]
 UNUSED = {"autoencoder": ("remat",), "denoiser": ("remat",)}  # settings that no number depends on
 
 

@@ -240,7 +240,8 @@ def test_other_settings_are_measured_again(tmp_path):
 
 def test_the_inception_score_is_checked_before_the_work(tmp_path, monkeypatch):
     """It takes 16 frames, two clips of this model, whatever the protocol compares."""
-    monkeypatch.setattr(evaluate, "open_classifier", lambda *_: object())
+    for module in ("evaluate", "evaluate_sets"):
+        monkeypatch.setattr(f"pvdm_jax.evaluation.{module}.open_classifier", lambda *_: object())
     model = Model()
     model.config = dataclasses.replace(CONFIG, denoiser=dataclasses.replace(CONFIG.denoiser, previous_clip=False))
     protocol = dataclasses.replace(TINY, measures=("fvd", "is"), frames=(8,))

@@ -16,6 +16,10 @@ from pvdm_jax.video.read import VideoInfo, first_frames, probe_video
 from pvdm_jax.video.write import FORMATS, VideoWriter, encode_mp4, video_path, write_video, write_video_or_frames
 
 
+def test_every_format_has_an_encoder():
+    assert tuple(encoders.ENCODERS) == FORMATS
+
+
 def square(frames=6, height=24, width=36):
     """A bright square that moves over a gradient."""
     base = np.broadcast_to(np.linspace(20, 120, width)[None, :, None], (height, width, 3))

@@ -11,6 +11,7 @@ The order within a step is: log, save, evaluate. Every evaluation has a checkpoi
 import concurrent.futures
 import contextlib
 import dataclasses
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -229,10 +230,11 @@ class _Training(Run):
         return self.programs[name]
 
     def compile(self, step: int, state: Any, batch: Batch) -> None:
-        """Compiles the missing steps of update `step` and of the AHEAD updates after it, in parallel.
+        """Compiles the missing steps of update `step` and of the AHEAD updates after it.
 
-        In a run of several processes they are compiled one after the other: processes may wait for each other while XLA
-        compiles, so all need the same order.
+        As many are compiled in parallel as there are pairs of cores: more would take as long, and each takes more than
+        a gigabyte of memory. In a run of several processes they are compiled one after the other: processes may wait
+        for each other while XLA compiles, so all need the same order.
         """
         until = min(step + AHEAD, self.last_step) + 1
         names = dict.fromkeys(self.policy.step_name(number) for number in range(step, until))
@@ -244,7 +246,8 @@ class _Training(Run):
             )
 
         began = time.perf_counter()
-        with concurrent.futures.ThreadPoolExecutor(len(names) if jax.process_count() == 1 else 1) as pool:
+        at_once = max(1, (os.cpu_count() or 1) // 2) if jax.process_count() == 1 else 1
+        with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
             self.programs |= zip(names, pool.map(make, names), strict=True)
         seconds = duration(time.perf_counter() - began)
         plural = "s" if len(names) > 1 else ""

@@ -1,6 +1,7 @@
 """What importing loads, which room may import which, and that the version is one."""
 
 import ast
+import gc
 import importlib.metadata
 import re
 import subprocess
@@ -61,9 +62,19 @@ def room(module: str) -> str:
 CORE_MODULES = [module for module in MODULES if room(module) in CORE and module not in OUTSIDE_CORE]
 
 
+def parse(source: str) -> ast.Module:
+    """The syntax tree. Python 3.11 gives up if garbage is collected meanwhile and what is collected prints a traceback
+    (python/cpython#106905), as an error of a background write does that another test has left."""
+    gc.disable()
+    try:
+        return ast.parse(source)
+    finally:
+        gc.enable()
+
+
 def imports(module: str) -> set[str]:
     """All that a module imports, in functions and for type checkers too: own modules in full, of others the package."""
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    tree = parse(MODULES[module].read_text(encoding="utf-8"))
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

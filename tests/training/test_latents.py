@@ -193,7 +193,7 @@ def test_a_killed_encoding_goes_on_with_the_same_bytes(cached, workdir, monkeypa
         patch.setattr(latents.ShardWriter, "close", killed)
         with pytest.raises(KeyboardInterrupt):
             encode(CONFIG, workdir)
-    with pytest.raises(ConfigError, match="begun, but aren't finished"):
+    with pytest.raises(ConfigError, match="begun, but isn't finished"):
         latents.open_latents(CONFIG, workdir, "train")
     kept = workdir / "latents" / "train-00000-of-00003.array_record"
     before = kept.stat().st_mtime_ns

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from pvdm_jax.commands.demo_clips import SEED, Clips, all_numbers, sample_videos
+from pvdm_jax.commands.demo_clips import BATCH, LONG_CLIPS, SEED, Clips, all_numbers, sample_videos
 from pvdm_jax.commands.demo_packaged import PackagedVideos, packaged_sections, packaged_videos
 from pvdm_jax.commands.demo_report import report_sections, write_videos
 from pvdm_jax.config import Config, ConfigError
@@ -38,10 +38,8 @@ SAMPLES_FOLDER = "samples"
 EVALUATION_FOLDER = "evaluation"
 
 JUDGED = 128  # generated clips that are judged, and clips in each set that they are compared with
-LONG_CLIPS = 8  # clips of a long video
 LONG_VIDEOS = 16
 CONTINUATIONS = 64  # held-out clips whose next clip is sampled
-BATCH = 16  # videos sampled at once, here and by the evaluation: the sampler is compiled once
 TITLE = "pvdm demo: moving shapes"
 
 

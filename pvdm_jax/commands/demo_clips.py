@@ -17,6 +17,8 @@ from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.runtime.keys import make_key
 
 SEED = 1  # of the samples
+LONG_CLIPS = 8  # clips of a long video
+BATCH = 16  # videos sampled at once, everywhere in the demo: the sampler is compiled once
 
 # The numbers that have another name on the card; {} stands for the number of frames of a clip.
 CARD_NAMES = {

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from pvdm_jax.commands.demo_clips import sample_videos
+from pvdm_jax.commands.demo_clips import BATCH, LONG_CLIPS, sample_videos
 from pvdm_jax.inference.loading import load
 from pvdm_jax.reporting.sections import Section, Text, Videos
 from pvdm_jax.video.defaults import DEFAULT_FPS
@@ -13,7 +13,6 @@ from pvdm_jax.weights.packaged import FOLDER, packaged_names
 NAME = "shapes"
 SHOWN_LONG = 4
 SHOWN = 2 * SHOWN_LONG  # clips; the long videos begin with the first of them
-LONG_CLIPS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +30,13 @@ def packaged_videos() -> PackagedVideos | None:
         return None
     # By its path: the current directory may have an unrelated folder of that name.
     model = load(FOLDER / NAME)
-    classes = [i % len(model.class_names) for i in range(SHOWN)]
+    classes = [i % len(model.class_names) for i in range(BATCH)]
     frames = model.config.autoencoder.frames
-    # All in batches of one size, for which the sampler is compiled once.
-    clips = sample_videos(model, SHOWN, frames, labels=classes, batch=SHOWN_LONG)
-    long = sample_videos(model, SHOWN_LONG, LONG_CLIPS * frames, labels=classes, batch=SHOWN_LONG)
-    return PackagedVideos([model.class_names[i] for i in classes], clips, long)
+    # More than are shown: the demo's own model, which is like this one, needs the same compiled programs.
+    videos = sample_videos(model, BATCH, LONG_CLIPS * frames, labels=classes, batch=BATCH)
+    return PackagedVideos(
+        [model.class_names[i] for i in classes[:SHOWN]], clips=videos[:SHOWN, :frames], long=videos[:SHOWN_LONG]
+    )
 
 
 def packaged_sections(videos: PackagedVideos, first: bool) -> list[Section]:

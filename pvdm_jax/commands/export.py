@@ -162,7 +162,7 @@ def export_sampler(
     frames, clips = num_frames or config.autoencoder.frames, clips_of(config, num_frames)
     check_continues(config, num_frames)
 
-    program_settings, numbers = split_settings(model.model, settings)
+    program_settings, numbers = split_settings(model.model, settings, config.latents)
     inside = jax.tree.map(np.asarray, model.weights) if weights_inside else None
 
     # A program for any device: without a mesh, its networks use no kernel that is specific to a platform.

@@ -32,7 +32,7 @@ class HeldOutLoss:
         previous, clips: uint8 (n, frames, height, width, 3). labels: (n,), None for a model without classes. numbers:
         the clips' numbers, (n,).
         """
-        scale, shape = self._model.program.scale, self._model.latent_spec.shape
+        scale, shape = self._model.scale, self._model.latent_spec.shape
         known, latents = (np.asarray(scale.normalize(self._model.encode(video))) for video in (previous, clips))
         drawn = [np.random.default_rng([self._seed, 9, int(number)]) for number in numbers]
         places = (np.stack([rng.random(TIMES) for rng in drawn]) + np.arange(TIMES)) / TIMES

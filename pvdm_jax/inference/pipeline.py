@@ -5,6 +5,7 @@ devices. `stream` gives the same videos clip by clip, in constant memory whateve
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from pvdm_jax.inference.sampler import (
     settings_of,
 )
 from pvdm_jax.models import functional
+from pvdm_jax.models.latent import LatentScale
 from pvdm_jax.runtime import sharding
 
 
@@ -62,6 +64,11 @@ class PVDM:
         self._confirm = jax.jit(self.program.confirm)
         self._generate = jax.jit(self.program.generate, static_argnames=("settings", "clips", "given"))
         self._preview = jax.jit(self.program.preview, static_argnames=("settings",))
+
+    @functools.cached_property
+    def scale(self) -> LatentScale:
+        """How the denoiser sees latents. Raises ConfigError if the configuration lacks the statistics."""
+        return LatentScale.of(self.latent_spec, self.config.latents)
 
     def encode(self, video: np.ndarray | jax.Array) -> np.ndarray:
         """The latents (b, positions, channels) of clips, uint8 (b, frames, height, width, 3).
@@ -231,7 +238,7 @@ class PVDM:
     def _neighbour(self, clips: np.ndarray) -> np.ndarray:
         """The normalised latents of clips, as the denoiser sees neighbouring clips."""
         self._check_denoiser()
-        return self.program.scale.normalize(self.encode(clips))
+        return self.scale.normalize(self.encode(clips))
 
     def _request(self, key: jax.Array, neighbours: Mapping[str, np.ndarray], **asked: Any) -> Request:
         self._check_denoiser()

@@ -52,7 +52,7 @@ def make_request(
     check_continues(config, num_frames, given=bool(neighbours))
     labels = _labels(config, labels, count)
     indices = np.arange(count) if indices is None else _integers("indices", indices, count, 0, 2**32 - 1)
-    settings, numbers = split_settings(model, settings_of(config, options))
+    settings, numbers = split_settings(model, settings_of(config, options), config.latents)
 
     # Every device gets the same number of videos; the ones added as padding are dropped.
     padded = sharding.round_up(mesh, count)

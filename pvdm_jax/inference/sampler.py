@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pvdm_jax.config import Config, SampleConfig, config_from_dict, config_to_dict, require
+from pvdm_jax.config import Config, LatentsConfig, SampleConfig, config_from_dict, config_to_dict, require
 from pvdm_jax.diffusion.guidance import Denoise, guide
 from pvdm_jax.diffusion.predictions import normal_answer
 from pvdm_jax.diffusion.process import Process
@@ -27,7 +27,7 @@ from pvdm_jax.models.experts import EXPERT, REST
 from pvdm_jax.models.latent import LatentScale, Tokens
 
 Weights = Mapping[str, functional.Params]  # "autoencoder", "denoiser"
-Numbers = Mapping[str, Any]  # float32 scalars, the fields NUMBERS of SampleConfig
+Numbers = Mapping[str, Any]  # float32 scalars, the fields NUMBERS of SampleConfig; "scale", a LatentScale
 NUMBERS = (
     "eta",
     "guidance",
@@ -99,11 +99,14 @@ def clips_of(config: Config, num_frames: int | None) -> int:
     return -(-(num_frames or 1) // config.autoencoder.frames)
 
 
-def split_settings(model: LatentModel, settings: SampleConfig) -> tuple[SampleConfig, dict[str, np.float32]]:
+def split_settings(
+    model: LatentModel, settings: SampleConfig, latents: LatentsConfig
+) -> tuple[SampleConfig, dict[str, Any]]:
     """What shapes the program of sampling, and the numbers that it takes as arguments.
 
     In the first, a weight of guidance is 1 where that guidance is used and 0 where it isn't; so is guidance_from where
-    guidance is off during a part of the process. `plane_order` is "confirm" or "keep".
+    guidance is off during a part of the process. `plane_order` is "confirm" or "keep". Raises ConfigError if `latents`
+    lacks the statistics that it needs.
     """
     denoiser = model.denoiser
     mistakable = not denoiser.knows_positions and model.spec.interchangeable is not None
@@ -121,22 +124,18 @@ def split_settings(model: LatentModel, settings: SampleConfig) -> tuple[SampleCo
         guidance_to=1.0 if whole else 0.5,
         plane_order="confirm" if confirm else "keep",
     )
-    return program, {name: np.float32(getattr(settings, name)) for name in NUMBERS}
+    numbers = {name: np.float32(getattr(settings, name)) for name in NUMBERS}
+    return program, numbers | {"scale": LatentScale.of(model.spec, latents)}
 
 
 class SamplingProgram:
     """Pure functions of weights and inputs, for one configuration. Nothing here knows of devices or files.
 
-    Latents are the autoencoder's; those of conditions, and of what `_sample` gives, are normalised (`scale`).
+    Latents are the autoencoder's; those of conditions, and of what `_sample` gives, are normalised.
     """
 
     def __init__(self, config: Config, model: LatentModel):
         self.config, self.model, self.process = config, model, Process(config.process)
-
-    @functools.cached_property
-    def scale(self) -> LatentScale:
-        """Raises ConfigError if the configuration lacks the statistics that it needs."""
-        return LatentScale.of(self.model.spec, self.config.latents)
 
     def encode(self, weights: Weights, video: jax.Array) -> Tokens:
         return self.model.encode(weights["autoencoder"], video)
@@ -180,15 +179,17 @@ class SamplingProgram:
         given: whether the batch's condition holds neighbouring clips.
         """
 
+        scale = numbers["scale"]
+
         def finish(x, later):
-            latents, exchange = self.scale.restore(x), settings.plane_order == "confirm" and not later
+            latents, exchange = scale.restore(x), settings.plane_order == "confirm" and not later
             if exchange:
                 latents, video, _ = self.confirm(weights, latents)
             else:
                 video = self.decode(weights, latents)
             if settings.reencode:
                 latents = self.encode(weights, video)
-            known = self.scale.normalize(latents) if exchange or settings.reencode else x
+            known = scale.normalize(latents) if exchange or settings.reencode else x
             return video, self._following(batch.condition, known)
 
         sample = functools.partial(self._sample, weights, numbers, settings)
@@ -205,7 +206,8 @@ class SamplingProgram:
         (calls, b, positions, c), and the times of these calls."""
         keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(self._keys(key, batch))
         x, estimates, times = self._sample(weights, numbers, settings, keys, batch.condition, False, trace=True)
-        return self.scale.restore(x), self.scale.restore(estimates), times
+        scale = numbers["scale"]
+        return scale.restore(x), scale.restore(estimates), times
 
     def _keys(self, key: jax.Array, batch: SampleBatch) -> jax.Array:
         return jax.vmap(lambda index: jax.random.fold_in(key, index))(batch.index)
@@ -255,6 +257,6 @@ class SamplingProgram:
             steps=steps,
             grid=grid,
             eta=numbers["eta"],
-            bounds=self.scale.bounds if settings.clip_x0 else None,
+            bounds=numbers["scale"].bounds if settings.clip_x0 else None,
             trace=trace,
         )

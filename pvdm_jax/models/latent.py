@@ -78,15 +78,17 @@ class LatentSpec(NamedTuple):
         return order
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LatentScale:
     """The normalisation of latents: the diffusion process and the denoiser see (latents - mean) / std.
 
-    mean, std: (positions, channels) float32, constant within a segment; None for latents that are taken as they are.
+    mean, std: (positions, channels) float32, constant within a segment; None for latents that are taken as they are. A
+    compiled function takes it as an argument, so that models with other statistics need no program of their own.
     """
 
-    mean: np.ndarray | None = None
-    std: np.ndarray | None = None
+    mean: np.ndarray | jax.Array | None = None
+    std: np.ndarray | jax.Array | None = None
 
     @classmethod
     def of(cls, spec: LatentSpec, config: LatentsConfig) -> "LatentScale":
@@ -110,7 +112,7 @@ class LatentScale:
         return x if self.mean is None else x * _as_rank(self.std, x) + _as_rank(self.mean, x)
 
     @property
-    def bounds(self) -> tuple[np.ndarray | float, np.ndarray | float]:
+    def bounds(self) -> tuple[Tokens | float, Tokens | float]:
         """The bounds of normalised latents, which correspond to -1 and 1 for the autoencoder's: scalars, or arrays
         (1, positions, channels)."""
         if self.mean is None:
@@ -118,6 +120,6 @@ class LatentScale:
         return tuple(self.normalize(np.full((1, *self.mean.shape), end, np.float32)) for end in (-1, 1))
 
 
-def _as_rank(values: np.ndarray, x: Tokens) -> np.ndarray:
+def _as_rank(values: np.ndarray | jax.Array, x: Tokens) -> np.ndarray | jax.Array:
     """(positions, channels) with axes of length 1 in front, up to the rank of x."""
     return values.reshape((1,) * (x.ndim - values.ndim) + values.shape)

@@ -100,9 +100,9 @@ class Operations:
 
     def _train(self, stage: Any, name: str, batch: Any) -> Operation:
         step = stage.steps[name]
-        state = jax.eval_shape(stage.init, make_key(0))
-        program = jax.jit(lambda state, batch: step(state, batch, make_key(0), stage.constants), donate_argnums=0)
-        return Operation(program, (state, batch), carries_state=True)
+        part, _ = stage.split(name, jax.eval_shape(stage.init, make_key(0)))
+        program = jax.jit(lambda part, batch: step(part, batch, make_key(0), stage.constants), donate_argnums=0)
+        return Operation(program, (part, batch), carries_state=True)
 
     def _autoencoder_train(self) -> Operation:
         settings = AutoencoderTrainingConfig(optimizer=OptimizerConfig())
@@ -123,7 +123,7 @@ class Operations:
     def _sample(self) -> Operation:
         sample = SampleConfig(sampler="ddim", steps=self.steps, eta=1.0, plane_order="keep")
         config = Config(autoencoder=self.autoencoder, denoiser=self.denoiser, sample=sample)
-        settings, numbers = split_settings(self.model, sample)
+        settings, numbers = split_settings(self.model, sample, config.latents)
         program = SamplingProgram(config, self.model)
 
         def run(weights, key, batch):

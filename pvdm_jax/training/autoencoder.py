@@ -40,7 +40,7 @@ from pvdm_jax.training.optimizer import (
     update,
 )
 from pvdm_jax.training.phases import BOTH, DISCRIMINATOR, GENERATOR, RECONSTRUCTION, AdversarialSchedule
-from pvdm_jax.training.step import Batch, Constants, Metrics
+from pvdm_jax.training.step import Batch, Constants, Metrics, whole
 from pvdm_jax.weights.run_autoencoder import check_not_imported
 
 # Parts of the configuration that do not affect this stage's numbers.
@@ -60,6 +60,7 @@ class AutoencoderStage:
     """
 
     name = "autoencoder"
+    split = staticmethod(whole)
 
     def __init__(
         self,

@@ -8,17 +8,18 @@ recipe decides this for each clip, `official` for the whole batch. The data mark
 pixels have no special meaning.
 
 A denoiser with an expert (`denoiser.expert_from`) is two networks, which take turns: every `expert_every`-th update
-trains the expert on clips that have a neighbour, at its own times; the others train the rest as above.
+trains the expert on clips that have a neighbour, at its own times; the others train the rest as above. Both are alike,
+so one compiled step trains whichever it is given.
 """
 
 import dataclasses
 import functools
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from pvdm_jax.config import Config, config_to_dict, require
@@ -40,7 +41,6 @@ from pvdm_jax.training.diffusion_losses import DiffusionLosses
 from pvdm_jax.training.latent_statistics import with_statistics
 from pvdm_jax.training.latents import training_latents
 from pvdm_jax.training.optimizer import (
-    LossFn,
     TrainState,
     accumulate_gradients,
     init_state,
@@ -51,6 +51,7 @@ from pvdm_jax.training.optimizer import (
     with_network,
 )
 from pvdm_jax.training.policy import BestByMetric
+from pvdm_jax.training.step import Constants, Metrics, PutBack, whole
 from pvdm_jax.weights.run_autoencoder import import_autoencoder, load_autoencoder
 
 # Parts of the configuration that do not affect this stage's numbers; the cache checks the identity of the latents.
@@ -68,7 +69,6 @@ class DiffusionStage:
     """
 
     name = "diffusion"
-    constants: dict[str, Any] = {}
 
     def __init__(
         self,
@@ -80,67 +80,90 @@ class DiffusionStage:
     ):
         self.denoiser, self.config, self.mesh = config.denoiser, config.train_diffusion, mesh
         self.model = LatentModel(config.autoencoder, config.denoiser, mesh)
-        self.scale = LatentScale.of(self.model.spec, config.latents)
+        # As an argument of the step, so that other statistics need no other program.
+        self.constants = {"scale": sharding.place(mesh, LatentScale.of(self.model.spec, config.latents))}
         self.has_expert = config.denoiser.expert_from > 0
         network = self.model.one_network  # what an update trains
         self.losses = DiffusionLosses(config, network)
-        excluded, steps = denoiser_class(network.denoiser).NOT_MATRICES, self.config.steps
-        experts = steps // self.config.expert_every if self.has_expert else 0
-        self.optimizer = make_optimizer(self.config.optimizer, steps - experts, excluded)
+        self.not_matrices = denoiser_class(network.denoiser).NOT_MATRICES
         self.steps = {DENOISER: self.step}
         if self.has_expert:
-            self.expert_optimizer = make_optimizer(self.config.optimizer, max(1, experts), excluded)
-            self.steps[EXPERT] = self.expert_step
+            self.steps = dict.fromkeys((DENOISER, EXPERT), self.step_in_turn)
         # For the evaluation, which samples in the same way as users of the trained model.
         self.decoder, self.held_out, self.real = decoder, held_out, real
         program = SamplingProgram(config, self.model)
-        self.sampling, self.numbers = split_settings(self.model, config.sample)
+        self.sampling, self.numbers = split_settings(self.model, config.sample, config.latents)
         generate = functools.partial(program.generate, settings=self.sampling, clips=1, given=False)
         self.sample = jax.jit(lambda *inputs: generate(*inputs)[0])  # without the next clip's condition
         self.held_out_errors = jax.jit(self._held_out_errors)
 
     def init(self, key: jax.Array) -> TrainState:
         """The state before training."""
-        params = self.model.init_denoiser(key)
+        params, optimizer = self.model.init_denoiser(key), self._optimizer(self.config.steps)
         if not self.has_expert:
-            return init_state(params, self.optimizer)
-        optimizers = {REST: self.optimizer, EXPERT: self.expert_optimizer}
-        return join_networks({name: init_state(params[name], optimizer) for name, optimizer in optimizers.items()})
+            return init_state(params, optimizer)
+        return join_networks({name: init_state(params[name], optimizer) for name in (EXPERT, REST)})
+
+    def _optimizer(self, steps: int | jax.Array) -> optax.GradientTransformationExtraArgs:
+        return make_optimizer(self.config.optimizer, steps, self.not_matrices)
+
+    def split(self, name: str, state: TrainState) -> tuple[TrainState, PutBack]:
+        """As `training.step.Stage`: of two networks, the one that the step trains."""
+        if not self.has_expert:
+            return whole(name, state)
+        network = EXPERT if name == EXPERT else REST
+
+        def put_back(part: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+            if network == EXPERT:
+                metrics = {"expert_loss" if key == "loss" else key: value for key, value in metrics.items()}
+            return with_network(state, network, part), metrics
+
+        return network_of(state, network), put_back
 
     def step_name(self, step: int) -> str:
         """The name in `steps` of the function that makes update number `step`, counted from 1."""
         return EXPERT if self.has_expert and step % self.config.expert_every == 0 else DENOISER
 
-    def step(self, state: TrainState, batch: LatentBatch, key: jax.Array, constants: Any):
-        """One update of the denoiser, or, if it has an expert, of its other network."""
+    def step(self, state: TrainState, batch: LatentBatch, key: jax.Array, constants: Constants):
+        """One update of a denoiser that is one network."""
+        return self._update(state, batch, key, constants, self._optimizer(self.config.steps))
+
+    def step_in_turn(self, part: TrainState, batch: LatentBatch, key: jax.Array, constants: Constants):
+        """One update of one of two networks, alone in its state: of the expert, if it is its turn (`step_name`)."""
+        every, steps = self.config.expert_every, self.config.steps
+        experts = part.step // every, max(1, steps // every)  # the expert's updates: those done, and all
+        rest = part.step - experts[0], steps - steps // every
+        expert = (part.step + 1) % every == 0
+        done, total = (jnp.where(expert, *numbers) for numbers in zip(experts, rest, strict=True))
+        alone = dataclasses.replace(part, step=done)
+        changed, metrics = self._update(alone, batch, key, constants, self._optimizer(total), expert)
+        return dataclasses.replace(changed, step=part.step + 1), metrics
+
+    def _update(
+        self,
+        state: TrainState,
+        batch: LatentBatch,
+        key: jax.Array,
+        constants: Constants,
+        optimizer: optax.GradientTransformationExtraArgs,
+        expert: jax.Array | None = None,
+    ):
+        """One update of a network that is alone in its state."""
         coin = None
         if self.config.recipe == "official":
             coin = jax.random.bernoulli(jax.random.fold_in(key, 1), np.float32(self.config.context_prob))
-        loss = functools.partial(self.losses.loss, coin=coin)
-        if not self.has_expert:
-            return self._update(state, batch, key, loss, self.optimizer)
-        updates = state.step - state.step // self.config.expert_every
-        network = network_of(state, REST, updates)
-        changed, metrics = self._update(network, batch, key, loss, self.optimizer)
-        return with_network(state, REST, changed), metrics
-
-    def expert_step(self, state: TrainState, batch: LatentBatch, key: jax.Array, constants: Any):
-        """One update of the expert."""
-        network = network_of(state, EXPERT, state.step // self.config.expert_every)
-        changed, metrics = self._update(network, batch, key, self.losses.expert_loss, self.expert_optimizer)
-        return with_network(state, EXPERT, changed), metrics
-
-    def _update(self, state: TrainState, batch: LatentBatch, key: jax.Array, loss: LossFn, optimizer: Any):
-        """One update of a single network."""
-        batch = batch.map_latents(self.scale.normalize)
+        loss = functools.partial(self.losses.loss, coin=coin, expert=expert)
+        batch = batch.map_latents(constants["scale"].normalize)
         params = on_mesh.gather_once(self.mesh, state.params, self.denoiser.remat, self.config.accumulate)
         grads, metrics = accumulate_gradients(loss, params, batch, key, self.config.accumulate)
         return update(state, grads, optimizer, self.config.ema_decay, self.config.ema_every), metrics
 
-    def _held_out_errors(self, params: functional.Params, batch: LatentBatch) -> dict[str, jax.Array]:
+    def _held_out_errors(
+        self, params: functional.Params, batch: LatentBatch, constants: Constants
+    ) -> dict[str, jax.Array]:
         """Squared errors (b,) at uniform times, by name of what the denoiser is shown. `expert`: given the previous
         clip, at times that the expert answers for."""
-        batch = batch.map_latents(self.scale.normalize)
+        batch = batch.map_latents(constants["scale"].normalize)
         key = make_key(0)  # the same noise at every evaluation
         losses, everything = self.losses, self.losses.condition(batch)
         conditions = {"unconditional": everything.without("previous", "next")}
@@ -179,7 +202,11 @@ class DiffusionStage:
         from pvdm_jax.video.write import write_video_or_frames
 
         held_out, size = self.held_out, self.config.batch_size
-        errors = sharding.map_batches(self.mesh, lambda part: self.held_out_errors(state.ema, part), held_out, size)
+
+        def measure(part: LatentBatch) -> dict[str, jax.Array]:
+            return self.held_out_errors(state.ema, part, self.constants)
+
+        errors = sharding.map_batches(self.mesh, measure, held_out, size)
         known = {"unconditional": np.ones(len(held_out.label), bool), "given_previous": held_out.has_previous}
         if self.denoiser.next_clip:
             known["given_both"] = held_out.has_previous & held_out.has_next

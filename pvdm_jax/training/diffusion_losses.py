@@ -2,6 +2,7 @@
 which times.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -11,14 +12,24 @@ import numpy as np
 
 from pvdm_jax.config import Config
 from pvdm_jax.data.latent_batch import LatentBatch
-from pvdm_jax.diffusion.predictions import draw_noisy_batch
+from pvdm_jax.diffusion.predictions import NoisyBatch, draw_noisy_batch
 from pvdm_jax.diffusion.process import Process
-from pvdm_jax.diffusion.times import Times, draw_times
+from pvdm_jax.diffusion.times import draw_times
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.models import functional
 from pvdm_jax.models.condition import Condition, Neighbour
 from pvdm_jax.models.latent import Tokens
 from pvdm_jax.training.seam_weights import seam_weights, weights_of
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What a network learns from a batch: noisy clips, what it is shown with each, and which of them count (b,)."""
+
+    noisy: NoisyBatch
+    condition: Condition
+    counted: jax.Array
 
 
 class DiffusionLosses:
@@ -31,45 +42,51 @@ class DiffusionLosses:
         if self.config.seam_weight:
             self.seam_weights = seam_weights(network.spec, config.autoencoder.frames, self.config.seam_weight)
 
-    def loss(self, params: functional.Params, batch: LatentBatch, key: jax.Array, coin: jax.Array | None = None):
-        """Mean squared error over the batch: some samples are given their neighbouring clips, the others are not.
+    def loss(
+        self,
+        params: functional.Params,
+        batch: LatentBatch,
+        key: jax.Array,
+        coin: jax.Array | None = None,
+        expert: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Mean squared error over the samples that count, weighted by their times.
 
-        coin: a bool that decides this for the whole batch; None draws one for each clip.
+        coin: a bool that decides for the whole batch whether it sees neighbours; None draws one for each clip. expert:
+        whether the network is the expert, a bool; None: there is none. Both networks' losses are one function, because
+        a program takes long to compile.
         """
+        drawn = self.draw(batch, key, coin)
+        if expert is not None:
+            drawn = jax.tree.map(lambda x, y: jnp.where(expert, y, x), drawn, self.draw_for_expert(batch, key))
+        errors = jnp.where(drawn.counted, drawn.noisy.weight * self.errors(params, drawn), 0.0)
+        loss = jnp.sum(errors) / jnp.maximum(jnp.sum(drawn.counted), 1)
+        return loss, {"loss": loss}
+
+    def errors(self, params: functional.Params, drawn: Drawn) -> jax.Array:
+        """Squared errors (b,) of what one network predicts, not weighted by times."""
+        weights = None if self.seam_weights is None else weights_of(self.seam_weights, drawn.condition)
+        return self.network.errors(params, drawn.noisy, drawn.condition, weights)
+
+    def draw(self, batch: LatentBatch, key: jax.Array, coin: jax.Array | None = None) -> Drawn:
+        """What the denoiser learns: some samples are given their neighbouring clips, the others are not. All count."""
         context_key, which_key, label_key, noise_key = jax.random.split(key, 4)
         condition = self.drawn_condition(batch, context_key, label_key, coin)
         clip = self.unconditional_clip(batch, condition, which_key)
         times = functools.partial(draw_times, self.config, shown=self.shows_neighbour(batch, condition))
-        errors, weights = self.errors(params, clip, condition, noise_key, times)
-        loss = jnp.mean(weights * errors)
-        return loss, {"loss": loss}
+        noisy = draw_noisy_batch(self.process, clip, noise_key, times)
+        return Drawn(noisy, condition, jnp.ones(batch.label.shape, bool))
 
-    def expert_loss(self, params: functional.Params, batch: LatentBatch, key: jax.Array):
-        """The expert's mean squared error over the clips of the batch that have a neighbour, given this neighbour."""
+    def draw_for_expert(self, batch: LatentBatch, key: jax.Array) -> Drawn:
+        """What an expert learns: clips given their neighbours. Those without any don't count."""
         context_key, label_key, noise_key = jax.random.split(key, 3)
         condition = self.drawn_condition(batch, context_key, label_key, coin=jnp.bool_(True))
-        errors, weights = self.errors(params, batch.clip, condition, noise_key, self.expert_times)
-        seen = self.shows_neighbour(batch, condition)
-        loss = jnp.sum(jnp.where(seen, weights * errors, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
-        return loss, {"expert_loss": loss}
+        noisy = draw_noisy_batch(self.process, batch.clip, noise_key, self.expert_times)
+        return Drawn(noisy, condition, self.shows_neighbour(batch, condition))
 
     def expert_times(self, key: jax.Array, count: int, num_steps: int) -> jax.Array:
         """Times (count,) drawn uniformly from those that the expert answers for."""
         return jax.random.randint(key, (count,), self.denoiser.expert_from, num_steps, jnp.int32)
-
-    def errors(
-        self,
-        params: functional.Params,
-        clip: Tokens,
-        condition: Condition,
-        key: jax.Array,
-        times: Times,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Squared errors (b,) of what one network predicts for `clip` (b, positions, channels) at random times, and the
-        weights (b,) of the times drawn."""
-        noisy = draw_noisy_batch(self.process, clip, key, times)
-        weights = None if self.seam_weights is None else weights_of(self.seam_weights, condition)
-        return self.network.errors(params, noisy, condition, weights), noisy.weight
 
     def condition(self, batch: LatentBatch) -> Condition:
         """The condition with everything that the denoiser takes and the batch has."""

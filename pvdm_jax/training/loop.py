@@ -38,7 +38,7 @@ from pvdm_jax.training.policy import PhaseRecord, Policy
 from pvdm_jax.training.progress import Progress, StepClock, duration, parameter_table
 from pvdm_jax.training.run import Run
 from pvdm_jax.training.schedule_change import warn_of_schedule
-from pvdm_jax.training.step import Batch, Stage, compile_step, keys
+from pvdm_jax.training.step import Batch, Stage, Step, compile_step, keys, run_step
 
 AHEAD = 100  # updates whose steps are compiled together
 
@@ -157,7 +157,7 @@ class _Training(Run):
     guard: NonFiniteGuard
     window: list[dict[str, float]]  # metrics of every step since the last log; checkpoints keep them
     pending: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)  # the newest, still on the device
-    programs: dict[str, Callable] = dataclasses.field(default_factory=dict)  # compiled steps by name
+    programs: dict[Step, Callable] = dataclasses.field(default_factory=dict)  # the stage's compiled steps
     clock: StepClock = dataclasses.field(default_factory=StepClock)
 
     def train(self, state: Any, start: int, batches: Callable[[int], Iterator[Batch]]) -> Any:
@@ -174,7 +174,8 @@ class _Training(Run):
             step = start
             while step < self.last_step:
                 step += 1
-                state, metrics = self.program(step, state, batch)(state, batch)
+                program, name = self.program(step, state, batch), self.policy.step_name(step)
+                state, metrics = run_step(program, self.stage, name, state, batch)
                 self.pending.append(metrics)
                 if step < self.last_step:
                     batch = self.next_batch(iterator)
@@ -220,14 +221,14 @@ class _Training(Run):
         return sharding.global_batch(self.mesh, local)
 
     def program(self, step: int, state: Any, batch: Batch) -> Callable:
-        """The compiled step (state, batch) -> (state, metrics) for update `step`."""
-        name = self.policy.step_name(step)
-        if name not in self.programs:
+        """The compiled step for update `step`."""
+        function = self.stage.steps[self.policy.step_name(step)]
+        if function not in self.programs:
             self.clock.pause(0)
             self.compile(step, state, batch)
             self.progress.skip()
             self.clock.resume()
-        return self.programs[name]
+        return self.programs[function]
 
     def compile(self, step: int, state: Any, batch: Batch) -> None:
         """Compiles the missing steps of update `step` and of the AHEAD updates after it.
@@ -237,8 +238,11 @@ class _Training(Run):
         for each other while XLA compiles, so all need the same order.
         """
         until = min(step + AHEAD, self.last_step) + 1
-        names = dict.fromkeys(self.policy.step_name(number) for number in range(step, until))
-        names = [name for name in names if name not in self.programs]
+        missing: dict[Step, str] = {}
+        for name in map(self.policy.step_name, range(step, until)):
+            if self.stage.steps[name] not in self.programs:
+                missing.setdefault(self.stage.steps[name], name)
+        names = list(missing.values())
 
         def make(name: str) -> Callable:
             return compile_step(
@@ -248,7 +252,7 @@ class _Training(Run):
         began = time.perf_counter()
         at_once = max(1, (os.cpu_count() or 1) // 2) if jax.process_count() == 1 else 1
         with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
-            self.programs |= zip(names, pool.map(make, names), strict=True)
+            self.programs |= zip(missing, pool.map(make, names), strict=True)
         seconds = duration(time.perf_counter() - began)
         plural = "s" if len(names) > 1 else ""
         self.progress.say(f"{self.stage.name}: {' and '.join(names)} step{plural} compiled in {seconds}")

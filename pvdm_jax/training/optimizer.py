@@ -23,28 +23,34 @@ from pvdm_jax.training.muon import muon_with_adamw
 LossFn = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
-def learning_rate_schedule(config: OptimizerConfig, steps: int, rate: float | None = None) -> optax.Schedule:
+def learning_rate_schedule(
+    config: OptimizerConfig, steps: int | jax.Array, rate: float | None = None
+) -> optax.Schedule:
     """The learning rate after a number of updates: warmup times decay, from `rate` (None: AdamW's).
 
-    The warmup is linear from 0 over `warmup_steps`; the decay is none, or half a cosine that reaches 0 at `steps`.
-    Because the two are multiplied, a run that is shorter than its warmup works as well.
+    The warmup is linear from 0 over `warmup_steps`; the decay is none, or half a cosine that reaches 0 at `steps`, an
+    integer, or a scalar of a compiled function. Because the two are multiplied, a run that is shorter than its warmup
+    works as well.
     """
     rate = config.learning_rate if rate is None else rate
-    decay = optax.cosine_decay_schedule(rate, steps) if config.decay == "cosine" else optax.constant_schedule(rate)
-    if config.warmup_steps == 0:
-        return decay
-    warmup = optax.linear_schedule(0.0, 1.0, config.warmup_steps)
-    return lambda count: warmup(count) * decay(count)
+    warmup = optax.linear_schedule(0.0, 1.0, config.warmup_steps) if config.warmup_steps else optax.constant_schedule(1)
+
+    def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+        # optax.cosine_decay_schedule takes no scalar of a compiled function.
+        done = jnp.minimum(count, steps) / jnp.float32(steps) if config.decay == "cosine" else 0.0
+        return warmup(count) * rate * 0.5 * (1 + jnp.cos(jnp.pi * done))
+
+    return schedule
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, not_matrices: Collection[str] | None = None
+    config: OptimizerConfig, steps: int | jax.Array, not_matrices: Collection[str] | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer of a run of `steps` updates. Gradients are first clipped by their global norm if `clip_norm` > 0.
 
-    not_matrices: the layers whose kernels Muon must not update, as the model's class names them (`NOT_MATRICES`).
-    The optimizer's `update` takes `finite`, a scalar: where it is false, the optimizer's state is unchanged. Raises
-    ValueError if the config asks for Muon and `not_matrices` is None.
+    steps: as in `learning_rate_schedule`. not_matrices: the layers whose kernels Muon must not update, as the model's
+    class names them (`NOT_MATRICES`). The optimizer's `update` takes `finite`, a scalar: where it is false, the
+    optimizer's state is unchanged. Raises ValueError if the config asks for Muon and `not_matrices` is None.
     """
     schedule = learning_rate_schedule(config, steps)
     if config.muon_learning_rate == 0:
@@ -142,24 +148,16 @@ def join_networks(states: dict[str, TrainState]) -> TrainState:
     return dataclasses.replace(first, network=NetworkState(params, opt_state), ema=ema)
 
 
-def network_of(state: TrainState, name: str, updates: jax.Array) -> TrainState:
-    """The state of one of several networks that take turns, to be updated as if it were the only one.
-
-    updates: how many updates it has had, a scalar.
-    """
+def network_of(state: TrainState, name: str) -> TrainState:
+    """One of several networks that take turns, in a state of its own; `step` is the number of updates of all."""
     network = NetworkState(state.params[name], state.opt_state[name])
-    return dataclasses.replace(state, step=updates, network=network, ema=state.ema[name])
+    return dataclasses.replace(state, network=network, ema=state.ema[name])
 
 
 def with_network(state: TrainState, name: str, changed: TrainState) -> TrainState:
-    """The state of all these networks one update later, after one of them has changed."""
+    """The state of all these networks after one of them has changed."""
     params, opt_state = state.params | {name: changed.params}, state.opt_state | {name: changed.opt_state}
-    return TrainState(
-        step=state.step + 1,
-        skipped=changed.skipped,
-        network=NetworkState(params, opt_state),
-        ema=state.ema | {name: changed.ema},
-    )
+    return dataclasses.replace(changed, network=NetworkState(params, opt_state), ema=state.ema | {name: changed.ema})
 
 
 def is_finite(grads: Any) -> jax.Array:

@@ -243,7 +243,7 @@ def test_confirming_is_for_models_that_need_it():
     def confirms(order, **unet):
         config = model_config(**unet)
         model = LatentModel(config.autoencoder, config.denoiser)
-        return split_settings(model, SampleConfig(plane_order=order))[0].plane_order == "confirm"
+        return split_settings(model, SampleConfig(plane_order=order), LatentsConfig())[0].plane_order == "confirm"
 
     assert confirms("auto", position_embedding=False)
     assert not confirms("auto", position_embedding=True)

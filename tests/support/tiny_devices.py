@@ -28,7 +28,7 @@ from pvdm_jax.runtime import sharding
 from pvdm_jax.training.autoencoder import AutoencoderStage
 from pvdm_jax.training.diffusion import DENOISER, DiffusionStage
 from pvdm_jax.training.phases import BOTH, RECONSTRUCTION
-from pvdm_jax.training.step import compile_step, keys
+from pvdm_jax.training.step import compile_step, keys, run_step
 
 MESHES = ((1, 1), (2, 1), (1, 2), (2, 2), (1, 4), (8, 1), (4, 2), (2, 4), (1, 8))
 # One adversarial update: rounding grows with the next ones, as it does on one device with its clips in another order
@@ -83,7 +83,7 @@ def train(kind, mesh):
     update = compile_step(stage, kind, state=state, batch=batch, placed=placed, mesh=mesh, seed=SEED)
     metrics = []
     for _ in range(UPDATES[kind]):
-        state, found = update(state, batch)
+        state, found = run_step(update, stage, kind, state, batch)
         metrics.append({name: float(value) for name, value in found.items()})
     return metrics, state
 

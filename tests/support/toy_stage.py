@@ -21,6 +21,7 @@ from pvdm_jax.runtime.sharding import make_mesh
 from pvdm_jax.training.loop import train
 from pvdm_jax.training.optimizer import accumulate_gradients, init_state, make_optimizer, update
 from pvdm_jax.training.policy import BestByMetric
+from pvdm_jax.training.step import whole
 
 WIDTH = 256  # 256 x 256 weights are large enough to be shared out over the fsdp axis
 
@@ -30,6 +31,7 @@ class ToyStage:
 
     name = "toy"
     constants = {}
+    split = staticmethod(whole)  # its steps change the whole state
 
     def __init__(self, config):
         self.config = config

@@ -11,9 +11,11 @@ from tiny_model import model_config
 from pvdm_jax.config import Config, ConfigError, DiffusionTrainingConfig, MeshConfig
 from pvdm_jax.config.loading import load_settings
 from pvdm_jax.data.latent_batch import LatentBatch
+from pvdm_jax.diffusion.predictions import NoisyBatch
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.models.condition import Condition, Neighbour
 from pvdm_jax.runtime import sharding
+from pvdm_jax.training import diffusion_losses
 from pvdm_jax.training.diffusion import DiffusionStage
 from pvdm_jax.training.optimizer import init_state, make_optimizer, update
 
@@ -61,7 +63,7 @@ def test_official_flips_one_coin_for_a_batch(monkeypatch):
     official = stage("official")
     state = type("State", (), {"params": None})()
     for step in range(300):
-        official.step(state, windows(count=5), jax.random.key(step), {})
+        official.step(state, windows(count=5), jax.random.key(step), official.constants)
     coins = np.stack([loss.keywords["coin"] for loss in seen])
     assert coins.shape == (300,)  # the loss of every micro-batch gets it
     assert abs(coins.mean() - 0.3) < 0.08
@@ -78,7 +80,7 @@ def test_the_default_recipe_knows_no_common_coin(monkeypatch):
     monkeypatch.setattr(diffusion, "accumulate_gradients", lambda loss, *_: (seen.append(loss), {}))
     monkeypatch.setattr(diffusion, "update", lambda *_: None)
     model = stage()
-    model.step(type("State", (), {"params": None})(), windows(count=5), jax.random.key(0), {})
+    model.step(type("State", (), {"params": None})(), windows(count=5), jax.random.key(0), model.constants)
     assert [loss.keywords["coin"] for loss in seen] == [None]
 
 
@@ -119,12 +121,16 @@ def test_alone_the_clip_at_a_random_place_is_learnt():
 def test_the_network_sees_what_is_given_and_zeros_for_the_rest(monkeypatch, next_clip):
     model, seen = stage(context_prob=0.5, next_clip=next_clip), {}
 
-    def errors(params, clip, condition, key, times):
-        neighbours = [condition.previous, condition.next] if next_clip else [condition.previous]
-        context = np.stack([neighbour.visible()[:, 0, 0] for neighbour in neighbours], axis=1)
-        seen.update(clip=np.asarray(clip)[:, 0, 0], context=context)
-        return jnp.ones(len(clip)), jnp.full(len(clip), 2.0)
+    def make_noisy(process, clip, key, times):
+        seen.update(clip=np.asarray(clip)[:, 0, 0])
+        return NoisyBatch(x=clip, time=jnp.zeros(len(clip), jnp.int32), target=clip, weight=jnp.full(len(clip), 2.0))
 
+    def errors(params, drawn):
+        neighbours = [drawn.condition.previous, drawn.condition.next] if next_clip else [drawn.condition.previous]
+        seen.update(context=np.stack([neighbour.visible()[:, 0, 0] for neighbour in neighbours], axis=1))
+        return jnp.ones(len(drawn.counted))
+
+    monkeypatch.setattr(diffusion_losses, "draw_noisy_batch", make_noisy)
     monkeypatch.setattr(model.losses, "errors", errors)
     batch = windows(with_next=next_clip)
     loss, _ = model.losses.loss({}, batch, jax.random.key(0))

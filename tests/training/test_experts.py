@@ -1,6 +1,7 @@
 """A denoiser with an expert: which of its networks answers, and that each learns by itself, as if it were alone."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from pvdm_jax.models.experts import EXPERT, REST
 from pvdm_jax.models.triplane import PlaneShape
 from pvdm_jax.runtime.sharding import make_mesh
 from pvdm_jax.training.diffusion import DiffusionStage
-from pvdm_jax.training.optimizer import init_state
+from pvdm_jax.training.optimizer import init_state, make_optimizer
 
 SPEC = PlaneShape(4, 2, 6).latent_spec(4)
 LAST = CONFIG.process.num_steps - 1
@@ -78,24 +79,25 @@ def test_the_networks_take_turns(stage):
     training = dataclasses.replace(stage.config, steps=2)  # the rest of these three updates
     config = dataclasses.replace(CONFIG, train_diffusion=training)
     alone, key, batch = DiffusionStage(config, stage.mesh), jax.random.key(5), windows(4, True)
-    steps = {name: jax.jit(step) for name, step in stage.steps.items()}
-    alone_step = jax.jit(alone.step)
+    (both,) = set(stage.steps.values())  # one program
+    step, alone_step = jax.jit(both), jax.jit(alone.step)
 
     state = stage.init(jax.random.key(0))
     assert [stage.step_name(number) for number in (1, 2, 3, 4, 6)] == [
         *("denoiser", "denoiser", "expert", "denoiser", "expert")
     ]
-    wanted = init_state(state.params[REST], alone.optimizer)
+    wanted = init_state(state.params[REST], make_optimizer(training.optimizer, 2, stage.not_matrices))
     first = state
     for number in (1, 2, 3):
         before = state
-        state, metrics = steps[stage.step_name(number)](state, batch, jax.random.fold_in(key, number), {})
+        part, put_back = stage.split(stage.step_name(number), state)
+        state, metrics = put_back(*step(part, batch, jax.random.fold_in(key, number), stage.constants))
         untouched = REST if number == 3 else EXPERT
         same(state.params[untouched], before.params[untouched])
         same(state.ema[untouched], before.ema[untouched])
         assert set(metrics) == ({"expert_loss"} if number == 3 else {"loss"})
         if number < 3:
-            wanted, _ = alone_step(wanted, batch, jax.random.fold_in(key, number), {})
+            wanted, _ = alone_step(wanted, batch, jax.random.fold_in(key, number), alone.constants)
     assert int(state.step) == 3 and int(state.skipped) == 0
     same(state.params[REST], wanted.params)
     same(state.ema[REST], wanted.ema)
@@ -106,7 +108,7 @@ def test_the_networks_take_turns(stage):
 
 def test_without_previous_clips_the_expert_has_nothing_to_learn(stage):
     params = stage.init(jax.random.key(0)).params[EXPERT]
-    gradient = jax.jit(jax.value_and_grad(stage.losses.expert_loss, has_aux=True))
+    gradient = jax.jit(jax.value_and_grad(functools.partial(stage.losses.loss, expert=jnp.bool_(True)), has_aux=True))
     (loss, _), grads = gradient(params, windows(4, False), jax.random.key(5))
     assert float(loss) == 0 and not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
     (loss, _), grads = gradient(params, windows(4, True), jax.random.key(5))

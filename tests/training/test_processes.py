@@ -87,8 +87,10 @@ def final_state(workdir, stage, path):
 
 
 def losses(workdir, stage):
+    """The loss of each update by its number; in stage 2 every fourth update trains the expert."""
     lines = [json.loads(line) for line in (workdir / stage / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+    names = ("train/loss", "train/expert_loss")
+    return {line["step"]: line[name] for line in lines for name in names if name in line}
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from pvdm_jax.models.condition import Condition
 from pvdm_jax.models.triplane import PlaneShape
 from pvdm_jax.runtime.sharding import make_mesh
 from pvdm_jax.training.diffusion import DiffusionStage
+from pvdm_jax.training.diffusion_losses import Drawn
 from pvdm_jax.training.seam_weights import seam_weights, weights_of
 
 SPEC = PlaneShape(6, 2, 3).latent_spec(4)
@@ -56,9 +57,8 @@ def test_training_weighs_the_errors():
     clip = jax.random.normal(jax.random.key(1), (2, *stage.model.spec.shape))
     given = stage.model.absent(2)
     given = dataclasses.replace(given, previous=dataclasses.replace(given.previous, present=jnp.array([True, False])))
-    key = jax.random.key(2)
-    errors, _ = jax.jit(lambda params: stage.losses.errors(params, clip, given, key, uniform_times))(params)
-    noisy = draw_noisy_batch(stage.losses.process, clip, key, uniform_times)
+    noisy = draw_noisy_batch(stage.losses.process, clip, jax.random.key(2), uniform_times)
+    errors = jax.jit(stage.losses.errors)(params, Drawn(noisy, given, jnp.ones(2, bool)))
     squared = np.square(np.asarray(stage.model.denoise(params, noisy.x, noisy.time, given)) - noisy.target)
     weights = seam_weights(stage.model.spec, CONFIG.autoencoder.frames, 3.0)["previous"]
     np.testing.assert_allclose(errors, [np.mean(weights * squared[0]), np.mean(squared[1])], rtol=1e-5)

@@ -88,11 +88,11 @@ def get_config(variant: str = "") -> ConfigDict:
     # closer the next clip comes to it.
     config.sample.sampler = "dpmpp_sde"
     config.sample.grid = "quadratic"
-    config.sample.steps = 16
+    config.sample.steps = 12
     if variant != "official":
-        config.sample.prior_guidance = 1.0
+        config.sample.prior_guidance = 2.0
         config.sample.later_prior_guidance = 0.05
-        config.sample.guidance_from = 0.5
+        config.sample.guidance_from = 0.3
     config.sample.later_sampler = "ddim"
     config.sample.later_grid = "trailing"
     config.sample.later_steps = 1 if variant == "" else 3  # the expert needs one

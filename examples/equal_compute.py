@@ -23,7 +23,8 @@ import statistics
 from pvdm_jax.config import Config
 from pvdm_jax.config.evaluation import PROTOCOLS
 from pvdm_jax.config.loading import load_settings
-from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model
+from pvdm_jax.evaluation.evaluate import evaluate_model
+from pvdm_jax.evaluation.feature_spaces import EvaluationPaths
 from pvdm_jax.inference.loading import load
 from pvdm_jax.storage.files import write_json
 from pvdm_jax.storage.run_folder import RunFolder, read_metrics

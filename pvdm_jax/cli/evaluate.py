@@ -100,7 +100,7 @@ def _compare(paths: list[Path]) -> None:
 
 
 def _paths(args: argparse.Namespace) -> Any:
-    from pvdm_jax.evaluation.evaluate import EvaluationPaths
+    from pvdm_jax.evaluation.feature_spaces import EvaluationPaths
 
     return EvaluationPaths(args.cache or cache_folder("evaluation"), args.weights, args.features_file)
 

@@ -19,7 +19,8 @@ from pvdm_jax.config.evaluation import PROTOCOLS, ProtocolConfig
 from pvdm_jax.data.loader import fixed_clips
 from pvdm_jax.data.sources import VideoSource, open_source
 from pvdm_jax.evaluation.card import write_card
-from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model
+from pvdm_jax.evaluation.evaluate import evaluate_model
+from pvdm_jax.evaluation.feature_spaces import EvaluationPaths
 from pvdm_jax.inference.loading import load
 from pvdm_jax.inference.pipeline import PVDM
 from pvdm_jax.reporting.html import write_page

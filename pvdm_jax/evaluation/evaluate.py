@@ -6,14 +6,12 @@ Both check everything that they can before the long work starts, store what they
 
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
-from pvdm_jax.config import Config, ConfigError, DataConfig, require
+from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, require
 from pvdm_jax.config.evaluation import MEASURES, ProtocolConfig
 from pvdm_jax.data.dataset_identity import dataset_identity
 from pvdm_jax.evaluation.c3d import FRAMES as INCEPTION_FRAMES
@@ -22,12 +20,12 @@ from pvdm_jax.evaluation.clip_sets import VideoWindows, source_clips
 from pvdm_jax.evaluation.continuation import check_truth
 from pvdm_jax.evaluation.continuity import seam_rows
 from pvdm_jax.evaluation.feature_spaces import (
-    FeatureSpace,
+    EvaluationPaths,
     PerceptualDistance,
-    choose_features,
+    check_sizes,
     open_classifier,
     open_cut_detector,
-    open_features,
+    open_spaces,
 )
 from pvdm_jax.evaluation.generated_clips import SAMPLING_FIELDS, GeneratedClips, settings_beside_weights
 from pvdm_jax.evaluation.long_videos import LONG_MEASURES, LongVideos
@@ -42,22 +40,10 @@ from pvdm_jax.runtime import sharding
 
 # Measures that need generated videos.
 OF_SAMPLES = set(MEASURES) - {"reconstruction"}
-# Measures of the videos that have the protocol's lengths. Each adds its rows in `measure_videos`, and what these depend
-# on to the facts beside it: rows are found in the cache by their facts.
+# Measures of the videos that have the protocol's lengths. Each adds its rows in `measure_compared`, and what these
+# depend on to the facts beside it: rows are found in the cache by their facts.
 OF_VIDEOS = {"fvd", "kernel"}
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationPaths:
-    """Where an evaluation finds and stores files.
-
-    cache: folder of stored results. weights: folder of the networks' weights; None: the default one (see
-    `weight_sources`). features_file: the feature network's file, if it doesn't have its usual name.
-    """
-
-    cache: pathlib.Path
-    weights: pathlib.Path | None = None
-    features_file: pathlib.Path | None = None
+NO_PREVIOUS_CLIP = "this model's denoiser takes no previous clip"
 
 
 def evaluate_model(
@@ -79,168 +65,242 @@ def evaluate_model(
     uint8 (seam_samples, seam_clips * frames of a clip, height, width, 3). Raises FileNotFoundError, VideoError or
     ConfigError before the long work.
     """
-    config, clip = model.config, model.config.autoencoder
-    data = data or config.data
-    protocol = _complete_protocol(protocol, config)
-    size = (protocol.height, protocol.width)
-    measures = set(protocol.measures)
-    if "shapes" in measures:
-        check_truth(data, protocol)
-    protocol, spaces = open_spaces(protocol, model.mesh, paths)
-    has_long = bool(measures & LONG_MEASURES) and config.denoiser.previous_clip
-    compares = bool(measures & OF_VIDEOS)
-    lengths = set(protocol.frames) if compares else set()
-    if measures & {"drift", "borders"} and has_long:
-        lengths.add(protocol.clip_frames)
-    check_sizes(spaces, sorted(lengths | set(protocol.frames)), size)
-    if measures & OF_SAMPLES:
-        _check_samples(model, max(protocol.frames), "protocol.frames")
-    batch_size = sharding.round_up(model.mesh, batch_size)
-    results = EvaluationResults(protocol, spaces, paths.cache, batch_size)
-    fingerprint = model.fingerprint()
-    identity = functools.cache(lambda: dataset_identity(data))
-    space_facts = {"spaces": [space.facts for space in spaces]}
-    yardstick, shape_facts = None, {}
-    if "shapes" in measures:
-        yardstick = Yardstick(
-            results, model, data, protocol, spaces=spaces, batch_size=batch_size, fingerprint=fingerprint
-        )
-        shape_facts = SHAPE_FACTS
+    evaluation = ModelEvaluation(model, protocol, paths, data=data or model.config.data, batch_size=batch_size)
+    evaluation.measure_real()
+    evaluation.measure_compared(sampled)
+    evaluation.measure_seams(sampled_long)
+    evaluation.measure_long()
+    evaluation.measure_classes()
+    evaluation.measure_reconstruction()
+    evaluation.measure_shapes()
+    return evaluation.results.card({"model": name, "weights": evaluation.fingerprint})
 
-    def real_clips(
-        frames: int, count: int, avoid: VideoWindows | None = None, size: tuple[int, int] = size
+
+class ModelEvaluation:
+    """The evaluation of one model. Making it checks everything and opens everything that may be missing; each method
+    then adds to `results` what the protocol's `measures` ask for. `measure_real` comes first."""
+
+    def __init__(
+        self, model: PVDM, protocol: ProtocolConfig, paths: EvaluationPaths, *, data: DataConfig, batch_size: int
+    ):
+        self.model, self.data, self.measures = model, data, set(protocol.measures)
+        protocol = _complete_protocol(protocol, model.config)
+        if "shapes" in self.measures:
+            check_truth(data, protocol)
+        self.protocol, self.spaces = open_spaces(protocol, model.mesh, paths)
+        self.batch_size = sharding.round_up(model.mesh, batch_size)
+        self.continues = model.config.denoiser.previous_clip
+        self.has_long = bool(self.measures & LONG_MEASURES) and self.continues
+        self.compares = bool(self.measures & OF_VIDEOS)
+        self._check_lengths()
+        self.results = EvaluationResults(self.protocol, self.spaces, paths.cache, self.batch_size)
+        self.fingerprint = model.fingerprint()
+        self.identity = functools.cache(lambda: dataset_identity(data))
+        self.space_facts = {"spaces": [space.facts for space in self.spaces]}
+        self.yardstick = self._yardstick() if "shapes" in self.measures else None
+        self.shape_facts = SHAPE_FACTS if self.yardstick else {}
+        self._open_networks(paths)
+        self._open_videos()
+
+    @property
+    def clip(self) -> AutoencoderConfig:
+        return self.model.config.autoencoder
+
+    @property
+    def own_size(self) -> tuple[int, int]:
+        return self.clip.height, self.clip.width
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the videos that are compared."""
+        return self.protocol.height, self.protocol.width
+
+    @property
+    def lengths(self) -> list[int]:
+        """The lengths of the real videos that generated ones are compared with."""
+        lengths = set(self.protocol.frames) if self.compares else set()
+        if self.measures & {"drift", "borders"} and self.has_long:
+            lengths.add(self.protocol.clip_frames)
+        return sorted(lengths)
+
+    @property
+    def seams_of_compared(self) -> bool:
+        """Whether the seams are those of the compared videos, because these have at least two clips."""
+        return self.compares and "seams" in self.measures and max(self.protocol.frames) >= 2 * self.clip.frames
+
+    def _check_lengths(self) -> None:
+        check_sizes(self.spaces, sorted({*self.lengths, *self.protocol.frames}), self.size)
+        if self.measures & OF_SAMPLES:
+            _check_samples(self.model, max(self.protocol.frames), "protocol.frames")
+
+    def _yardstick(self) -> Yardstick:
+        return Yardstick(
+            self.results,
+            self.model,
+            self.data,
+            self.protocol,
+            spaces=self.spaces,
+            batch_size=self.batch_size,
+            fingerprint=self.fingerprint,
+        )
+
+    def _open_networks(self, paths: EvaluationPaths) -> None:
+        """The networks that only some numbers need; without its weights, a number is not measured."""
+        mesh, results = self.model.mesh, self.results
+        self.classifier = self.lpips = self.detector = None
+        if "cuts" in self.measures and self.has_long:
+            self.detector = results.try_to_open("cuts", lambda: open_cut_detector(mesh, paths.weights))
+        if "is" in self.measures:
+            self.classifier = results.try_to_open("inception_score", lambda: open_classifier(mesh, paths.weights))
+            if self.classifier is not None:
+                _check_samples(self.model, INCEPTION_FRAMES, "frames of the Inception score")
+        if "reconstruction" in self.measures:
+            self.lpips = results.try_to_open("lpips", lambda: PerceptualDistance(mesh, paths.weights))
+
+    def _open_videos(self) -> None:
+        """The real videos, and the classes of those to sample."""
+        protocol, classes = self.protocol, self.model.config.denoiser.num_classes
+        self.real = {frames: self._real_clips(frames, protocol.real_samples) for frames in self.lengths}
+        self.others = other_clips(protocol, self.real, self._real_clips)
+        if self.yardstick:
+            self.others.pop(self.clip.frames, None)  # it has its own
+        self.long = self.labels = None
+        if self.has_long:
+            options = {
+                "detector": self.detector,
+                "clip_frames": protocol.clip_frames,
+                "batch_size": self.batch_size,
+            }
+            self.long = LongVideos(self.results, protocol, self.spaces, **options)
+            clips = self.real.get(protocol.clip_frames)
+            self.real_long = long_real_clips(self.results, protocol, self.long, self._real_clips, clips)
+        if self.measures & OF_SAMPLES and classes > 0:
+            self.labels = _sampled_labels(
+                protocol,
+                classes,
+                lambda: self._real_clips(self.clip.frames, protocol.real_samples, size=self.own_size).labels(),
+            )
+
+    def _real_clips(
+        self,
+        frames: int,
+        count: int,
+        avoid: VideoWindows | None = None,
+        size: tuple[int, int] | None = None,
     ) -> VideoWindows:
-        options = {"frames": frames, "count": count, "size": size, "avoid": avoid}
-        return source_clips(data, protocol, seed=config.seed, identity=identity(), **options)
+        options = {"frames": frames, "count": count, "size": size or self.size, "avoid": avoid}
+        return source_clips(self.data, self.protocol, seed=self.model.config.seed, identity=self.identity(), **options)
 
-    # Everything that may be missing is opened before the long work.
-    classifier = lpips = detector = None
-    if "cuts" in measures and has_long:
-        detector = results.try_to_open("cuts", lambda: open_cut_detector(model.mesh, paths.weights))
-    if "is" in measures:
-        classifier = results.try_to_open("inception_score", lambda: open_classifier(model.mesh, paths.weights))
-        if classifier is not None:
-            _check_samples(model, INCEPTION_FRAMES, "frames of the Inception score")
-    if "reconstruction" in measures:
-        lpips = results.try_to_open("lpips", lambda: PerceptualDistance(model.mesh, paths.weights))
-    real = {frames: real_clips(frames, protocol.real_samples) for frames in sorted(lengths)}
-    others = other_clips(protocol, real, real_clips)
-    if yardstick:
-        others.pop(clip.frames, None)  # it has its own
-    long = None
-    if has_long:
-        options = {"detector": detector, "clip_frames": protocol.clip_frames, "batch_size": batch_size}
-        long = LongVideos(results, protocol, spaces, **options)
-        real_long = long_real_clips(results, protocol, long, real_clips, real.get(protocol.clip_frames))
-    labels = None
-    if measures & OF_SAMPLES and config.denoiser.num_classes > 0:
-        labels = _sampled_labels(
-            protocol,
-            config.denoiser.num_classes,
-            lambda: real_clips(clip.frames, protocol.real_samples, size=(clip.height, clip.width)).labels(),
-        )
-
-    def generate(frames: int, count: int, sampled: np.ndarray | None = None) -> GeneratedClips:
+    def _generate(self, frames: int, count: int, sampled: np.ndarray | None = None) -> GeneratedClips:
         return GeneratedClips(
-            model,
-            protocol,
-            fingerprint=fingerprint,
+            self.model,
+            self.protocol,
+            fingerprint=self.fingerprint,
             frames=frames,
             count=count,
-            labels=labels,
-            size=size,
+            labels=self.labels,
+            size=self.size,
             sampled=sampled,
         )
 
-    # The videos for FVD are also used for the seams if they have at least two clips.
-    longest = max(protocol.frames)
-    share_seams = compares and "seams" in measures and longest >= 2 * clip.frames
-    real_features = measure_real(results, real, others)
-    if compares:
-        videos = generate(longest, protocol.samples, sampled)
+    def measure_real(self) -> None:
+        """Real videos: their features, and real against real."""
+        self.real_features = measure_real(self.results, self.real, self.others)
 
-        def measure_videos(batch: np.ndarray) -> Rows:
+    def measure_compared(self, sampled: np.ndarray | None) -> None:
+        """Videos of the protocol's lengths against real ones, and, if they have several clips, their seams."""
+        if not self.compares:
+            return
+        protocol, results, yardstick = self.protocol, self.results, self.yardstick
+        videos = self._generate(max(protocol.frames), protocol.samples, sampled)
+
+        def measure(batch: np.ndarray) -> Rows:
             rows = {}
             for frames in protocol.frames:
-                rows |= feature_rows(spaces, batch[:, :frames], batch_size, f"frames_{frames}")
-            rows |= clip_rows(batch, clip.frames) if yardstick else {}
-            return rows | (seam_rows(batch, clip.frames) if share_seams else {})
+                rows |= feature_rows(self.spaces, batch[:, :frames], self.batch_size, f"frames_{frames}")
+            rows |= clip_rows(batch, self.clip.frames) if yardstick else {}
+            return rows | (seam_rows(batch, self.clip.frames) if self.seams_of_compared else {})
 
-        facts = {"frames": list(protocol.frames), "seams": share_seams} | space_facts | shape_facts
-        rows = results.measure(videos, measure_videos, facts, "generated")
+        facts = {"frames": list(protocol.frames), "seams": self.seams_of_compared}
+        rows = results.measure(videos, measure, facts | self.space_facts | self.shape_facts, "generated")
         results.generated["videos"] = videos.facts
         for frames in protocol.frames:
-            results.add_distances(frames, real_features[frames], rows_features(rows, f"frames_{frames}"))
-            if yardstick and frames == clip.frames:
-                yardstick.measure_distances(real_features[frames])
+            results.add_distances(frames, self.real_features[frames], rows_features(rows, f"frames_{frames}"))
+            if yardstick and frames == self.clip.frames:
+                yardstick.measure_distances(self.real_features[frames])
         if yardstick:
             yardstick.add_generated(rows)
-        if share_seams:
-            results.add_seams(rows)
-            if yardstick:
-                yardstick.add_long(rows)
-    if "seams" in measures and not share_seams:
-        if config.denoiser.previous_clip:
-            videos = generate(protocol.seam_clips * clip.frames, protocol.seam_samples, sampled_long)
+        if self.seams_of_compared:
+            self._add_seams(rows)
 
-            def measure_long(batch: np.ndarray) -> Rows:
-                return seam_rows(batch, clip.frames) | (clip_rows(batch, clip.frames) if yardstick else {})
+    def measure_seams(self, sampled: np.ndarray | None) -> None:
+        """The seams of videos of `seam_clips` clips, unless they are those of the compared videos."""
+        if "seams" not in self.measures or self.seams_of_compared:
+            return
+        protocol, frames = self.protocol, self.clip.frames
+        if not self.continues:
+            self.results.not_measured["seams"] = NO_PREVIOUS_CLIP
+            return
+        videos = self._generate(protocol.seam_clips * frames, protocol.seam_samples, sampled)
 
-            rows = results.measure(videos, measure_long, {"seams": True} | shape_facts, "long videos")
-            results.generated["seams"] = videos.facts
-            results.add_seams(rows)
-            if yardstick:
-                yardstick.add_long(rows)
+        def measure(batch: np.ndarray) -> Rows:
+            return seam_rows(batch, frames) | (clip_rows(batch, frames) if self.yardstick else {})
+
+        rows = self.results.measure(videos, measure, {"seams": True} | self.shape_facts, "long videos")
+        self.results.generated["seams"] = videos.facts
+        self._add_seams(rows)
+
+    def _add_seams(self, rows: Rows) -> None:
+        self.results.add_seams(rows)
+        if self.yardstick:
+            self.yardstick.add_long(rows)
+
+    def measure_long(self) -> None:
+        """What is measured over the length of long videos."""
+        if self.long:
+            videos = self._generate(self.long.frames, self.protocol.long_samples)
+            self.long.measure(videos, self.real_long, self.real_features.get(self.protocol.clip_frames, {}))
         else:
-            results.not_measured["seams"] = "this model's denoiser takes no previous clip"
-    if long:
-        videos = generate(long.frames, protocol.long_samples)
-        long.measure(videos, real_long, real_features.get(protocol.clip_frames, {}))
-    elif measures & LONG_MEASURES:
-        reason = "this model's denoiser takes no previous clip"
-        results.not_measured |= {name: reason for name in sorted(measures & LONG_MEASURES)}
-    if classifier is not None:
-        videos = generate(INCEPTION_FRAMES, protocol.inception_samples)
-        results.add_inception_score(classifier, results.features(videos, classifier, "classes"))
-        results.generated["inception"] = videos.facts
-    if "reconstruction" in measures:
-        clips = real_clips(clip.frames, protocol.reconstruction_samples, size=(clip.height, clip.width))
-        results.real["reconstruction"] = clips.facts
-        facts = {"weights": fingerprint, "lpips": lpips and lpips.facts} | space_facts | shape_facts
-        facts |= {"model": settings_beside_weights(config), "numbers": list(RECONSTRUCTION_NUMBERS)}
+            missing = sorted(self.measures & LONG_MEASURES)
+            self.results.not_measured |= dict.fromkeys(missing, NO_PREVIOUS_CLIP)
 
-        def measure_reconstruction(batch: np.ndarray) -> Rows:
+    def measure_classes(self) -> None:
+        """The Inception score."""
+        if self.classifier is not None:
+            videos = self._generate(INCEPTION_FRAMES, self.protocol.inception_samples)
+            rows = self.results.features(videos, self.classifier, "classes")
+            self.results.add_inception_score(self.classifier, rows)
+            self.results.generated["inception"] = videos.facts
+
+    def measure_reconstruction(self) -> None:
+        """The autoencoder alone: real clips and what it makes of them."""
+        if "reconstruction" not in self.measures:
+            return
+        model, results, lpips = self.model, self.results, self.lpips
+        clips = self._real_clips(self.clip.frames, self.protocol.reconstruction_samples, size=self.own_size)
+        results.real["reconstruction"] = clips.facts
+        facts = {"weights": self.fingerprint, "lpips": lpips and lpips.facts} | self.space_facts | self.shape_facts
+        facts |= {"model": settings_beside_weights(model.config), "numbers": list(RECONSTRUCTION_NUMBERS)}
+
+        def measure(batch: np.ndarray) -> Rows:
             found = model.reconstruct(batch)
             rows = reconstruction_numbers(batch, found, lpips)
-            rows |= feature_rows(spaces, batch, batch_size, "real") | feature_rows(spaces, found, batch_size, "found")
-            return rows | (reconstruction_rows(batch, found) if yardstick else {})
+            for name, videos in (("real", batch), ("found", found)):
+                rows |= feature_rows(self.spaces, videos, self.batch_size, name)
+            return rows | (reconstruction_rows(batch, found) if self.yardstick else {})
 
-        rows = results.measure(clips, measure_reconstruction, facts, "reconstruction")
+        rows = results.measure(clips, measure, facts, "reconstruction")
         if lpips is not None:
             results.networks["lpips"] = lpips.facts
-        results.add_reconstruction(clip.frames, rows)
-        if yardstick:
-            yardstick.add_reconstruction(rows)
-    if yardstick:
-        yardstick.measure_real()
-        yardstick.measure_continuations()
-    return results.card({"model": name, "weights": fingerprint})
+        results.add_reconstruction(self.clip.frames, rows)
+        if self.yardstick:
+            self.yardstick.add_reconstruction(rows)
 
-
-def open_spaces(
-    protocol: ProtocolConfig, mesh: Mesh, paths: EvaluationPaths
-) -> tuple[ProtocolConfig, list[FeatureSpace]]:
-    """The feature spaces, and the protocol that names them."""
-    files = {"folder": paths.weights, "path": paths.features_file}
-    features = choose_features(protocol.features, min(protocol.frames), **files)
-    spaces = [open_features(name, mesh, network_resize=protocol.network_resize, **files) for name in features]
-    return dataclasses.replace(protocol, features=features), spaces
-
-
-def check_sizes(spaces: Sequence[FeatureSpace], lengths: Sequence[int], size: tuple[int, int]) -> None:
-    for space in spaces:
-        for frames in lengths:
-            space.check(frames, size)
+    def measure_shapes(self) -> None:
+        """What only videos whose truth is known can tell."""
+        if self.yardstick:
+            self.yardstick.measure_real()
+            self.yardstick.measure_continuations()
 
 
 def _complete_protocol(protocol: ProtocolConfig, config: Config) -> ProtocolConfig:

@@ -8,8 +8,13 @@ from pvdm_jax.config import MeshConfig
 from pvdm_jax.config.evaluation import ProtocolConfig
 from pvdm_jax.evaluation.c3d import FRAMES as INCEPTION_FRAMES
 from pvdm_jax.evaluation.clip_sets import VideoFolder
-from pvdm_jax.evaluation.evaluate import EvaluationPaths, check_sizes, open_spaces
-from pvdm_jax.evaluation.feature_spaces import open_classifier, open_cut_detector
+from pvdm_jax.evaluation.feature_spaces import (
+    EvaluationPaths,
+    check_sizes,
+    open_classifier,
+    open_cut_detector,
+    open_spaces,
+)
 from pvdm_jax.evaluation.generated_clips import SAMPLING_FIELDS
 from pvdm_jax.evaluation.long_videos import LONG_MEASURES, LongVideos
 from pvdm_jax.evaluation.real_clips import find_real_clips, long_real_clips, measure_real, other_clips

@@ -1,8 +1,9 @@
 """The networks of an evaluation: clips to features, to class probabilities, and pairs of clips to distances."""
 
+import dataclasses
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pvdm_jax.config import require
-from pvdm_jax.config.evaluation import TRAINED_FEATURES
+from pvdm_jax.config.evaluation import TRAINED_FEATURES, ProtocolConfig
 from pvdm_jax.evaluation import c3d, i3d, scattering
 from pvdm_jax.evaluation.cut_detector import cut_detector_weights, cut_probabilities
 from pvdm_jax.evaluation.weight_sources import SOURCES, find_weights, has_weights
@@ -86,6 +87,36 @@ class FeatureSpace:
         require(frames >= self.min_frames, "protocol.frames", frames, allowed)
         allowed = f"the feature space {self.network} needs sides of at least {self.min_side} pixels"
         require(min(size) >= self.min_side, "size of the videos", list(size), allowed)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationPaths:
+    """Where an evaluation finds and stores files.
+
+    cache: folder of stored results. weights: folder of the networks' weights; None: the default one (see
+    `weight_sources`). features_file: the feature network's file, if it doesn't have its usual name.
+    """
+
+    cache: pathlib.Path
+    weights: pathlib.Path | None = None
+    features_file: pathlib.Path | None = None
+
+
+def open_spaces(
+    protocol: ProtocolConfig, mesh: Mesh, paths: EvaluationPaths
+) -> tuple[ProtocolConfig, list[FeatureSpace]]:
+    """The feature spaces, and the protocol that names them."""
+    files = {"folder": paths.weights, "path": paths.features_file}
+    features = choose_features(protocol.features, min(protocol.frames), **files)
+    spaces = [open_features(name, mesh, network_resize=protocol.network_resize, **files) for name in features]
+    return dataclasses.replace(protocol, features=features), spaces
+
+
+def check_sizes(spaces: Sequence[FeatureSpace], lengths: Sequence[int], size: tuple[int, int]) -> None:
+    """Raises ConfigError if a space can't take clips of one of these lengths, in frames, or of this size."""
+    for space in spaces:
+        for frames in lengths:
+            space.check(frames, size)
 
 
 def choose_features(

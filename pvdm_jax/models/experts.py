@@ -23,7 +23,8 @@ class Experts(nnx.Module):
     """Two networks of one kind, a `models.denoiser.Denoiser`. The class for a kind is `with_expert(kind)`.
 
     `expert` answers for clips with a neighbour at times >= `config.expert_from`, `rest` for everything else. A sampler
-    calls with one time for all samples, so usually only one network runs; in a batch of mixed times, both do.
+    calls with one time for all samples, so usually only one network runs; in a batch of mixed times, both do. A scan
+    over the two compiles them once.
     """
 
     KIND: type[nnx.Module]
@@ -36,13 +37,17 @@ class Experts(nnx.Module):
     def __call__(self, x: Tokens, time: jax.Array, condition: Condition) -> Tokens:
         """As `models.denoiser.Denoiser`."""
         asked = condition.sees_neighbour & (time >= self.config.expert_from)
+        graph, expert = nnx.split(self.expert)
+        _, rest = nnx.split(self.rest)
 
-        def unasked(x, time, condition):
-            return jnp.zeros_like(x)
+        def answer(_, network):
+            weights, answers = network
+            ask = nnx.merge(graph, weights)
+            return None, jax.lax.cond(jnp.any(answers), ask, lambda x, *_: jnp.zeros_like(x), x, time, condition)
 
-        expert = jax.lax.cond(jnp.any(asked), self.expert, unasked, x, time, condition)
-        rest = jax.lax.cond(jnp.all(asked), unasked, self.rest, x, time, condition)
-        return jnp.where(asked[:, None, None], expert, rest)
+        networks = jax.tree.map(lambda *both: jnp.stack(both), (expert, asked), (rest, ~asked))
+        _, (by_expert, by_rest) = jax.lax.scan(answer, None, networks)
+        return jnp.where(asked[:, None, None], by_expert, by_rest)
 
 
 @functools.cache

@@ -12,7 +12,8 @@ from pvdm_jax.commands.demo_clips import Clips, all_numbers, judge
 from pvdm_jax.config import AutoencoderConfig, Config, ConfigError, DataConfig, SampleConfig, UNetConfig
 from pvdm_jax.data.synthetic import SyntheticVideos
 from pvdm_jax.evaluation.card import read_card
-from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model
+from pvdm_jax.evaluation.evaluate import evaluate_model
+from pvdm_jax.evaluation.feature_spaces import EvaluationPaths
 
 COUNT = 48
 

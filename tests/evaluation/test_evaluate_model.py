@@ -13,8 +13,9 @@ from pvdm_jax.data.sources import open_source
 from pvdm_jax.evaluation import evaluate, weight_sources
 from pvdm_jax.evaluation import real_clips as real_clips_module
 from pvdm_jax.evaluation.card import differences
-from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model
+from pvdm_jax.evaluation.evaluate import evaluate_model
 from pvdm_jax.evaluation.evaluate_sets import evaluate_sets
+from pvdm_jax.evaluation.feature_spaces import EvaluationPaths
 from pvdm_jax.evaluation.generated_clips import GeneratedClips
 from pvdm_jax.evaluation.reconstruction import psnr
 from pvdm_jax.runtime import sharding

@@ -12,8 +12,8 @@ from tiny_protocol import TINY
 
 from pvdm_jax.config import ConfigError
 from pvdm_jax.evaluation.card import compare, differences, read_card, to_markdown, write_card
-from pvdm_jax.evaluation.evaluate import EvaluationPaths
 from pvdm_jax.evaluation.evaluate_sets import evaluate_sets
+from pvdm_jax.evaluation.feature_spaces import EvaluationPaths
 from pvdm_jax.evaluation.frechet import frechet_distance
 from pvdm_jax.evaluation.scattering import video_features
 from pvdm_jax.video.write import write_video

@@ -14,7 +14,8 @@ from pvdm_jax.diffusion.predictions import squared_error, target
 from pvdm_jax.diffusion.process import Process
 from pvdm_jax.evaluation import continuation, yardstick_numbers
 from pvdm_jax.evaluation.card import to_markdown, to_text
-from pvdm_jax.evaluation.evaluate import EvaluationPaths, evaluate_model
+from pvdm_jax.evaluation.evaluate import evaluate_model
+from pvdm_jax.evaluation.feature_spaces import EvaluationPaths
 from pvdm_jax.evaluation.held_out_loss import HeldOutLoss
 from pvdm_jax.runtime import sharding
 

@@ -38,7 +38,7 @@ from pvdm_jax.training.policy import PhaseRecord, Policy
 from pvdm_jax.training.progress import Progress, StepClock, duration, parameter_table
 from pvdm_jax.training.run import Run
 from pvdm_jax.training.schedule_change import warn_of_schedule
-from pvdm_jax.training.step import Batch, Stage, Step, compile_step, keys, run_step
+from pvdm_jax.training.step import Batch, Stage, Step, compile_step, first_state, keys, run_step
 
 AHEAD = 100  # updates whose steps are compiled together
 
@@ -105,8 +105,7 @@ def train(
     with Checkpoints(directory, config.keep, config.keep_every) as checkpoints:
         restored = checkpoints.restore(placed, lambda info: check_settings(info["settings"], settings, free))
         if restored is None:
-            shardings = jax.tree.map(lambda x: x.sharding, placed)
-            state = jax.jit(stage.init, out_shardings=shardings)(keys(seed)[0])
+            state = first_state(stage, placed, seed)
             start, window, skipped = 0, [], NonFiniteRecord()
         else:
             state, start, info = restored

@@ -31,7 +31,7 @@ class Stage(Protocol):
     constants: Constants
 
     def init(self, key: jax.Array) -> TrainState:
-        """The first state. Jitted by the loop."""
+        """The first state."""
 
     def split(self, name: str, state: TrainState) -> tuple[TrainState, PutBack]:
         """The part of the state that the step of that name changes, and a function that puts it back: from the step's
@@ -50,6 +50,21 @@ def keys(seed: int) -> tuple[jax.Array, jax.Array]:
     """The key of the initialisation, and the key into which each step folds its number."""
     init, step = jax.random.split(make_key(seed))
     return init, step
+
+
+def first_state(stage: Stage, placed: Any, seed: int) -> TrainState:
+    """The state before the first update, laid out as `placed`, a state of ShapeDtypeStructs with shardings.
+
+    It is made on the host and without jit. A network draws hundreds of arrays by the same few operations, each of which
+    is then compiled once; as one program, they take as long to compile as a training step.
+    """
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX was told not to use the CPU
+        host = None
+    with jax.default_device(host):
+        state = stage.init(keys(seed)[0])
+    return jax.tree.map(lambda x, wanted: sharding.put(x, wanted.sharding), state, placed)
 
 
 def compile_step(stage: Stage, name: str, state: Any, batch: Batch, placed: Any, mesh: Mesh, seed: int) -> Callable:

@@ -28,7 +28,7 @@ from pvdm_jax.runtime import sharding
 from pvdm_jax.training.autoencoder import AutoencoderStage
 from pvdm_jax.training.diffusion import DENOISER, DiffusionStage
 from pvdm_jax.training.phases import BOTH, RECONSTRUCTION
-from pvdm_jax.training.step import compile_step, keys, run_step
+from pvdm_jax.training.step import compile_step, first_state, keys, run_step
 
 MESHES = ((1, 1), (2, 1), (1, 2), (2, 2), (1, 4), (8, 1), (4, 2), (2, 4), (1, 8))
 # One adversarial update: rounding grows with the next ones, as it does on one device with its clips in another order
@@ -78,7 +78,7 @@ def train(kind, mesh):
     abstract = jax.eval_shape(stage.init, keys(SEED)[0])
     shardings = sharding.parameter_shardings(mesh, abstract)
     placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-    state = jax.jit(stage.init, out_shardings=shardings)(keys(SEED)[0])
+    state = first_state(stage, placed, SEED)
     batch = sharding.global_batch(mesh, batch)
     update = compile_step(stage, kind, state=state, batch=batch, placed=placed, mesh=mesh, seed=SEED)
     metrics = []

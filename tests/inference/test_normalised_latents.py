@@ -39,3 +39,13 @@ def test_the_denoiser_sees_normalised_neighbours_and_the_decoder_restored_latent
     np.testing.assert_array_equal(np.concatenate(list(model.stream(key, 2, 12)), axis=1), model.sample(key, 2, 12))
     previews, _ = model.preview(key, 2)
     np.testing.assert_array_equal(previews[-1], model.sample(key, 2))
+
+
+def test_other_statistics_need_no_other_program():
+    def program(model):
+        key, asked = jax.random.key(0), {"num_frames": None, "labels": None, "indices": None, "options": {}}
+        request = model._request(key, {}, count=2, **asked)
+        given = model.weights, request.key, np.int32(0), request.batch, request.numbers
+        return model._generate.lower(*given, settings=request.settings, clips=1, given=False).as_text()
+
+    assert program(normalised(0.25, 0.5)) == program(normalised(0.1, 2.0))

@@ -19,9 +19,11 @@ from disk import file_limit
 from toy_runs import Crash, at, crash, lines, saved_steps
 from toy_stage import SETTINGS, ToyStage, digest, run, toy_config
 
-from pvdm_jax.config import ConfigError
+from pvdm_jax.config import ConfigError, MeshConfig
+from pvdm_jax.runtime.sharding import make_mesh, place
 from pvdm_jax.storage.checkpoint import best_step
 from pvdm_jax.storage.files import CheckpointError
+from pvdm_jax.training import loop, step
 from pvdm_jax.training.policy import BestByMetric
 from pvdm_jax.training.progress import duration, parameter_table
 
@@ -259,3 +261,40 @@ def test_parameter_table():
 )
 def test_durations_are_readable(seconds, text):
     assert duration(seconds) == text
+
+
+def test_names_of_one_function_share_a_compiled_step(tmp_path, monkeypatch):
+    """Each name has its own part of the state, and its own names in the log."""
+
+    class Twice(ToyStage):
+        def __init__(self, config):
+            super().__init__(config)
+            self.steps = {"toy": self.step, "other": self.step}
+
+        def split(self, name, state):
+            return state, lambda part, metrics: (part, {f"{name}_loss": metrics["loss"], "skipped": metrics["skipped"]})
+
+    compiled = []
+
+    def compile_step(stage, name, **given):
+        compiled.append(name)
+        return step.compile_step(stage, name, **given)
+
+    monkeypatch.setattr(loop, "compile_step", compile_step)
+    policy = BestByMetric(lambda number: "other" if number % 3 == 0 else "toy")
+    config = toy_config(steps=6, log_every=1)
+    state = run(tmp_path / "twice", config, stage=Twice, policy=policy)
+    assert compiled == ["toy"]
+    losses = [[name for name in line if name.endswith("loss")] for line in lines(tmp_path / "twice")]
+    logged = [names for names in losses if names]
+    assert logged == [["train/toy_loss"], ["train/toy_loss"], ["train/other_loss"]] * 2
+    assert digest(state) == digest(run(tmp_path / "once", config))
+
+
+def test_the_first_state_is_what_a_compiled_init_gives():
+    stage = ToyStage(toy_config())
+    init, _ = step.keys(7)
+    placed = place(make_mesh(MeshConfig()), jax.eval_shape(stage.init, init))
+    found = step.first_state(stage, placed, 7)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), found, jax.jit(stage.init)(init))
+    assert jax.tree.all(jax.tree.map(lambda x, wanted: x.sharding == wanted.sharding, found, placed))

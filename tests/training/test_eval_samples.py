@@ -58,7 +58,7 @@ def stage():
 
     made._sample = sample
     made.drawn = clips
-    made.held_out_errors = lambda params, batch: {"unconditional": jnp.zeros(len(batch))}
+    made.held_out_errors = lambda params, batch, constants: {"unconditional": jnp.zeros(len(batch))}
     return made
 
 

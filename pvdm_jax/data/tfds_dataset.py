@@ -17,7 +17,6 @@ import threading
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from pvdm_jax.config import ConfigError
 from pvdm_jax.data.dataset_files import DATASET_INFO, FEATURES, SUMMARY, description_checked
@@ -132,6 +131,8 @@ class TFDSDataset:
         return (name, *found[name])
 
     def _index(self) -> dict[str, list[dict]]:
+        from tqdm import tqdm  # `pvdm benchmark` runs without it
+
         info = self._folder / DATASET_INFO
         key = f"{self._folder.resolve()} {info.stat().st_mtime_ns} {self._feature}"
         path = cache_folder("datasets") / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
@@ -140,7 +141,7 @@ class TFDSDataset:
             return known
         index = {}
         for split, records in self._sources.items():
-            bar = tqdm.tqdm(range(len(records)), desc=f"indexing {self._folder.name} {split}", unit="video")
+            bar = tqdm(range(len(records)), desc=f"indexing {self._folder.name} {split}", unit="video")
             index[split] = list(filter(None, (self._facts(split, record) for record in bar)))
         write_json(path, index)
         return index

@@ -111,9 +111,10 @@ class Operations:
         return self._train(stage, RECONSTRUCTION, {"video": jnp.asarray(self._video())})
 
     def _denoiser(self) -> Operation:
+        network = self.model.one_network  # a sampler's call runs one, even of a denoiser with an expert
         times = jnp.full(self.batch, 500)
-        arguments = (self.model.denoiser_shapes, self._latents(), times, self._condition())
-        return Operation(jax.jit(self.model.denoise), arguments)
+        arguments = (network.denoiser_shapes, self._latents(), times, self._condition())
+        return Operation(jax.jit(network.denoise), arguments)
 
     def _denoiser_train(self) -> Operation:
         config = Config(autoencoder=self.autoencoder, denoiser=self.denoiser)

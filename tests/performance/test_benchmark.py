@@ -160,9 +160,9 @@ def test_scaling_fits_the_exponent():
     """With times that grow as tokens to the power 1.5."""
 
     def measure(operations: Operations, name: str) -> tuple[float, float]:
-        frames, height, width = operations.shape
+        frames, height, width, _ = operations.video_shape
         stage1 = name == "autoencoder_train"
-        tokens = operations.batch * (frames * height * width if stage1 else operations.shape.positions)
+        tokens = operations.batch * (frames * height * width if stage1 else operations.model.spec.positions)
         return tokens**1.5, tokens**2
 
     found = {(row.operation, row.axis): row for row in measure_scaling(measure, "float32", None)}

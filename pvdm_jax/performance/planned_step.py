@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pvdm_jax.config import Config, ConfigError, LatentsConfig, require
+from pvdm_jax.config import Config, ConfigError, LatentsConfig, SampleConfig, require
 from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.runtime.worker import end_with_parent
 
@@ -217,6 +217,7 @@ def _diffusion_stage(config: Config, mesh: Any) -> tuple[Any, str, Any]:
     from pvdm_jax.runtime import sharding
     from pvdm_jax.training import diffusion
 
-    config = dataclasses.replace(config, latents=LatentsConfig())  # statistics are measured when training begins
+    # Statistics are measured when training begins, and a step samples nothing.
+    config = dataclasses.replace(config, latents=LatentsConfig(), sample=SampleConfig())
     batch = LatentBatch.abstract(config, config.train_diffusion.batch_size, sharding.batch_sharding(mesh))
     return diffusion.DiffusionStage(config, mesh), diffusion.DENOISER, batch

@@ -23,12 +23,14 @@ from pvdm_jax.config import (
     MeshConfig,
     UNetConfig,
 )
+from pvdm_jax.config.loading import load_settings
 from pvdm_jax.inference.latent_model import LatentModel
 from pvdm_jax.performance import plan as plan_file
 from pvdm_jax.performance import planned_step
 from pvdm_jax.performance.flops import traced_flops
 from pvdm_jax.performance.plan import CHIPS, Plan, plan, write
 from pvdm_jax.performance.planned_step import TPUS, StepCost
+from pvdm_jax.runtime.sharding import make_mesh
 
 AUTOENCODER = AutoencoderConfig(
     **dict(frames=4, height=16, width=16, patch_size=4, channels=32, depth=2, num_heads=2, head_dim=8, mlp_ratio=2),
@@ -244,6 +246,14 @@ def test_shared_out_parameters_on_tpus():
     assert found.step.collectives.get("all-gather", 0) > 0
     assert other.step.collectives.get("all-reduce", 0) > 0 and "all-gather" not in other.step.collectives
     assert found.step.network_traffic > 0
+
+
+@pytest.mark.parametrize("name", ["demo", "doom", "video_folder"])
+def test_stage_two_of_a_shipped_config_can_be_planned(name):
+    """Whatever it needs of the latents' statistics, which nobody has measured yet."""
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    stage, step, batch = planned_step._diffusion_stage(load_settings(name), mesh)
+    assert step in stage.steps and batch.clip.shape[0] == stage.config.batch_size
 
 
 @pytest.mark.long

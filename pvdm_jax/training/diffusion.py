@@ -32,7 +32,6 @@ from pvdm_jax.inference.sampler import SampleBatch, SamplingProgram, split_setti
 from pvdm_jax.models import functional
 from pvdm_jax.models.denoiser import denoiser_class
 from pvdm_jax.models.experts import EXPERT, REST
-from pvdm_jax.models.latent import LatentScale
 from pvdm_jax.runtime import sharding
 from pvdm_jax.runtime.keys import make_key
 from pvdm_jax.storage.run_folder import DATASET, ENCODED_BY, RunFolder
@@ -80,8 +79,6 @@ class DiffusionStage:
     ):
         self.denoiser, self.config, self.mesh = config.denoiser, config.train_diffusion, mesh
         self.model = LatentModel(config.autoencoder, config.denoiser, mesh)
-        # As an argument of the step, so that other statistics need no other program.
-        self.constants = {"scale": sharding.place(mesh, LatentScale.of(self.model.spec, config.latents))}
         self.has_expert = config.denoiser.expert_from > 0
         network = self.model.one_network  # what an update trains
         self.losses = DiffusionLosses(config, network)
@@ -93,6 +90,8 @@ class DiffusionStage:
         self.decoder, self.held_out, self.real = decoder, held_out, real
         program = SamplingProgram(config, self.model)
         self.sampling, self.numbers = split_settings(self.model, config.sample, config.latents)
+        # As an argument of the step, so that other statistics need no other program.
+        self.constants = {"scale": sharding.place(mesh, self.numbers["scale"])}
         generate = functools.partial(program.generate, settings=self.sampling, clips=1, given=False)
         self.sample = jax.jit(lambda *inputs: generate(*inputs)[0])  # without the next clip's condition
         self.held_out_errors = jax.jit(self._held_out_errors)
@@ -131,10 +130,10 @@ class DiffusionStage:
     def step_in_turn(self, part: TrainState, batch: LatentBatch, key: jax.Array, constants: Constants):
         """One update of one of two networks, alone in its state: of the expert, if it is its turn (`step_name`)."""
         every, steps = self.config.expert_every, self.config.steps
-        experts = part.step // every, max(1, steps // every)  # the expert's updates: those done, and all
-        rest = part.step - experts[0], steps - steps // every
         expert = (part.step + 1) % every == 0
-        done, total = (jnp.where(expert, *numbers) for numbers in zip(experts, rest, strict=True))
+        by_expert = part.step // every  # updates so far
+        done = jnp.where(expert, by_expert, part.step - by_expert)
+        total = jnp.where(expert, max(1, steps // every), steps - steps // every)
         alone = dataclasses.replace(part, step=done)
         changed, metrics = self._update(alone, batch, key, constants, self._optimizer(total), expert)
         return dataclasses.replace(changed, step=part.step + 1), metrics

@@ -11,6 +11,7 @@ The order within a step is: log, save, evaluate. Every evaluation has a checkpoi
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import time
@@ -173,8 +174,7 @@ class _Training(Run):
             step = start
             while step < self.last_step:
                 step += 1
-                program, name = self.program(step, state, batch), self.policy.step_name(step)
-                state, metrics = run_step(program, self.stage, name, state, batch)
+                state, metrics = self.program(step, state, batch)(state, batch)
                 self.pending.append(metrics)
                 if step < self.last_step:
                     batch = self.next_batch(iterator)
@@ -220,14 +220,15 @@ class _Training(Run):
         return sharding.global_batch(self.mesh, local)
 
     def program(self, step: int, state: Any, batch: Batch) -> Callable:
-        """The compiled step for update `step`."""
-        function = self.stage.steps[self.policy.step_name(step)]
+        """The compiled step (state, batch) -> (state, metrics) for update `step`."""
+        name = self.policy.step_name(step)
+        function = self.stage.steps[name]
         if function not in self.programs:
             self.clock.pause(0)
             self.compile(step, state, batch)
             self.progress.skip()
             self.clock.resume()
-        return self.programs[function]
+        return functools.partial(run_step, self.programs[function], self.stage, name)
 
     def compile(self, step: int, state: Any, batch: Batch) -> None:
         """Compiles the missing steps of update `step` and of the AHEAD updates after it.
